@@ -1,0 +1,124 @@
+# Every verb of the project. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+# The folders `gateway`, `storage` and `sdk` lie in the current directory; without this, Python would import
+# them as namespace packages.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# `make venv PYTHON=/path/to/python` chooses another interpreter.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamp's name carries what the environment was made from, so any change of it makes a new install.
+STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } 2>/dev/null | sha256sum | cut -c1-16)
+ARGS ?=
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest
+
+# Code that debugging slows down does not disturb; timing tests, faults and benchmarks run without it.
+ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
+
+.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults conformance e2e \
+	bench demo serve dist lock clean ci
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## make .venv and install pushwire[gateway,dev] at the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "make: no Python 3.11 or newer found; install one or give PYTHON=..." >&2; exit 1; }
+	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' 2>/dev/null || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
+			if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+				echo "make: installing python3-venv"; \
+				apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends python3-venv >/dev/null; \
+			fi; \
+			$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+				{ echo "make: $(PYTHON) has no venv module; install it (on Debian: apt-get install python3-venv)" >&2; exit 1; }; \
+		fi; \
+		echo "make: creating $(VENV) with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv --clear $(VENV); \
+	fi
+	@echo "make: installing pushwire[gateway,dev]"
+	@$(BIN)/python -m pip install -qq -e '.[gateway,dev]' -c constraints.txt
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+format: $(STAMP) ## rewrite the Python sources in the house format, sort the imports
+	$(BIN)/ruff check --fix-only --exit-zero .
+	$(BIN)/ruff format .
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the tests
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+
+imports: $(STAMP) ## import contracts: which package may know which
+	$(BIN)/lint-imports --no-cache --no-logo
+
+# The real-process tests run alone, after the rest, so that their timing bars are not disturbed.
+test: ## everything that must hold: lint, types, imports, all tests
+	@$(MAKE) lint
+	@$(MAKE) types
+	@$(MAKE) imports
+	@$(MAKE) test-parallel
+	@$(MAKE) test-serial
+
+test-parallel: $(STAMP) ## the tests that may run side by side
+	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial' -n $(JOBS) --dist loadgroup $(ARGS)
+
+test-serial: $(STAMP) ## the tests that need the machine for themselves
+	$(PYTEST) -m serial $(ARGS)
+
+cover: $(STAMP) ## branch coverage of the parallel tests, per module
+	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial' -n $(JOBS) --dist loadgroup --cov --cov-report=term-missing $(ARGS)
+
+conformance: $(STAMP) ## the one contract, every store
+	$(ASYNCIO_DEBUG) $(PYTEST) tests/conformance $(ARGS)
+
+e2e: $(STAMP) ## real gateway processes, real sockets
+	$(PYTEST) tests/e2e $(ARGS)
+
+sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
+	PYTHONPATH=tests $(BIN)/python tests/sim/run.py $(ARGS)
+
+faults: $(STAMP) ## kill, stall and fill the disk of a real gateway; ARGS='...'
+	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
+
+bench: $(STAMP) ## benchmarks; ARGS='...'
+	PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(ARGS)
+
+demo: $(STAMP) ## a development gateway with traffic of its own, and its dashboard
+	$(BIN)/python -m pushwire_gateway.demo $(ARGS)
+
+serve: $(STAMP) ## a development gateway alone
+	$(BIN)/pushwire serve --dev $(ARGS)
+
+dist: $(STAMP) ## wheel and sdist in dist/
+	rm -rf dist
+	$(BIN)/hatchling build -d dist
+
+# Resolved afresh from pyproject.toml alone. pip's own notes are shown, never written.
+lock: ## renew constraints.txt
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	$(PYTHON) -m venv "$$dir/venv"; \
+	"$$dir/venv/bin/python" -m pip install -qq -e '.[gateway,dev]'; \
+	"$$dir/venv/bin/python" -m pip freeze --exclude-editable 2>/dev/null | LC_ALL=C sort -f > "$$dir/pins"; \
+	! grep -vE '^[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+$$' "$$dir/pins" || { echo "make: the lines above are no plain pins" >&2; exit 1; }; \
+	{ echo "# The exact versions of pushwire[gateway,dev]; renew with 'make lock'."; cat "$$dir/pins"; } > constraints.txt; \
+	wc -l constraints.txt
+
+clean: ## remove the environment, caches and build output
+	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find gateway storage sdk web-demo tests -name __pycache__ -type d -not -path '*/node_modules/*' -prune -exec rm -rf {} +
+
+ci: test dist ## what a release must pass

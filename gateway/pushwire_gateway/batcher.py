@@ -1,0 +1,201 @@
+"""Group commit: publishes, settlements and changes of many clients share one transaction.
+
+Owns the open batch and the rule when it is written: at once when the writer is idle, else when the one before it has
+committed. There is no timer: a lone message pays for one commit and nothing else, and under load the next group is
+what piled up meanwhile. Knows no session, no lease and no SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pushwire_storage.base import (
+    Append,
+    Batch,
+    Change,
+    Settlement,
+    Store,
+    StoreBroken,
+    StoreError,
+)
+
+Callback = Callable[[StoreError | None], None]
+Defer = Callable[[Callable[[], None]], object]
+Later = Callable[[float, Callable[[], None]], object]
+
+RETRY_S = 0.25
+"""Pause after a batch that was rolled back (disk full, foreign writer): long enough not to spin, short enough to meet
+the promise of recovering within 5 s."""
+
+
+class Batcher:
+    """Between the engine and the store's writer."""
+
+    def __init__(
+        self,
+        store: Store,
+        now_ms: Callable[[], int],
+        defer: Defer,
+        later: Later,
+        on_broken: Callable[[StoreError], None],
+        after: Callable[[], None],
+        *,
+        batch_messages_max: int,
+        waiting_messages_max: int,
+        waiting_bytes_max: int,
+    ) -> None:
+        self._store = store
+        self._now_ms = now_ms
+        self._defer = defer
+        self._later = later
+        self._on_broken = on_broken
+        self._after = after
+        self._batch_messages_max = batch_messages_max
+        self._waiting_messages_max = waiting_messages_max
+        self._waiting_bytes_max = waiting_bytes_max
+        self._waiting: list[tuple[Append, int, Callback]] = []  # publishes not yet in a batch
+        self._settlements: list[Settlement] = []
+        self._changes: list[tuple[Change, Callback]] = []
+        self._callbacks: list[Callback] = []
+        self._in_flight: Batch | None = None
+        self._scheduled = False
+        self._resting = False
+        self._relieved: list[Callable[[], None]] = []
+        self.waiting_messages = 0
+        self.waiting_bytes = 0
+        self.broken: StoreError | None = None
+        self.commits = 0
+        self.messages_committed = 0
+
+    # --- what goes in ------------------------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        """Publishes must be refused `busy` and their sockets not be read until `when_relieved` calls."""
+        return (
+            self.waiting_messages >= self._waiting_messages_max
+            or self.waiting_bytes >= self._waiting_bytes_max
+            or self.broken is not None
+        )
+
+    def append(self, append: Append, size_bytes: int, done: Callback) -> None:
+        """Store this publish in the next batch that has room; `done` is called when its batch is over: see
+        `append.refused` and the error."""
+        self._waiting.append((append, size_bytes, done))
+        self.waiting_messages += len(append.messages)
+        self.waiting_bytes += size_bytes
+        self._schedule()
+
+    def settle(self, settlements: Iterable[Settlement]) -> None:
+        """Persist these with the next batch. Never refused: losing settlements would make duplicates."""
+        self._settlements.extend(settlements)
+        self._schedule()
+
+    def change(self, change: Change, done: Callback) -> None:
+        self._changes.append((change, done))
+        self._schedule()
+
+    def after_commit(self, callback: Callback) -> None:
+        """Call when everything settled so far is durable."""
+        self._callbacks.append(callback)
+        self._schedule()
+
+    @property
+    def settled(self) -> bool:
+        """Whether every settlement given so far is durable."""
+        return not self._settlements and not (self._in_flight and self._in_flight.settlements)
+
+    def when_relieved(self, callback: Callable[[], None]) -> None:
+        """Call once when publishes are accepted again, well below the limit."""
+        self._relieved.append(callback)
+
+    @property
+    def idle(self) -> bool:
+        return self._in_flight is None and not (
+            self._waiting or self._settlements or self._changes or self._callbacks
+        )
+
+    # --- what comes out ----------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if self._in_flight is None and not self._scheduled:
+            self._scheduled = True
+            self._defer(self._submit)
+
+    def _submit(self) -> None:
+        """Write what is waiting. Deferred to the end of the loop turn, so that all sockets read in it share a group."""
+        self._scheduled = False
+        if self._in_flight is not None or self._resting or self.idle:
+            return
+        appends, self._waiting = self._cut()
+        changes, self._changes = self._changes, []
+        callbacks, self._callbacks = self._callbacks, []
+        batch = Batch(
+            changes=[change for change, _ in changes],
+            appends=[append for append, _, _ in appends],
+            settlements=self._settlements,
+            now_ms=self._now_ms(),
+        )
+        self._settlements = []
+        if not (batch.changes or batch.appends or batch.settlements):
+            for callback in callbacks:
+                callback(self.broken)
+            return
+        done = [callback for _, callback in changes]
+        done += [callback for _, _, callback in appends]
+        self._in_flight = batch
+        self._store.write(batch, lambda written: self._written(written, appends, done, callbacks))
+
+    def _cut(self) -> tuple[list[tuple[Append, int, Callback]], list[tuple[Append, int, Callback]]]:
+        """As many publishes as one transaction may hold, at least one."""
+        count = 0
+        for index, (append, _, _) in enumerate(self._waiting):
+            count += len(append.messages)
+            if count > self._batch_messages_max and index:
+                return self._waiting[:index], self._waiting[index:]
+        return self._waiting, []
+
+    def _written(
+        self,
+        batch: Batch,
+        appends: list[tuple[Append, int, Callback]],
+        done: list[Callback],
+        confirmations: list[Callback],
+    ) -> None:
+        self._in_flight = None
+        error = batch.error
+        if error is None:
+            self.commits += 1
+            self.messages_committed += sum(len(a.messages) for a in batch.appends if a.refused is None)
+        elif isinstance(error, StoreBroken) or not error.definite:
+            self.broken = error
+            self._on_broken(error)
+        else:
+            self._owe(batch, confirmations)
+            confirmations = []
+        for append, size_bytes, _ in appends:
+            self.waiting_messages -= len(append.messages)
+            self.waiting_bytes -= size_bytes
+        if self.broken is None:
+            self._submit()  # the writer works on the next group while this one's receipts go out
+        for callback in done:
+            callback(error)
+        for callback in confirmations:
+            callback(error)
+        if self._relieved and not self.broken and self.waiting_messages <= self._waiting_messages_max // 2:
+            relieved, self._relieved = self._relieved, []
+            for relief in relieved:
+                relief()
+        self._after()
+
+    def _owe(self, batch: Batch, confirmations: list[Callback]) -> None:
+        """The batch was rolled back whole. Its settlements are still owed, and their confirmations with them: they go
+        first into a later batch."""
+        self._settlements[:0] = batch.settlements
+        self._callbacks[:0] = confirmations
+        self._resting = True
+        self._later(RETRY_S, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._schedule()

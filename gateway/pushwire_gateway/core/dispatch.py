@@ -1,0 +1,138 @@
+"""Ready messages meet free windows.
+
+Owns the groups, the rings of members with room, and the push effects. Knows nothing of settlements: delivery.py
+builds on it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from . import lanes, leases
+from .model import Counters, Effects, Group, Pending, Session, Subscription
+
+
+class Dispatcher:
+    """The half of the core that hands out."""
+
+    def __init__(self, ready_bytes_max: int) -> None:
+        self.counters = Counters()
+        self._groups: dict[Any, Group] = {}
+        self._ready = lanes.Ready(ready_bytes_max)
+        self._deadlines = leases.Deadlines()
+        self._holds: deque[tuple[float, Group, Pending, Session]] = deque()  # one hold time: in order of its end
+        self._effects = Effects()
+
+    def effects(self) -> Effects:
+        """What there is to do since the last call."""
+        effects, self._effects = self._effects, Effects()
+        return effects
+
+    def _join(self, sub: Subscription) -> None:
+        group = sub.group
+        sub.session.subs[sub.name] = sub.session.subs_by_prefix[sub.prefix] = sub
+        group.members.add(sub)
+        group.prefetch_sum += sub.prefetch
+
+    def _leave(self, sub: Subscription) -> list[Pending]:
+        """Take a member out of everything that could still hand it a message. Returns what it held."""
+        group, session = sub.group, sub.session
+        del session.subs[sub.name]
+        del session.subs_by_prefix[sub.prefix]
+        session.starved.pop(sub, None)
+        group.members.discard(sub)
+        group.prefetch_sum -= sub.prefetch
+        if sub.in_ring:
+            group.ring.remove(sub)
+            sub.in_ring = False
+        self._effects.pushes.pop(sub, None)
+        held = list(sub.leases.values())
+        sub.leases.clear()
+        self._end_leases(session, held)
+        return held
+
+    def _close(self, group: Group) -> None:
+        """Nobody is left: the store keeps the messages, memory does not."""
+        for lane in group.lanes:
+            for pending in (*lane.fresh, *lane.returned):
+                self._ready.remove(pending.message.size_bytes)
+            self._effects.wants.pop((group.handle, lane.priority), None)
+        self._ready.dry.pop(group, None)
+        del self._groups[group.handle]
+        self._effects.forgets.append(group.handle)
+        lanes.regulate(self._ready, self._groups, self._effects)
+
+    def _end_leases(self, session: Session, held: Sequence[Pending]) -> None:
+        for pending in held:
+            session.bytes_in_flight -= pending.message.size_bytes
+
+    def _freed(self, sub: Subscription) -> None:
+        """The subscription may have room: it waits in its group's ring."""
+        if not sub.in_ring and len(sub.leases) < sub.prefetch:
+            sub.in_ring = True
+            sub.group.ring.append(sub)
+
+    def _feed_starved(self, session: Session, now: float) -> None:
+        """Bytes came free: subscriptions that waited for them are members like others again."""
+        starved, session.starved = session.starved, {}
+        for sub in starved:
+            self._freed(sub)
+            self._dispatch(sub.group, now)
+
+    def _dispatch(self, group: Group, now: float) -> None:
+        """Hand out evenly: each waiting member gets its share of what is there."""
+        ring = group.ring
+        idle: list[Subscription] = []  # members that were offered everything and may take nothing of it yet
+        while group.ready and ring:
+            sub = ring.popleft()
+            sub.in_ring = False
+            free = sub.prefetch - len(sub.leases)
+            if free <= 0:
+                continue
+            share = min(free, -(-group.ready // (len(ring) + 1)))
+            taken = lanes.take(group, share, sub.session)
+            if taken:
+                self._push(sub, taken, now)
+                self._freed(sub)
+            elif sub.session.bytes_in_flight and not self._all_held(group, sub.session):
+                sub.session.starved[sub] = None
+            else:
+                idle.append(sub)
+        for sub in idle:
+            self._freed(sub)
+        lanes.replenish(group, self._ready, self._effects)
+
+    def _all_held(self, group: Group, session: Session) -> bool:
+        """Whether everything ready in the group was just released by this session."""
+        return bool(self._holds) and all(
+            pending.held_for is session for lane in group.lanes for pending in (*lane.fresh, *lane.returned)
+        )
+
+    def _push(self, sub: Subscription, taken: list[Pending], now: float) -> None:
+        leases.grant(sub, taken, now, self._deadlines)
+        for pending in taken:
+            self._ready.remove(pending.message.size_bytes)
+            if pending.deliveries > 1:
+                self.counters.redelivered += 1
+        self.counters.delivered += len(taken)
+        queued = self._effects.pushes.get(sub)
+        if queued is None:
+            self._effects.pushes[sub] = taken
+        else:
+            queued.extend(taken)
+
+    def census(self) -> dict[Any, dict[str, list[int]]]:
+        """Where every message is, for the simulator: group handle -> place -> seqs."""
+        return {
+            handle: {
+                "ready": [p.message.seq for lane in group.lanes for p in (*lane.fresh, *lane.returned)],
+                "leased": [p.message.seq for sub in group.members for p in sub.leases.values()],
+            }
+            for handle, group in self._groups.items()
+        }
+
+    def ready_bytes(self) -> int:
+        """Bodies and overhead held ready, bytes; bounded by `ready_bytes_max` plus one arrival."""
+        return self._ready.bytes

@@ -1,0 +1,141 @@
+"""What a group serves next, and how much of its backlog it holds in memory.
+
+Owns the choice of the next message (the one place to change when lanes, keys or weights do) and the demand each lane
+has towards the store. Knows no member, lease or time.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Any
+
+from .model import OVERHEAD_BYTES, Effects, Group, Lane, Pending, Session
+
+WEIGHTS = (1, 2, 4, 8)
+"""Shares of priorities 0 to 3 when all are busy."""
+READY_MAX = 4096
+"""Messages a lane holds while memory is plentiful: the largest transaction, so that a whole commit can be handed over
+from memory instead of being read back."""
+READY_MIN = 32
+"""Messages a lane may always ask for, below which a round trip to the store per message would show."""
+
+
+class Ready:
+    """The bodies in memory, all groups together, against one limit."""
+
+    __slots__ = ("bytes", "bytes_max", "dry", "tight")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes = 0
+        self.bytes_max = bytes_max
+        self.tight = False  # above the high mark: lanes may hold no more than their members are about to take
+        self.dry: dict[Group, None] = {}  # groups that asked for less than they would, to be asked again
+
+    def add(self, size_bytes: int) -> None:
+        self.bytes += size_bytes + OVERHEAD_BYTES
+
+    def remove(self, size_bytes: int) -> None:
+        self.bytes -= size_bytes + OVERHEAD_BYTES
+
+
+def insert(group: Group, lane: Lane, pending: Pending) -> None:
+    """A message joins its lane at the position of its seq."""
+    if pending.message.seq > lane.tail_seq:
+        lane.tail_seq = pending.message.seq
+        lane.fresh.append(pending)
+    else:
+        heappush(lane.returned, pending)
+    group.ready += 1
+
+
+def pop(lane: Lane) -> Pending:
+    """The lowest seq of a lane that is not empty."""
+    returned = lane.returned
+    if returned and not (lane.fresh and lane.fresh[0].message.seq < returned[0].message.seq):
+        return heappop(returned)
+    return lane.fresh.popleft()
+
+
+def choose(lanes: list[Lane]) -> Lane:
+    """The lane to serve next, of those that have something: smooth weighted round robin, so that each gets its share
+    within every few messages and none ever starves (every busy lane earns credit every time)."""
+    best: Lane | None = None
+    total = 0
+    for lane in lanes:
+        weight = WEIGHTS[lane.priority]
+        lane.credit += weight
+        total += weight
+        if best is None or lane.credit > best.credit:
+            best = lane
+    assert best is not None
+    best.credit -= total
+    return best
+
+
+def take(group: Group, count: int, session: Session) -> list[Pending]:
+    """Up to `count` messages in serving order that fit into the session's bytes. The first that does not fit stops
+    the search and keeps its place; one message always fits into a session that holds none."""
+    taken: list[Pending] = []
+    skipped: list[tuple[Lane, Pending]] = []
+    room = session.bytes_max - session.bytes_in_flight
+    empty = session.bytes_in_flight == 0
+    busy = [lane for lane in group.lanes if lane.fresh or lane.returned]
+    while busy and len(taken) < count:
+        lane = busy[0] if len(busy) == 1 else choose(busy)
+        pending = pop(lane)
+        if pending.held_for is session:
+            skipped.append((lane, pending))
+        else:
+            room -= pending.message.size_bytes
+            if room < 0 and not (empty and not taken):
+                heappush(lane.returned, pending)
+                break
+            taken.append(pending)
+        if not lane.fresh and not lane.returned:
+            lane.credit = 0  # an idle lane saves nothing up
+            busy.remove(lane)
+    for lane, pending in skipped:
+        heappush(lane.returned, pending)
+    group.ready -= len(taken)
+    return taken
+
+
+def target(group: Group, ready: Ready) -> int:
+    """How many messages each lane of the group may hold or ask for."""
+    if not ready.tight:
+        return READY_MAX
+    if group.ring and not group.ready:
+        return min(group.prefetch_sum, READY_MIN)
+    return 0
+
+
+def replenish(group: Group, ready: Ready, effects: Effects) -> None:
+    """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
+    goal = target(group, ready)
+    for lane in group.lanes:
+        held = len(lane.fresh) + len(lane.returned)
+        if lane.wanted + held < goal // 2 or (ready.tight and lane.wanted > goal):
+            _want(group, lane, max(0, goal - held), effects)
+        elif goal and not lane.wanted and not held:
+            _want(group, lane, goal, effects)
+    if ready.tight:
+        ready.dry[group] = None
+
+
+def _want(group: Group, lane: Lane, count: int, effects: Effects) -> None:
+    lane.wanted = count
+    effects.wants[(group.handle, lane.priority)] = count
+
+
+def regulate(ready: Ready, demanding: dict[Any, Group], effects: Effects) -> None:
+    """Crossing the high mark cuts every group's demand once; falling below the low mark restores it once."""
+    if not ready.tight and ready.bytes > ready.bytes_max:
+        ready.tight = True
+        for group in demanding.values():
+            replenish(group, ready, effects)
+    elif ready.tight and ready.bytes < ready.bytes_max - ready.bytes_max // 4:
+        ready.tight = False
+        groups, ready.dry = ready.dry, {}
+        for group in groups:
+            if group.members:
+                replenish(group, ready, effects)

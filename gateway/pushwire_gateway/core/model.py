@@ -1,0 +1,191 @@
+"""The things the delivery core moves about: pending messages, subscriptions, sessions, groups, and its effects.
+
+Pure data. Owns no rule: lanes.py chooses, leases.py grants and ends, delivery.py ties them together. Plain slotted
+classes rather than dataclasses where there is one per message, because their construction is the hot path.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+OVERHEAD_BYTES = 512
+"""What one pending message costs in memory beside its body: the row, its slots here and the containers' share."""
+
+
+class MessageLike(Protocol):
+    """What the core reads of a durable message. It never changes one."""
+
+    seq: int
+    priority: int
+    size_bytes: int
+    key: str | None
+
+
+class Pending:
+    """One message as one group knows it: waiting in a lane, or leased. The wire reads lease, deliveries, message."""
+
+    __slots__ = ("deadline", "deliveries", "failures", "granted_at", "held_for", "lease", "lease_no", "message")
+
+    def __init__(self, message: Any, deliveries: int = 0, failures: int = 0) -> None:
+        self.message = message
+        self.deliveries = deliveries  # leases granted so far, this one included
+        self.failures = failures  # nacks and timeouts so far
+        self.lease = ""
+        self.lease_no = 0  # order in which this session's leases were granted
+        self.granted_at = 0.0
+        self.deadline = 0.0
+        self.held_for: Session | None = None  # released by this session a moment ago: not offered to it again yet
+
+    def __lt__(self, other: Pending) -> bool:
+        return self.message.seq < other.message.seq  # type: ignore[no-any-return]  # message is duck-typed
+
+
+class Lane:
+    """The messages of one (topic, group, priority) that are in memory, by seq: fresh ones behind, returned ones first."""
+
+    __slots__ = ("credit", "fresh", "priority", "returned", "tail_seq", "wanted")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self.fresh: deque[Pending] = deque()
+        self.returned: list[Pending] = []  # heap by seq: came back from a consumer or from a back-off
+        self.tail_seq = 0  # highest seq that ever came in as fresh
+        self.wanted = 0  # demand the store still has to serve
+        self.credit = 0  # of the weighted round robin
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.returned)
+
+
+class Session:
+    """One client: what its leases are called and how many bytes it may hold. Leases belong to it, not to a socket."""
+
+    __slots__ = (
+        "bytes_in_flight",
+        "bytes_max",
+        "lease_count",
+        "lease_prefix",
+        "link",
+        "starved",
+        "subs",
+        "subs_by_prefix",
+    )
+
+    def __init__(self, link: Any, lease_prefix: str, bytes_max: int) -> None:
+        self.link = link  # the shell's own handle; opaque here
+        self.lease_prefix = lease_prefix  # random, hence unguessable from outside
+        self.bytes_max = bytes_max
+        self.bytes_in_flight = 0
+        self.lease_count = 0
+        self.subs: dict[str, Subscription] = {}
+        self.subs_by_prefix: dict[str, Subscription] = {}
+        self.starved: dict[Subscription, None] = {}  # subscriptions with a free window that the byte limit stopped
+
+
+class Subscription:
+    """One member of a group: its window and its leases, oldest deadline first (one timeout a subscription makes
+    insertion order deadline order; an extended lease moves to the end)."""
+
+    __slots__ = ("ack_timeout_s", "armed", "group", "in_ring", "leases", "name", "prefetch", "prefix", "session")
+
+    def __init__(
+        self, name: str, session: Session, group: Group, prefetch: int, ack_timeout_s: float, prefix: str
+    ) -> None:
+        self.name = name
+        self.session = session
+        self.group = group
+        self.prefetch = prefetch
+        self.ack_timeout_s = ack_timeout_s
+        self.prefix = prefix
+        self.leases: dict[str, Pending] = {}
+        self.armed = False  # has an entry in the heap of deadlines
+        self.in_ring = False  # waits in its group's ring for messages
+
+
+class Group:
+    """A group with at least one member: its members, its lanes, and the ring of members with a free window."""
+
+    __slots__ = ("handle", "lanes", "members", "prefetch_sum", "ready", "ring")
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle  # the store's record; opaque here
+        self.members: set[Subscription] = set()
+        self.prefetch_sum = 0
+        self.lanes = [Lane(priority) for priority in range(4)]
+        self.ready = 0  # messages in all lanes
+        self.ring: deque[Subscription] = deque()
+
+
+@dataclass(slots=True)
+class Settled:
+    """Acked: tell the store that these are done for the group."""
+
+    group: Any
+    messages: list[Any]
+
+
+@dataclass(slots=True)
+class Retried:
+    """Failed: the store keeps it until `due` (core time, seconds) and lets it arrive again."""
+
+    group: Any
+    message: Any
+    due: float
+    deliveries: int
+    failures: int
+
+
+@dataclass(slots=True)
+class Counted:
+    """Back in its lane; only the counts changed."""
+
+    group: Any
+    message: Any
+    deliveries: int
+    failures: int
+
+
+@dataclass(slots=True)
+class Died:
+    """To the dead letters."""
+
+    group: Any
+    message: Any
+    reason: str
+    error: str | None
+    deliveries: int
+    failures: int
+
+
+@dataclass(slots=True)
+class Effects:
+    """What the shell has to do after a call. Order between the fields does not matter; within one it does."""
+
+    pushes: dict[Subscription, list[Pending]] = field(default_factory=dict)
+    settlements: list[Settled | Retried | Counted | Died] = field(default_factory=list)
+    wants: dict[tuple[Any, int], int] = field(default_factory=dict)
+    """(group handle, priority) -> absolute demand."""
+    forgets: list[Any] = field(default_factory=list)
+    """Group handles without members: the store takes their messages back."""
+
+    def __bool__(self) -> bool:
+        return bool(self.pushes or self.settlements or self.wants or self.forgets)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Plain integers, read at scrape."""
+
+    delivered: int = 0
+    redelivered: int = 0
+    acked: int = 0
+    nacked: int = 0
+    rejected: int = 0
+    released: int = 0
+    extended: int = 0
+    timed_out: int = 0
+    returned: int = 0
+    died: int = 0
+    stale: int = 0

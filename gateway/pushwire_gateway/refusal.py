@@ -1,0 +1,27 @@
+"""What became of a request that did not succeed, the same over every transport."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pushwire.wire.codes import ERRORS
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A code of `pushwire.wire.codes.ERRORS`, with what is particular to this case."""
+
+    code: str
+    detail: str = ""
+    retry_after_ms: int | None = None
+    final: bool = False
+    """Not retryable although the code usually is (a batch larger than its own burst)."""
+
+    @property
+    def message(self) -> str:
+        text = ERRORS[self.code].message
+        return f"{text}: {self.detail}" if self.detail else text
+
+    @property
+    def retryable(self) -> bool:
+        return ERRORS[self.code].retryable and not self.final

@@ -1,0 +1,166 @@
+"""The composition root: store, engine, listener, signals, drain.
+
+Owns the life of one gateway process from start to exit code. No rule lives here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from pushwire_storage.base import Store, StoreError
+from pushwire_storage.memory import MemoryStore
+from pushwire_storage.sqlite import SqliteStore
+
+from .auth import TokenVerifier, VerifyKey, build_ring
+from .caps import Caps
+from .clock import AnchoredClock, Clock
+from .engine import Engine
+from .gateway import Gateway
+from .listener import Listener
+from .settings import Settings
+from .throttle import Throttle
+
+log = structlog.get_logger("pushwire")
+
+EXIT_OK, EXIT_CONFIG, EXIT_BROKEN = 0, 3, 74
+"""74 is EX_IOERR of sysexits: the disk failed, nothing was confirmed after it, start again."""
+GOODBYE_SPREAD_MS = 3000
+"""Clients told to come back are spread over this long, so that a restart is no stampede."""
+
+
+class _Loop:
+    """The event loop as the engine knows it."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.call_soon: Callable[[Callable[[], None]], object] = loop.call_soon
+        self.call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle] = loop.call_later
+
+
+def make_store(settings: Settings) -> Store:
+    """The store that the settings name."""
+    limits = {
+        "dedupe_window_s": settings.dedupe_window_s,
+        "quota_messages": settings.topic_messages_max,
+        "quota_bytes": settings.topic_bytes_max,
+    }
+    if settings.data == "memory:":
+        return MemoryStore(**limits)
+    return SqliteStore(Path(settings.data), durability=settings.durability, **limits)
+
+
+def make_verifier(settings: Settings) -> TokenVerifier:
+    """The verifier for the keys that the settings name. Raises ConfigError."""
+    ring = build_ring([VerifyKey(key.kid, key.alg, key.material()) for key in settings.keys])
+    return TokenVerifier(
+        ring,
+        audience=settings.audience,
+        issuer=settings.issuer,
+        leeway_s=settings.token_leeway_s,
+        lifetime_s_max=settings.token_lifetime_s_max,
+    )
+
+
+def make_throttle(settings: Settings, clock: Clock) -> Throttle:
+    return Throttle(
+        clock.now,
+        publish_per_s=settings.publish_per_s,
+        publish_burst=settings.publish_burst,
+        publish_bytes_per_s=settings.publish_bytes_per_s,
+        publish_bytes_burst=settings.publish_bytes_burst,
+        connects_per_s_per_ip=settings.connects_per_s_per_ip,
+        connects_burst_per_ip=settings.connects_burst_per_ip,
+        controls_per_s=settings.controls_per_s,
+        controls_burst=settings.controls_burst,
+        connects_per_s_total=settings.connects_per_s,
+        connects_burst_total=settings.connects_burst,
+    )
+
+
+class Server:
+    """One gateway: `start`, then `wait`, then `drain`."""
+
+    def __init__(self, settings: Settings, store: Store | None = None, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or AnchoredClock()
+        self.store = store or make_store(settings)
+        self._verifier = make_verifier(settings)
+        self._stopping = asyncio.Event()
+        self._failure: StoreError | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        """Open the store, then the port. Raises StoreError, OSError."""
+        self.engine = Engine(self.store, self.clock, _Loop(), self.settings, self._broken)
+        await self.engine.start()
+        self.gateway = Gateway(
+            self.settings,
+            self.clock,
+            self.engine,
+            make_throttle(self.settings, self.clock),
+            self._verifier,
+            Caps(self.settings),
+        )
+        self.listener = Listener(self.gateway)
+        self.url = await self.listener.start()
+        gc.collect()
+        gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
+        log.info("gateway started", url=self.url, store=self.store.version, epoch=self.store.epoch)
+
+    def _broken(self, error: StoreError) -> None:
+        """The store can no longer be trusted: nothing is confirmed any more, and the process ends."""
+        if self._failure is None:
+            self._failure = error
+            log.critical("store broken", error=str(error))
+            self._stopping.set()
+
+    def request_stop(self) -> None:
+        """Begin the drain. Harmless when repeated."""
+        self._stopping.set()
+
+    async def wait(self) -> None:
+        """Until a signal or a failure asks for the end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.request_stop)
+        await self._stopping.wait()
+
+    async def drain(self) -> int:
+        """Stop accepting, tell the clients, finish what was promised, close. Returns the exit code."""
+        if self._failure is not None:
+            self.listener.abort()
+            return EXIT_BROKEN
+        log.info("draining", connections=len(self.gateway.sessions))
+        self.gateway.draining = True
+        deadline = asyncio.get_running_loop().time() + self.settings.drain_s
+        await self.listener.stop_accepting()
+        for session in list(self.gateway.sessions):
+            session.drain(int(random.random() * GOODBYE_SPREAD_MS))
+        self.engine.turn()
+        await self.engine.settled(deadline)
+        await self.listener.drain(deadline)
+        self.engine.stop()
+        await self.store.close()
+        log.info("stopped")
+        return EXIT_OK if self._failure is None else EXIT_BROKEN
+
+
+async def serve(settings: Settings, ready: Callable[[Server], None] | None = None) -> int:
+    """Run a gateway until it is told to stop. Returns the exit code; raises what `start` raises."""
+    server = Server(settings)
+    try:
+        await server.start()
+    except (StoreError, OSError):
+        await server.store.close()
+        raise
+    if ready is not None:
+        ready(server)
+    await server.wait()
+    return await server.drain()

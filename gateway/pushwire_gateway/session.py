@@ -1,0 +1,490 @@
+"""Protocol state of one client: frames in, checks, engine; answers out through its outbox.
+
+Owns who the client is, what it may do and when its token ends. Checks rights before limits and both before the
+engine, never after the database. Knows no JSON and no socket: the codec and the connection do.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pushwire.wire.codes import CLOSES, ERRORS
+from pushwire.wire.frames import (
+    Ack,
+    Auth,
+    ClientFrame,
+    Error,
+    Extend,
+    Flow,
+    Goodbye,
+    Malformed,
+    Messages,
+    Nack,
+    Ok,
+    Ping,
+    Pong,
+    Publish,
+    Ref,
+    Reject,
+    Release,
+    Subscribe,
+    Unsubscribe,
+    Welcome,
+)
+from pushwire_storage.base import Group, StoreError
+
+from .auth import Unauthorized
+from .core import model as core
+from .outbox import Outbox
+from .ports import Link
+from .refusal import Refusal
+from .rights import Principal
+
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
+MINUTE_S = 60.0
+SERVER = "pushwire/0.1"
+"""Shown in `welcome`: enough for a client to work around a version, not enough to pick an exploit."""
+
+
+class Session:
+    """One WebSocket client."""
+
+    __slots__ = (
+        "_auth_deadline",
+        "_core",
+        "_expired",
+        "_expires_at",
+        "_faults",
+        "_gateway",
+        "_heard_at",
+        "_link",
+        "_opened",
+        "_pinged_at",
+        "_principal",
+        "_seat",
+        "_subs_coming",
+        "ended",
+        "id",
+        "outbox",
+    )
+
+    def __init__(
+        self, gateway: Gateway, link: Link, outbox: Outbox, principal: Principal | None, now: float
+    ) -> None:
+        settings = gateway.settings
+        self._gateway = gateway
+        self._link = link
+        self.outbox = outbox
+        self.id = f"{settings.node}.{secrets.token_urlsafe(16)}"
+        self._principal = principal
+        self._core: core.Session | None = None
+        self._seat: Any = None  # this connection's place among those of its subject
+        self._expires_at = float("inf")
+        self._expired = False
+        self._auth_deadline = now + settings.auth_timeout_s
+        self._heard_at = now
+        self._pinged_at = 0.0  # 0: no ping is waiting for an answer
+        self._faults: deque[float] | None = None
+        self._subs_coming: set[str] = set()  # subscriptions whose topic or group is being created
+        self._opened = False
+        self.ended = False
+
+    # --- what the connection calls -----------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """The WebSocket is open; with a token from the handshake the client is known already."""
+        if self._principal is not None:
+            self._admit(self._principal, None, now)
+        self._gateway.engine.turn()
+
+    def receive(self, frames: Sequence[ClientFrame], now: float) -> None:
+        """Operations in the order in which they were sent."""
+        self._heard_at = now
+        self._pinged_at = 0.0
+        for frame in frames:
+            if self.ended:
+                break
+            _HANDLERS[type(frame)](self, frame, now)
+        engine = self._gateway.engine
+        engine.touch(self)
+        engine.turn()
+
+    def check(self, now: float) -> None:
+        """Called a few times a second: everything that happens because time passes."""
+        if self.ended:
+            return
+        settings = self._gateway.settings
+        if self._principal is None or self._expired:
+            if now >= self._auth_deadline:
+                self._end(4401 if self._expired else 4408)
+                self._gateway.engine.turn()
+                return
+        elif now >= self._expires_at:
+            self._expire(now)
+        if self._pinged_at:
+            if now - self._pinged_at >= settings.pong_timeout_s:
+                self._end(4001)
+                self._gateway.engine.turn()
+        elif now - self._heard_at >= settings.ping_interval_s:
+            self._pinged_at = now
+            self.outbox.send(Ping())
+            self.outbox.flush()
+
+    def writable(self, now: float) -> None:
+        """The transport has drained."""
+        self.outbox.flush()
+
+    def closed(self, now: float) -> None:
+        """The connection is gone: its leases go back at once."""
+        self._leave(drained=False)
+        self._gateway.engine.turn()
+
+    # --- what the engine and the server call -------------------------------------------------------------------
+
+    def push(self, sub: core.Subscription, deliveries: list[core.Pending], now: float) -> None:
+        group: Group = sub.group.handle
+        expires_in_ms = int(sub.ack_timeout_s * 1000)
+        self.outbox.send(Messages(sub.name, group.topic.name, expires_in_ms, deliveries))
+
+    def flush(self) -> None:
+        self.outbox.flush()
+
+    def drain(self, retry_after_ms: int) -> None:
+        """The gateway is going away: nothing is handed out any more, and what was counts for nothing."""
+        self._leave(drained=True)
+        self._end(1012, retry_after_ms)
+
+    def kick(self, code: int) -> None:
+        """End the connection for a reason of ours."""
+        self._leave(drained=False)
+        self._end(code)
+
+    # --- who the client is -------------------------------------------------------------------------------------
+
+    def _admit(self, principal: Principal, ref: Ref | None, now: float) -> None:
+        settings = self._gateway.settings
+        limit = principal.limits.connections or settings.connections_per_subject
+        self._seat = self._gateway.caps.take_subject(
+            principal.tenant, principal.subject, min(limit, settings.connections_per_subject)
+        )
+        if self._seat is None:
+            self._error("too_many_connections", ref, retry_after_ms=1000)
+            self._end(4429)
+            return
+        self._principal = principal
+        self._opened = True
+        self._expires_at = principal.valid_until
+        prefix = f"{settings.node}.{secrets.token_urlsafe(12)}"
+        self._core = core.Session(self, prefix, settings.in_flight_bytes_max)
+        self._link.authenticated()
+        self._gateway.sessions.add(self)
+        self.outbox.send(
+            Welcome(
+                session=self.id,
+                server=SERVER,
+                epoch=self._gateway.engine.store.epoch,
+                heartbeat_ms=int(settings.ping_interval_s * 1000),
+                pong_timeout_ms=int(settings.pong_timeout_s * 1000),
+                expires_in_ms=self._expires_in_ms(now),
+                limits=self._gateway.announced_limits(principal),
+            )
+        )
+        if ref is not None:
+            self.outbox.send(Ok(ref, expires_in_ms=self._expires_in_ms(now)))
+
+    def _expires_in_ms(self, now: float) -> int:
+        return max(0, int((self._expires_at - now) * 1000))
+
+    def _auth(self, frame: Auth, now: float) -> None:
+        try:
+            principal = self._gateway.verifier.verify(frame.token, now)
+        except Unauthorized:
+            self._error("unauthorized", frame.ref)
+            if self._principal is None or self._expired:
+                self._end(4401)
+            return
+        known = self._principal
+        if known is None:
+            self._admit(principal, frame.ref, now)
+        elif (principal.tenant, principal.subject) != (known.tenant, known.subject):
+            self._error("forbidden", frame.ref, detail="a refresh must name the same subject and tenant")
+        elif self._controls_allowed(frame.ref):
+            self._principal = principal
+            self._expires_at = principal.valid_until
+            self._expired = False
+            self._drop_forbidden(principal)
+            self.outbox.send(Ok(frame.ref, expires_in_ms=self._expires_in_ms(now)))
+
+    def _drop_forbidden(self, principal: Principal) -> None:
+        """Subscriptions that the new token no longer allows end."""
+        assert self._core is not None  # set when the principal was
+        lost = []
+        for sub in self._core.subs.values():
+            group: Group = sub.group.handle
+            if not principal.may("consume", group.topic.name, group.name):
+                lost.append(sub)
+        self._end_subscriptions(lost, "forbidden")
+
+    def _expire(self, now: float) -> None:
+        """The token ended: delivery stops and the leases go back, now. A fresh token may still save the connection."""
+        assert self._core is not None
+        self._expired = True
+        self._auth_deadline = now + self._gateway.settings.auth_timeout_s
+        self._end_subscriptions(list(self._core.subs.values()), "unauthorized")
+        self._gateway.engine.touch(self)
+        self._gateway.engine.turn()
+
+    def _end_subscriptions(self, subs: list[core.Subscription], code: str) -> None:
+        if subs and self._core is not None:
+            self._gateway.engine.unsubscribe(self._core, subs)
+            for sub in subs:
+                self._error(code, None, sub=sub.name)
+
+    def _leave(self, *, drained: bool) -> None:
+        if self._core is not None:
+            self._gateway.engine.disconnect(self._core, drained=drained)
+        if self._seat is not None:
+            self._seat.release()
+            self._seat = None
+        self._gateway.sessions.discard(self)
+        self.ended = True
+
+    def _end(self, code: int, retry_after_ms: int | None = None) -> None:
+        """Say goodbye and close."""
+        self._leave(drained=False)
+        close = CLOSES[code]
+        self.outbox.send(Goodbye(code, close.reason, close.reconnect, retry_after_ms))
+        self.outbox.flush()
+        self._link.close(code, close.reason)
+
+    # --- answers -----------------------------------------------------------------------------------------------
+
+    def _error(
+        self,
+        code: str,
+        ref: Ref | None,
+        *,
+        detail: str = "",
+        retry_after_ms: int | None = None,
+        sub: str | None = None,
+        leases: Sequence[str] | None = None,
+        final: bool = False,
+    ) -> None:
+        refusal = Refusal(code, detail, retry_after_ms, final)
+        self.outbox.send(Error(code, refusal.message, ref, refusal.retryable, retry_after_ms, sub, leases))
+
+    def _refuse(self, refusal: Refusal, ref: Ref | None) -> None:
+        self.outbox.send(
+            Error(refusal.code, refusal.message, ref, refusal.retryable, refusal.retry_after_ms)
+        )
+
+    def _fault(self, now: float) -> None:
+        """Malformed or foreign operations: a few are a bug, many are an attack."""
+        faults = self._faults
+        if faults is None:
+            faults = self._faults = deque()
+        while faults and faults[0] <= now - MINUTE_S:
+            faults.popleft()
+        faults.append(now)
+        if len(faults) > self._gateway.settings.malformed_per_minute:
+            self._end(4400)
+
+    def _known(self, ref: Ref | None) -> Principal | None:
+        """The client's principal, or an error reply."""
+        if self._principal is None or self._expired:
+            self._error("unauthorized", ref)
+            return None
+        return self._principal
+
+    def _controls_allowed(self, ref: Ref | None) -> bool:
+        refusal = self._gateway.control(self.id)
+        if refusal is not None:
+            self._refuse(refusal, ref)
+        return refusal is None
+
+    # --- operations --------------------------------------------------------------------------------------------
+
+    def _publish(self, frame: Publish, now: float) -> None:
+        principal = self._known(frame.ref)
+        if principal is None:
+            return
+        ref = frame.ref
+
+        def done(refusal: Refusal | None) -> None:
+            if self.ended:
+                return
+            if refusal is None:
+                self.outbox.send(Ok(ref, frame.messages))
+            else:
+                self._refuse(refusal, ref)
+            self._gateway.engine.touch(self)
+
+        refusal = self._gateway.publish(principal, frame.topic, frame.messages, frame.size_bytes, done)
+        if refusal is not None:
+            self._refuse(refusal, ref)
+            if refusal.code == "forbidden":
+                self._fault(now)
+            elif refusal.code == "busy":
+                self._link.pause_reading()
+                self._gateway.engine.batcher.when_relieved(self._link.resume_reading)
+
+    def _subscribe(self, frame: Subscribe, now: float) -> None:
+        principal = self._known(frame.ref)
+        if principal is None or self._core is None or not self._controls_allowed(frame.ref):
+            return
+        settings = self._gateway.settings
+        name = frame.sub or f"s{self._core.lease_count}.{len(self._core.subs) + len(self._subs_coming)}"
+        if name in self._core.subs or name in self._subs_coming:
+            self._error("already_subscribed", frame.ref)
+            return
+        if len(self._core.subs) + len(self._subs_coming) >= settings.subscriptions_per_connection:
+            self._error("too_many_subscriptions", frame.ref)
+            return
+        if not principal.may("consume", frame.topic, frame.group):
+            self._error("forbidden", frame.ref)
+            self._fault(now)
+            return
+        self._subs_coming.add(name)
+
+        def ready(group: Group | None, refusal: Refusal | None) -> None:
+            self._subs_coming.discard(name)
+            if self.ended:
+                return
+            if group is None:
+                self._refuse(refusal or Refusal("internal"), frame.ref)
+            else:
+                self._join(group, name, frame)
+            self._gateway.engine.touch(self)
+
+        self._gateway.find_group(principal, frame.topic, frame.group, frame.start, ready)
+
+    def _join(self, group: Group, name: str, frame: Subscribe) -> None:
+        settings = self._gateway.settings
+        principal = self._known(frame.ref)
+        if principal is None or self._core is None:
+            return
+        prefetch_max = min(settings.prefetch_max, principal.limits.prefetch or settings.prefetch_max)
+        prefetch = min(settings.prefetch if frame.prefetch is None else frame.prefetch, prefetch_max)
+        ack_timeout_s = settings.ack_timeout_s if frame.ack_timeout_ms is None else frame.ack_timeout_ms / 1000
+        ack_timeout_s = min(ack_timeout_s, settings.ack_timeout_s_max)
+        self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=int(ack_timeout_s * 1000)))
+        self._gateway.engine.subscribe(self._core, name, group, prefetch, ack_timeout_s)
+
+    def _subscription(self, name: str, ref: Ref | None) -> core.Subscription | None:
+        sub = None if self._core is None else self._core.subs.get(name)
+        if sub is None:
+            self._error("unknown_subscription", ref)
+        return sub
+
+    def _unsubscribe(self, frame: Unsubscribe, now: float) -> None:
+        if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
+            return
+        sub = self._subscription(frame.sub, frame.ref)
+        if sub is not None:
+            self._gateway.engine.unsubscribe(sub.session, [sub])
+            if frame.ref is not None:
+                self.outbox.send(Ok(frame.ref))
+
+    def _flow(self, frame: Flow, now: float) -> None:
+        principal = self._known(frame.ref)
+        if principal is None or not self._controls_allowed(frame.ref):
+            return
+        sub = self._subscription(frame.sub, frame.ref)
+        if sub is not None:
+            settings = self._gateway.settings
+            prefetch = min(frame.prefetch, settings.prefetch_max, principal.limits.prefetch or frame.prefetch)
+            self._gateway.engine.core.flow(sub, prefetch, now)
+            if frame.ref is not None:
+                self.outbox.send(Ok(frame.ref, prefetch=prefetch))
+
+    def _ack(self, frame: Ack, now: float) -> None:
+        engine = self._gateway.engine
+        if self._core is None:
+            stale = list(frame.leases) if frame.through is None else [frame.through]
+        elif frame.through is None:
+            stale = engine.core.ack(self._core, frame.leases, now)
+        else:
+            stale = engine.core.ack_through(self._core, frame.through, now)
+        self._confirm(frame.ref, stale)
+
+    def _nack(self, frame: Nack, now: float) -> None:
+        delay_s = None if frame.delay_ms is None else frame.delay_ms / 1000
+        stale: Sequence[str] = frame.leases
+        if self._core is not None:
+            stale = self._gateway.engine.core.nack(self._core, frame.leases, delay_s, frame.error, now)
+        self._confirm(frame.ref, stale)
+
+    def _reject(self, frame: Reject, now: float) -> None:
+        stale: Sequence[str] = frame.leases
+        if self._core is not None:
+            stale = self._gateway.engine.core.reject(self._core, frame.leases, frame.error, now)
+        self._confirm(frame.ref, stale)
+
+    def _release(self, frame: Release, now: float) -> None:
+        stale: Sequence[str] = frame.leases
+        if self._core is not None:
+            stale = self._gateway.engine.core.release(self._core, frame.leases, now)
+        self._confirm(frame.ref, stale)
+
+    def _extend(self, frame: Extend, now: float) -> None:
+        stale: Sequence[str] = frame.leases
+        deadline = now
+        if self._core is not None:
+            deadline, stale = self._gateway.engine.core.extend(self._core, frame.leases, now)
+        if stale:
+            self._error("stale_lease", frame.ref, leases=stale)
+        elif frame.ref is not None:
+            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, int((deadline - now) * 1000))))
+
+    def _confirm(self, ref: Ref | None, stale: Sequence[str]) -> None:
+        """Without ref: only what had no effect is reported, at once. With ref: one reply, after the COMMIT."""
+        if ref is None:
+            if stale:
+                self._error("stale_lease", None, leases=stale)
+            return
+
+        def committed(error: StoreError | None) -> None:
+            if self.ended:
+                return
+            if error is not None:
+                self._error(error.code, ref)
+            elif stale:
+                self._error("stale_lease", ref, leases=stale)
+            else:
+                self.outbox.send(Ok(ref))
+            self._gateway.engine.touch(self)
+
+        self._gateway.engine.after_commit(committed)
+
+    def _ping(self, frame: Ping, now: float) -> None:
+        self.outbox.send(Pong(frame.ref))
+
+    def _pong(self, frame: Pong, now: float) -> None:
+        """Anything heard is a sign of life; `receive` has noted it."""
+
+    def _malformed(self, frame: Malformed, now: float) -> None:
+        assert frame.code in ERRORS
+        self._error(frame.code, frame.ref, detail=frame.message)
+        self._fault(now)
+
+
+_HANDLERS: dict[type, Any] = {
+    Ack: Session._ack,
+    Publish: Session._publish,
+    Auth: Session._auth,
+    Subscribe: Session._subscribe,
+    Unsubscribe: Session._unsubscribe,
+    Nack: Session._nack,
+    Reject: Session._reject,
+    Release: Session._release,
+    Extend: Session._extend,
+    Flow: Session._flow,
+    Ping: Session._ping,
+    Pong: Session._pong,
+    Malformed: Session._malformed,
+}

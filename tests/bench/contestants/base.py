@@ -1,0 +1,95 @@
+"""What the benchmark asks of a contestant: how it is started, spoken to and described.
+
+Owns the common half of every contestant. Knows no protocol's operations; each contestant is a small module beside
+this one, and run.py lists them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bench.processes import Server
+
+
+class Contestant:
+    """A broker that may run or not. Subclasses say how it is started."""
+
+    name = ""
+    durable = ""
+    """What a confirmed message survives there."""
+    dialect = "pushwire.v1"
+    subprotocol: str | None = "pushwire.v1"
+    path = "/v1/ws"
+    limits_raised: Mapping[str, str] = {}
+    """Settings that differ from the contestant's defaults, by name."""
+
+    def __init__(self, folder: Path, cpu: int | None) -> None:
+        self._folder = folder
+        self._cpu = cpu
+        self._server: Server | None = None
+
+    def command(self, data: Path, ready_file: Path) -> Sequence[str]:
+        raise NotImplementedError
+
+    def env(self) -> dict[str, str]:
+        """The environment of its process: ours without settings somebody left in it."""
+        return {name: value for name, value in os.environ.items() if not name.startswith("PUSHWIRE_")}
+
+    def versions(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    def tokens(self, count: int) -> list[str]:
+        """One token a connection, each of a subject of its own. Empty: this contestant has no tokens."""
+        return []
+
+    @property
+    def alive(self) -> bool:
+        return self._server is not None and self._server.alive
+
+    def start(self) -> None:
+        """Start with an empty database. Raises ProcessFailed."""
+        self.stop()
+        data = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._folder))
+        ready_file = data / "ready.json"
+        self._server = Server(self.name, data)
+        self._server.start(self.command(data, ready_file), self.env(), self._cpu, ready_file)
+
+    def stop(self) -> None:
+        """End the process and delete its data."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+            shutil.rmtree(server.folder, ignore_errors=True)
+
+    def job(self) -> dict[str, Any]:
+        """The part of a load generator's job that says where and how to connect."""
+        assert self._server is not None
+        ready = self._server.ready
+        return {
+            "host": "127.0.0.1",
+            "port": ready["port"],
+            "path": self.path,
+            "subprotocol": self.subprotocol,
+            "dialect": self.dialect,
+            "broker_pids": [self._server.pid],
+        }
+
+    def last_words(self) -> str:
+        return self._server.last_words() if self._server else ""
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Installed versions by distribution name; a package that is not there is said to be absent."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

@@ -1,0 +1,53 @@
+"""The load generator: one process, one measurement. A job as JSON on stdin, its figures as JSON on stdout.
+
+Owns the process: its job, its verdict on itself (CPU share) and its exit. What is measured lies in scenarios/, what
+is said in dialects.py, how bytes move in links.py. It is started on a core of its own by run.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import sys
+from types import ModuleType
+from typing import Any
+
+from bench.dialects import DIALECTS
+from bench.links import LoadError, Loop, Target
+from bench.scenarios import fanout, idle, latency, throughput
+from bench.scenarios.base import Load
+
+SCENARIOS: dict[str, ModuleType] = {
+    "throughput": throughput,
+    "latency": latency,
+    "fan-out": fanout,
+    "idle": idle,
+}
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Figures and notes of one job, or `error` with the reason why there are none."""
+    target = Target(job["host"], job["port"], job["path"], job["subprotocol"])
+    loop = Loop(target)
+    load = Load(
+        loop,
+        DIALECTS[job["dialect"]](job["body_bytes"]),
+        job["topic"],
+        itertools.chain(job["tokens"], itertools.repeat(None)),
+        job["broker_pids"],
+        job["seed"],
+    )
+    # Collections would show up as latency; what one measurement leaves behind is bounded and dies with the process.
+    gc.disable()
+    try:
+        figures = SCENARIOS[job["scenario"]].measure(load, job["params"])
+    except (LoadError, OSError) as exc:  # OSError: /proc of a broker that died
+        return {"error": str(exc) or type(exc).__name__, "notes": load.notes}
+    finally:
+        loop.close()
+    return {"figures": figures, "notes": load.notes}
+
+
+if __name__ == "__main__":
+    json.dump(measure(json.load(sys.stdin)), sys.stdout)

@@ -1,0 +1,98 @@
+"""What a scenario is: cases that the bench plans, and one measurement that the load generator makes.
+
+Owns the shared vocabulary and the CPU meter. A scenario module has `cases(quick)` and `measure(load, params)`, and
+knows no contestant.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.dialects import Dialect
+from bench.links import LoadError, Loop
+from bench.processes import cpu_s
+from bench.roles import Peer
+from bench.stats import Ledger
+
+CONNECT_S = 30
+"""Until all connections of a measurement are open: 5,000 with a token each on one core, four times over."""
+SETUP_S = 10
+DRAIN_S = 10
+"""From the last publish to the last delivery and confirmation: the backlog is bounded by roles.BACKLOG_MAX."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of a case."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    by_load: bool = True
+    """Whether a saturated load generator voids it (a memory figure it does not)."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the plan. `params` is what `measure` gets; `metrics` is what it must return."""
+
+    scenario: str
+    name: str
+    params: dict[str, Any]
+    metrics: Sequence[Metric]
+    fresh: bool = False
+    """Whether each round needs a broker that has just started."""
+    connections: int = 0
+    """Connections it opens, so that tokens and file descriptors are there."""
+
+
+@dataclass
+class Load:
+    """What a measurement works with."""
+
+    loop: Loop
+    dialect: Dialect
+    topic: str
+    tokens: Iterator[str | None]
+    broker_pids: list[int]
+    seed: int
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def connect(self, peers: Sequence[Peer]) -> None:
+        deadline = time.monotonic() + CONNECT_S
+        self.loop.connect([(peer.link, next(self.tokens)) for peer in peers], deadline)
+
+    def wait(self, done: Callable[[], bool], what: str, within_s: float = SETUP_S) -> None:
+        self.loop.run_until(done, time.monotonic() + within_s, what)
+
+    def check(self, ledger: Ledger) -> None:
+        """Raises LoadError unless every message arrived exactly once."""
+        fault = ledger.fault()
+        if fault:
+            raise LoadError(fault)
+
+    def failure(self, text: str) -> LoadError:
+        return LoadError(text)
+
+
+class Meter:
+    """CPU and wall time between two moments: the load generator's own share and the broker's seconds."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._wall = time.perf_counter()
+        self._own = time.process_time()
+        self._broker = cpu_s(load.broker_pids)
+        self.wall_s = 0.0
+        self.broker_s = 0.0
+
+    def stop(self) -> None:
+        """Close the interval and note the shares, as fractions of one core."""
+        own = time.process_time() - self._own
+        self.broker_s = cpu_s(self._load.broker_pids) - self._broker
+        self.wall_s = time.perf_counter() - self._wall
+        self._load.notes["load_cpu_share"] = own / self.wall_s
+        self._load.notes["broker_cpu_share"] = self.broker_s / self.wall_s

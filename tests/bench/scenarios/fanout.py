@@ -1,0 +1,85 @@
+"""One publish to many subscribers, each with a group and a connection of its own, each acknowledging.
+
+Owns the plan and the measurement of deliveries a second, with one message outstanding and with eight.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.roles import Consumer, Producer
+from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
+from bench.stats import Ids, Ledger
+
+SUBSCRIBERS = 100
+METRICS = (
+    Metric("deliveries", "1/s", higher_is_better=True),
+    Metric("broker CPU", "us/delivery", higher_is_better=False),
+)
+
+
+def cases(quick: bool) -> list[Case]:
+    times = {"warm_s": 0.2, "measure_s": 0.8} if quick else {"warm_s": 0.5, "measure_s": 4.0}
+    return [
+        Case(
+            "fan-out",
+            f"to {SUBSCRIBERS}, {label}",
+            {"subscribers": SUBSCRIBERS, "outstanding": outstanding, **times},
+            METRICS,
+            connections=SUBSCRIBERS + 1,
+        )
+        for label, outstanding in (("one at a time", 1), ("8 outstanding", 8))
+    ]
+
+
+def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
+    ids = Ids(load.seed)
+    count = params["subscribers"]
+    ledgers = [Ledger(ids) for _ in range(count)]
+    producer = Producer(load.loop, load.dialect, "producer", load.topic, ids)
+    consumers = [
+        Consumer(load.loop, load.dialect, f"subscriber {n}", ledger, batched=True)
+        for n, ledger in enumerate(ledgers)
+    ]
+    load.connect([producer, *consumers])
+    for number, consumer in enumerate(consumers):
+        consumer.subscribe(load.topic, f"device-{number}", 100)
+    load.wait(lambda: not any(consumer.waiting for consumer in consumers), "subscriptions")
+
+    missing: dict[str, int] = {}  # id -> subscribers that have not got it
+    delivered = 0
+
+    def arrived(some: list[str]) -> None:
+        nonlocal delivered
+        delivered += len(some)
+        for id in some:
+            left = missing.get(id, 0) - 1
+            if left > 0:
+                missing[id] = left
+            else:  # got by all; one too many is the ledgers' finding
+                missing.pop(id, None)
+
+    for consumer in consumers:
+        consumer.on_ids = arrived
+
+    def press(seconds: float) -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            free = params["outstanding"] - len(missing)
+            if free > 0:
+                for id in producer.publish(free, 1, ledgers):
+                    missing[id] = count
+            load.loop.turn(0.01)
+
+    press(params["warm_s"])
+    before, meter = delivered, Meter(load)
+    press(params["measure_s"])
+    meter.stop()
+    got = delivered - before
+    load.wait(lambda: not (missing or producer.in_flight), "drain", DRAIN_S)
+    for ledger in ledgers:
+        load.check(ledger)
+    if not got:
+        raise load.failure("no message arrived in the measured time")
+    return {"deliveries": got / meter.wall_s, "broker CPU": meter.broker_s / got * 1e6}

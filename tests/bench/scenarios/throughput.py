@@ -1,0 +1,82 @@
+"""Messages a second end to end: published durably, pushed, acknowledged, each seen exactly once.
+
+Owns the plan and the measurement of sustained throughput, one operation a frame or batched as the SDK does it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bench.roles import Consumer, Producer
+from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
+from bench.stats import Ids, Ledger
+
+WINDOW = 256
+"""Unconfirmed messages of one producer."""
+MESSAGES_MAX = 4_000_000
+"""End of one measurement, whatever the clock says."""
+
+METRICS = (
+    Metric("messages", "1/s", higher_is_better=True),
+    Metric("broker CPU", "us/message", higher_is_better=False),
+)
+MODES = {
+    "1 per frame": {"per_op": 1, "prefetch": 100, "batched": False},
+    "batched": {"per_op": 50, "prefetch": 200, "batched": True},
+}
+
+
+def cases(quick: bool) -> list[Case]:
+    times = {"warm_s": 0.2, "measure_s": 1.0} if quick else {"warm_s": 0.5, "measure_s": 4.0}
+    return [
+        Case(
+            "throughput",
+            f"{pairs}P/{pairs}C, {mode}",
+            {"producers": pairs, "consumers": pairs, **MODES[mode], **times},
+            METRICS,
+            connections=2 * pairs,
+        )
+        for mode in MODES
+        for pairs in (1, 4)
+    ]
+
+
+def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
+    ids = Ids(load.seed)
+    ledger = Ledger(ids)
+    producers = [
+        Producer(load.loop, load.dialect, f"producer {n}", load.topic, ids) for n in range(params["producers"])
+    ]
+    consumers = [
+        Consumer(load.loop, load.dialect, f"consumer {n}", ledger, params["batched"], confirm=params["batched"])
+        for n in range(params["consumers"])
+    ]
+    load.connect([*producers, *consumers])
+    for consumer in consumers:
+        consumer.subscribe(load.topic, "default", params["prefetch"])
+    load.wait(lambda: not any(consumer.waiting for consumer in consumers), "subscriptions")
+
+    def press(seconds: float) -> None:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end and ledger.published < MESSAGES_MAX:
+            for producer in producers:
+                producer.fill(WINDOW, params["per_op"], ledger)
+            load.loop.turn(0.01)
+
+    press(params["warm_s"])
+    before, meter = ledger.arrived, Meter(load)
+    press(params["measure_s"])
+    meter.stop()
+    count = ledger.arrived - before
+    load.notes["backlog_messages"] = ledger.outstanding
+
+    load.wait(
+        lambda: not (ledger.outstanding or any(p.in_flight for p in producers) or any(c.waiting for c in consumers)),
+        f"drain ({ledger.outstanding} messages outstanding)",
+        DRAIN_S,
+    )
+    load.check(ledger)
+    if not count:
+        raise load.failure("no message arrived in the measured time")
+    return {"messages": count / meter.wall_s, "broker CPU": meter.broker_s / count * 1e6}

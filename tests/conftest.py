@@ -1,0 +1,29 @@
+"""Settings that hold for every test; fixtures belong beside the tests that use them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Folders whose tests start real processes or hold timing bars: they get the machine for themselves.
+SERIAL_FOLDERS = ("e2e", "faults")
+
+# No deadline: asyncio's debug mode and a busy machine make single examples slow. Under CI the examples are
+# the same each time, so that a verdict belongs to the commit; elsewhere each run looks at new ones.
+hypothesis.settings.register_profile(
+    "pushwire", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
+)
+hypothesis.settings.load_profile("pushwire")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest's own -m looks at the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).parts[0] in SERIAL_FOLDERS:
+            item.add_marker("serial")
+        if item.get_closest_marker("serial"):
+            item.add_marker(pytest.mark.xdist_group("serial"))  # one worker, should someone pass -n

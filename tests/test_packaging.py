@@ -1,0 +1,123 @@
+"""What is installed and shipped: names, version, typing marker, pins; it tests no behaviour."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pushwire
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pushwire", "pushwire_gateway", "pushwire_storage", "pushwire_web")
+FOLDER_NAMES = ("gateway", "storage", "sdk", "src", "js", "examples")
+# What a client may cost: these two and nothing they need, for they need nothing.
+BASE_REQUIREMENTS = {"websockets", "orjson"}
+
+
+def requirement_names(extra: str | None = None) -> set[str]:
+    """Return the names that pyproject.toml requires: always (no extra given), or for one extra."""
+    # Not the installed metadata: an editable install adds a requirement of its own.
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return {re.split(r"[\s\[<>=!~;]", line)[0].lower() for line in lines}
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name.lower().replace("_", "-"): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("name", FOLDER_NAMES)
+def test_a_folder_name_is_no_module(name: str) -> None:
+    found = importlib.util.find_spec(name)
+    assert found is None, f"{name} is importable: run with PYTHONSAFEPATH=1, as `make test` does ({found})"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_each_package_is_imported_from_this_tree(name: str) -> None:
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    assert Path(found.origin).is_relative_to(ROOT)
+
+
+def test_the_version_is_the_same_in_code_and_metadata() -> None:
+    assert importlib.metadata.version("pushwire") == pushwire.__version__
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_each_package_ships_its_types(name: str) -> None:
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    assert Path(found.origin).with_name("py.typed").is_file()
+
+
+def test_the_base_install_requires_two_packages() -> None:
+    assert requirement_names() == BASE_REQUIREMENTS
+
+
+def test_the_constraints_are_plain_pins() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    bad = [line for line in lines if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line)]
+    assert not bad
+    assert not [line for line in lines if "://" in line or "@" in line]
+
+
+def test_every_requirement_is_pinned_and_installed_so() -> None:
+    pinned = pins()
+    wanted = requirement_names() | requirement_names("gateway") | requirement_names("dev")
+    assert wanted >= BASE_REQUIREMENTS | {"aiosqlite", "python-jose", "limits", "pytest"}
+    installed = {name: importlib.metadata.version(name) for name in wanted}
+    assert installed == {name: pinned.get(name) for name in wanted}
+
+
+def test_the_sdk_loads_only_what_it_requires() -> None:
+    """A client program must not need the gateway's extra: seen on a fresh interpreter, not believed."""
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        "import pushwire, pushwire.wire\n"
+        "for name in set(sys.modules) - before:\n"
+        "    where = getattr(sys.modules[name], '__file__', None) or ''\n"
+        "    if 'site-packages' in where or 'pushwire' in name: print(name.partition('.')[0])\n"
+    )
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=environment,
+    )
+    assert ran.returncode == 0, ran.stderr
+    loaded = set(ran.stdout.split())
+    assert "pushwire" in loaded
+    assert loaded <= BASE_REQUIREMENTS | {"pushwire"}
+
+
+@pytest.mark.serial  # a real build, in a process of its own
+def test_a_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    ran = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert ran.returncode == 0, ran.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        scripts = archive.read(f"pushwire-{pushwire.__version__}.dist-info/entry_points.txt").decode()
+    tops = {name.partition("/")[0] for name in names}
+    assert tops == {*PACKAGES, f"pushwire-{pushwire.__version__}.dist-info"}
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert "pushwire = pushwire_gateway.cli:main" in scripts
+    assert any(name.endswith("licenses/LICENSE") for name in names)
