@@ -111,9 +111,7 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        return self._in_flight is None and not (
-            self._waiting or self._settlements or self._changes or self._callbacks
-        )
+        return self._in_flight is None and not (self._waiting or self._settlements or self._changes or self._callbacks)
 
     # --- what comes out ----------------------------------------------------------------------------------------
 

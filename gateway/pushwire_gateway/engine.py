@@ -15,14 +15,17 @@ from pushwire_storage.base import (
     Append,
     CreateGroup,
     CreateTopic,
+    Dead,
+    Done,
     Group,
     Message,
+    Retry,
+    Settlement,
     Store,
     StoreError,
     Topic,
 )
 from pushwire_storage.base import Counted as StoreCounted
-from pushwire_storage.base import Dead, Done, Retry, Settlement
 
 from .batcher import Batcher
 from .clock import Clock, to_ms

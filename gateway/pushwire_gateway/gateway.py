@@ -16,6 +16,8 @@ from .caps import Caps
 from .clock import Clock, to_ms
 from .engine import Engine
 from .ids import uuid7
+from .outbox import Outbox
+from .ports import Link, ServerCodec
 from .refusal import Refusal
 from .rights import Principal
 from .session import Session
@@ -46,6 +48,12 @@ class Gateway:
         self.caps = caps
         self.sessions: set[Session] = set()
         self.draining = False
+
+    def make_session(
+        self, link: Link, codec: ServerCodec, outbox: Outbox, principal: Principal | None, now: float
+    ) -> Session:
+        """The session of a WebSocket that is about to open. The codec is the outbox's; sessions speak frames."""
+        return Session(self, link, outbox, principal, now)
 
     # --- publish -----------------------------------------------------------------------------------------------
 
@@ -95,7 +103,7 @@ class Gateway:
         verdict = self.throttle.publish(
             principal.tenant, principal.subject, len(messages), size_bytes, principal.limits.publish_per_s
         )
-        if verdict is not None and not verdict.allowed:
+        if not verdict.allowed:
             return _throttled(verdict)
         if self.engine.batcher.full:
             return Refusal("busy", retry_after_ms=100)
@@ -103,9 +111,7 @@ class Gateway:
 
     # --- subscribe ---------------------------------------------------------------------------------------------
 
-    def find_group(
-        self, principal: Principal, topic: str, group: str, start: str | None, found: GroupFound
-    ) -> None:
+    def find_group(self, principal: Principal, topic: str, group: str, start: str | None, found: GroupFound) -> None:
         """Call `found` with the group, creating topic and group where the principal may; else with why not."""
         known = self.engine.topic(principal.tenant, topic)
         if known is not None:
@@ -140,7 +146,7 @@ class Gateway:
     def control(self, session_id: str) -> Refusal | None:
         """Charge one control operation of a connection."""
         verdict = self.throttle.control(session_id)
-        return None if verdict is None or verdict.allowed else _throttled(verdict)
+        return None if verdict.allowed else _throttled(verdict)
 
     # --- what people and clients are told ------------------------------------------------------------------------
 
@@ -165,6 +171,7 @@ class Gateway:
 
 
 def _throttled(verdict: Verdict) -> Refusal:
+    assert verdict.code is not None  # a refusal has one
     return Refusal(verdict.code, retry_after_ms=verdict.retry_after_ms, final=not verdict.retryable)
 
 

@@ -46,14 +46,17 @@ class _Loop:
 
 def make_store(settings: Settings) -> Store:
     """The store that the settings name."""
-    limits = {
-        "dedupe_window_s": settings.dedupe_window_s,
-        "quota_messages": settings.topic_messages_max,
-        "quota_bytes": settings.topic_bytes_max,
-    }
+    window_s = settings.dedupe_window_s
+    messages, bytes_ = settings.topic_messages_max, settings.topic_bytes_max
     if settings.data == "memory:":
-        return MemoryStore(**limits)
-    return SqliteStore(Path(settings.data), durability=settings.durability, **limits)
+        return MemoryStore(dedupe_window_s=window_s, quota_messages=messages, quota_bytes=bytes_)
+    return SqliteStore(
+        Path(settings.data),
+        durability=settings.durability,
+        dedupe_window_s=window_s,
+        quota_messages=messages,
+        quota_bytes=bytes_,
+    )
 
 
 def make_verifier(settings: Settings) -> TokenVerifier:
@@ -69,6 +72,7 @@ def make_verifier(settings: Settings) -> TokenVerifier:
 
 
 def make_throttle(settings: Settings, clock: Clock) -> Throttle:
+    """The rate limits that the settings name."""
     return Throttle(
         clock.now,
         publish_per_s=settings.publish_per_s,
@@ -149,6 +153,9 @@ class Server:
         self.engine.stop()
         await self.store.close()
         log.info("stopped")
+        return self._exit_code()
+
+    def _exit_code(self) -> int:
         return EXIT_OK if self._failure is None else EXIT_BROKEN
 
 

@@ -73,9 +73,7 @@ class Session:
         "outbox",
     )
 
-    def __init__(
-        self, gateway: Gateway, link: Link, outbox: Outbox, principal: Principal | None, now: float
-    ) -> None:
+    def __init__(self, gateway: Gateway, link: Link, outbox: Outbox, principal: Principal | None, now: float) -> None:
         settings = gateway.settings
         self._gateway = gateway
         self._link = link
@@ -200,7 +198,7 @@ class Session:
     def _expires_in_ms(self, now: float) -> int:
         return max(0, int((self._expires_at - now) * 1000))
 
-    def _auth(self, frame: Auth, now: float) -> None:
+    def on_auth(self, frame: Auth, now: float) -> None:
         try:
             principal = self._gateway.verifier.verify(frame.token, now)
         except Unauthorized:
@@ -279,9 +277,7 @@ class Session:
         self.outbox.send(Error(code, refusal.message, ref, refusal.retryable, retry_after_ms, sub, leases))
 
     def _refuse(self, refusal: Refusal, ref: Ref | None) -> None:
-        self.outbox.send(
-            Error(refusal.code, refusal.message, ref, refusal.retryable, refusal.retry_after_ms)
-        )
+        self.outbox.send(Error(refusal.code, refusal.message, ref, refusal.retryable, refusal.retry_after_ms))
 
     def _fault(self, now: float) -> None:
         """Malformed or foreign operations: a few are a bug, many are an attack."""
@@ -309,7 +305,7 @@ class Session:
 
     # --- operations --------------------------------------------------------------------------------------------
 
-    def _publish(self, frame: Publish, now: float) -> None:
+    def on_publish(self, frame: Publish, now: float) -> None:
         principal = self._known(frame.ref)
         if principal is None:
             return
@@ -333,7 +329,7 @@ class Session:
                 self._link.pause_reading()
                 self._gateway.engine.batcher.when_relieved(self._link.resume_reading)
 
-    def _subscribe(self, frame: Subscribe, now: float) -> None:
+    def on_subscribe(self, frame: Subscribe, now: float) -> None:
         principal = self._known(frame.ref)
         if principal is None or self._core is None or not self._controls_allowed(frame.ref):
             return
@@ -381,7 +377,7 @@ class Session:
             self._error("unknown_subscription", ref)
         return sub
 
-    def _unsubscribe(self, frame: Unsubscribe, now: float) -> None:
+    def on_unsubscribe(self, frame: Unsubscribe, now: float) -> None:
         if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
             return
         sub = self._subscription(frame.sub, frame.ref)
@@ -390,7 +386,7 @@ class Session:
             if frame.ref is not None:
                 self.outbox.send(Ok(frame.ref))
 
-    def _flow(self, frame: Flow, now: float) -> None:
+    def on_flow(self, frame: Flow, now: float) -> None:
         principal = self._known(frame.ref)
         if principal is None or not self._controls_allowed(frame.ref):
             return
@@ -402,7 +398,7 @@ class Session:
             if frame.ref is not None:
                 self.outbox.send(Ok(frame.ref, prefetch=prefetch))
 
-    def _ack(self, frame: Ack, now: float) -> None:
+    def on_ack(self, frame: Ack, now: float) -> None:
         engine = self._gateway.engine
         if self._core is None:
             stale = list(frame.leases) if frame.through is None else [frame.through]
@@ -412,26 +408,26 @@ class Session:
             stale = engine.core.ack_through(self._core, frame.through, now)
         self._confirm(frame.ref, stale)
 
-    def _nack(self, frame: Nack, now: float) -> None:
+    def on_nack(self, frame: Nack, now: float) -> None:
         delay_s = None if frame.delay_ms is None else frame.delay_ms / 1000
         stale: Sequence[str] = frame.leases
         if self._core is not None:
             stale = self._gateway.engine.core.nack(self._core, frame.leases, delay_s, frame.error, now)
         self._confirm(frame.ref, stale)
 
-    def _reject(self, frame: Reject, now: float) -> None:
+    def on_reject(self, frame: Reject, now: float) -> None:
         stale: Sequence[str] = frame.leases
         if self._core is not None:
             stale = self._gateway.engine.core.reject(self._core, frame.leases, frame.error, now)
         self._confirm(frame.ref, stale)
 
-    def _release(self, frame: Release, now: float) -> None:
+    def on_release(self, frame: Release, now: float) -> None:
         stale: Sequence[str] = frame.leases
         if self._core is not None:
             stale = self._gateway.engine.core.release(self._core, frame.leases, now)
         self._confirm(frame.ref, stale)
 
-    def _extend(self, frame: Extend, now: float) -> None:
+    def on_extend(self, frame: Extend, now: float) -> None:
         stale: Sequence[str] = frame.leases
         deadline = now
         if self._core is not None:
@@ -461,30 +457,30 @@ class Session:
 
         self._gateway.engine.after_commit(committed)
 
-    def _ping(self, frame: Ping, now: float) -> None:
+    def on_ping(self, frame: Ping, now: float) -> None:
         self.outbox.send(Pong(frame.ref))
 
-    def _pong(self, frame: Pong, now: float) -> None:
+    def on_pong(self, frame: Pong, now: float) -> None:
         """Anything heard is a sign of life; `receive` has noted it."""
 
-    def _malformed(self, frame: Malformed, now: float) -> None:
+    def on_malformed(self, frame: Malformed, now: float) -> None:
         assert frame.code in ERRORS
         self._error(frame.code, frame.ref, detail=frame.message)
         self._fault(now)
 
 
 _HANDLERS: dict[type, Any] = {
-    Ack: Session._ack,
-    Publish: Session._publish,
-    Auth: Session._auth,
-    Subscribe: Session._subscribe,
-    Unsubscribe: Session._unsubscribe,
-    Nack: Session._nack,
-    Reject: Session._reject,
-    Release: Session._release,
-    Extend: Session._extend,
-    Flow: Session._flow,
-    Ping: Session._ping,
-    Pong: Session._pong,
-    Malformed: Session._malformed,
+    Ack: Session.on_ack,
+    Publish: Session.on_publish,
+    Auth: Session.on_auth,
+    Subscribe: Session.on_subscribe,
+    Unsubscribe: Session.on_unsubscribe,
+    Nack: Session.on_nack,
+    Reject: Session.on_reject,
+    Release: Session.on_release,
+    Extend: Session.on_extend,
+    Flow: Session.on_flow,
+    Ping: Session.on_ping,
+    Pong: Session.on_pong,
+    Malformed: Session.on_malformed,
 }

@@ -1,4 +1,4 @@
-"""The contract between the gateway and whatever keeps its messages: `Store`, the records that pass through it, its errors.
+"""The contract between the gateway and whatever keeps its messages: `Store`, its records, its errors.
 
 Owns words, not mechanics: every obligation a store takes on is stated here, and `tests/conformance` holds each
 store to it. It must not import a driver, the gateway or the wire format.
@@ -138,19 +138,21 @@ class Topic:
     """Messages kept: not yet settled by every group that is owed them."""
     bytes: int = 0
     """Bytes kept, remembered ids included."""
+    dead_letters: int = 0
+    """Dead letters kept; outside the quota."""
     groups: dict[str, Group] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why an append was not stored. Definite: nothing of it was."""
+    """Why an append was not stored, or a topic not created. Definite: nothing of it was."""
 
-    code: str  # "topic_full" | "id_conflict" | "insufficient_storage" | "busy"
+    code: str  # "topic_full" | "id_conflict" | "insufficient_storage" | "busy" | "too_many_topics"
     detail: str
 
 
 class Append:
-    """One publish operation: all of its messages are stored, or none. The store fills `refused` or the messages' seq."""
+    """One publish operation: all of its messages are stored, or none. The store fills `refused` or each seq."""
 
     __slots__ = ("messages", "refused", "topic")
 
@@ -195,7 +197,7 @@ class Dead:
 
     group: Group
     message: Message
-    reason: str  # "failures" | "deliveries" | "rejected" | "expired"
+    reason: str  # "failures" | "deliveries" | "rejected" | "expired"; the store itself adds "corrupt"
     error: str | None
     deliveries: int
     failures: int
@@ -207,11 +209,12 @@ Settlement = Done | Retry | Counted | Dead
 
 @dataclass(slots=True)
 class CreateTopic:
-    """Create the topic if it is not there. `result` is the topic either way."""
+    """Create the topic if it is not there. `result` is the topic either way, unless the store refuses a new one."""
 
     tenant: str
     name: str
     result: Topic | None = None
+    refused: Refused | None = None
 
 
 @dataclass(slots=True)
@@ -242,6 +245,8 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
+    """Numbers for people and metrics. `rows_committed` counts messages appended and settlements applied."""
+
     topics: int
     groups: int
     messages: int
@@ -251,10 +256,14 @@ class StoreStats:
     rows_committed: int
     file_bytes: int
     wal_bytes: int
+    corrupt_rows: int = 0
+    """Rows met since `open` whose checksum did not match; none of them reached a consumer."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
+    """One dead letter as it lies in the store; `message.seq` is the seq it had in its topic."""
+
     id: int
     topic: str
     group: str
@@ -313,7 +322,8 @@ class Store(Protocol):
         """Let the retries that are due by now arrive, as far as they are wanted."""
 
     async def read(self, topic: Topic, after_seq: int, limit: int) -> Sequence[Message]:
-        """Kept messages with seq above `after_seq`, in seq order. Never leases."""
+        """Kept messages with seq above `after_seq`, in seq order; fewer than `limit` when they are large, none
+        only when there are none. Never leases."""
 
     async def dead_letters(self, topic: Topic, limit: int) -> Sequence[DeadLetter]:
         """The newest dead letters of a topic, newest first."""

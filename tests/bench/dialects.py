@@ -91,7 +91,7 @@ class PushwireV1:
                 events.append(Delivered([row["id"] for row in rows], [row["lease"] for row in rows]))
             elif name == "ok" and "receipts" in op:
                 receipts = op["receipts"]
-                if any([row["duplicate"] for row in receipts]):
+                if any(row["duplicate"] for row in receipts):
                     raise LoadError(f"a new id was called a duplicate: {op!r:.300}")
                 events.append(Receipt(op["ref"], [row["id"] for row in receipts]))
             else:

@@ -188,11 +188,11 @@ class Loop:
             for link in dirty:
                 link.flush()
 
-    def run_until(self, done: Callable[[], bool], deadline: float, what: str) -> None:
-        """Turn until `done()`. Raises LoadError naming `what` at the deadline."""
+    def run_until(self, done: Callable[[], bool], deadline: float, what: str | Callable[[], str]) -> None:
+        """Turn until `done()`. Raises LoadError at the deadline; `what` says what is still missing."""
         while not done():
             if time.monotonic() > deadline:
-                raise LoadError(f"no end in time: {what}")
+                raise LoadError(f"no end in time: {what if isinstance(what, str) else what()}")
             self.turn(0.05)
 
     def close(self) -> None:

@@ -38,8 +38,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         job["broker_pids"],
         job["seed"],
     )
-    # Collections would show up as latency; what one measurement leaves behind is bounded and dies with the process.
-    gc.disable()
     try:
         figures = SCENARIOS[job["scenario"]].measure(load, job["params"])
     except (LoadError, OSError) as exc:  # OSError: /proc of a broker that died
@@ -50,4 +48,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # Collections would show up as latency; what one measurement leaves behind is bounded and dies with the process.
+    gc.disable()
     json.dump(measure(json.load(sys.stdin)), sys.stdout)

@@ -34,6 +34,8 @@ class Naive:
 
     def __init__(self, db: aiosqlite.Connection) -> None:
         self.db = db
+        # One transaction at a time on the shared connection, else one task's commit would hold another's half.
+        self.transaction = asyncio.Lock()
         self.members: dict[tuple[str, str], list[ServerConnection]] = {}
         self.groups: dict[str, list[str]] = {}
 
@@ -58,10 +60,11 @@ class Naive:
         for message in op.get("messages") or [op]:
             body = json.dumps(message["data"])
             pushes = []
-            for group in self.groups.get(topic) or ["default"]:
-                cursor = await self.db.execute(INSERT, (topic, group, message["id"], body))
-                pushes.append((group, cursor.lastrowid))
-            await self.db.commit()
+            async with self.transaction:
+                for group in self.groups.get(topic) or ["default"]:
+                    cursor = await self.db.execute(INSERT, (topic, group, message["id"], body))
+                    pushes.append((group, cursor.lastrowid))
+                await self.db.commit()
             for group, seq in pushes:
                 await self.push(topic, group, seq, message["id"], body)
             receipts.append({"id": message["id"], "seq": pushes[0][1], "duplicate": False})
@@ -76,8 +79,9 @@ class Naive:
 
     async def ack(self, ws: ServerConnection, op: dict[str, Any]) -> None:
         for lease in op["leases"]:
-            await self.db.execute(ACK, (int(lease),))
-            await self.db.commit()
+            async with self.transaction:
+                await self.db.execute(ACK, (int(lease),))
+                await self.db.commit()
         if "ref" in op:
             await ws.send(json.dumps({"op": "ok", "ref": op["ref"]}))
 

@@ -28,6 +28,7 @@ from bench.contestants.pushwire import Pushwire
 from bench.loadgen import SCENARIOS
 from bench.processes import ProcessFailed
 from bench.scenarios.base import CONNECT_S, DRAIN_S, SETUP_S, Case
+from bench.stats import median
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build"
@@ -55,7 +56,10 @@ class Bench:
         self.results = report.Results([contestant.name for contestant in self.contestants], self.cases)
         self.start_failures: dict[str, int] = {}
         self._numbers = itertools.count(1)
-        self.env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))}
+        self.env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH")))),
+        }
 
     def run(self) -> None:
         for number in range(self.options.rounds):
@@ -67,7 +71,10 @@ class Bench:
             say(f"round {number + 1} of {self.options.rounds} done")
 
     def measure_bounds(self) -> None:
-        job = {"folder": tempfile.mkdtemp(prefix="bounds-", dir=self.folder), "seconds": 0.5 if self.options.quick else 3.0}
+        job = {
+            "folder": tempfile.mkdtemp(prefix="bounds-", dir=self.folder),
+            "seconds": 0.5 if self.options.quick else 3.0,
+        }
         command = [sys.executable, str(HERE / "bounds.py")]
         try:
             figures = processes.run(command, self.env, self.broker_cpu, {**job, "body_bytes": BODY_BYTES}, 60)
@@ -176,7 +183,7 @@ def conclude(bench: Bench, seconds: float) -> int:
         raised = ", ".join(f"{name}={value}" for name, value in limits[contestant.name].items()) or "none"
         print(f"{contestant.name}: {contestant.durable}\n  versions: {known}\n  limits raised: {raised}")
     for name, values in results.bounds.items():
-        print(f"bound: {name}: {report.number(report.median(values))} rows/s")
+        print(f"bound: {name}: {report.number(median(values))} rows/s")
     share = results.naive_share(bounds.THREE_HOPS)
     straw = share is not None and share < report.NAIVE_SHARE_MIN
     if share is not None:

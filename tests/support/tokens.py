@@ -26,14 +26,29 @@ AUDIENCE = "pushwire-test"
 ISSUER = "https://issuer.example"
 ALGS: tuple[Alg, ...] = ("HS256", "RS256", "ES256")
 SECRET = bytes(range(100, 132))
+# The keys are fixed so that a token, and whatever is made of it, is the same in every run.
+EC_PRIVATE = int.from_bytes(SECRET, "big")
+RSA_PRIME_P = (
+    "e8c044fc2d0a023c4d04c4428dd97b3e39bb530526a1ed1af3370d150943f0db882f382a8cb11077827b10d3ee8208d33453"
+    "22f409a3a353707a534bf7d8ec508a53b343fbd32f07d70ae9628fb1ee7b4c8f4cec2395047c51bf5988aa665fcfd28e19fe"
+    "f21059408221d346d8a9b52c6cd1da56b307e72efa27094a17a41d97"
+)
+RSA_PRIME_Q = (
+    "e0b7b531f2a17acd2a423c23dd46ab5105b1dfa2b9984ec6d4cbb68977027a9f635cc2412574b8f5e4224a57ada8ef4c7dcc"
+    "4d40908e516eec48e9fe513c10b14bebd40a446514f56a07578eca27d3c26768110dcb612c6ce227034c5a4a7c68f25da0f4"
+    "caf4b8dc67875a76117a0f1a4d1d5bf0fbc70238d7eba411b7cc14e1"
+)
 DROP = object()  # as the value of a claim or header field: leave it out
 
 
 @cache
 def private_key(alg: Alg) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
-    if alg == "RS256":
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return ec.generate_private_key(ec.SECP256R1())
+    if alg == "ES256":
+        return ec.derive_private_key(EC_PRIVATE, ec.SECP256R1())
+    p, q, e = int(RSA_PRIME_P, 16), int(RSA_PRIME_Q, 16), 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    crt = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    return rsa.RSAPrivateNumbers(p, q, d, *crt, rsa.RSAPublicNumbers(e, p * q)).private_key()
 
 
 @cache
@@ -75,7 +90,7 @@ def claims(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not DROP}
 
 
-def header(alg: Alg, **changes: Any) -> dict[str, Any]:
+def header(alg: Alg, /, **changes: Any) -> dict[str, Any]:
     values = {"alg": alg, "typ": "JWT", "kid": alg, **changes}
     return {name: value for name, value in values.items() if value is not DROP}
 
@@ -107,7 +122,7 @@ def signature(alg: Alg, text: str) -> bytes:
     key = private_key(alg)
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
-    r, s = decode_dss_signature(key.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
+    r, s = decode_dss_signature(key.sign(text.encode(), ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 

@@ -101,7 +101,7 @@ def wrong_times() -> list[Case]:
 
 def wrong_rights() -> list[Case]:
     good = {"topics": ["a"], "allow": ["publish"]}
-    caps = [
+    caps: list[Any] = [
         None, {}, "publish", good, [None], [[]], [good, good], [{**good, "allow": ["publish", "delete"]}],
         [{**good, "allow": "publish"}], [{**good, "allow": []}], [{**good, "allow": ["publish", "publish"]}],
         [{**good, "allow": [["publish"]]}], [{**good, "allow": ["Publish"]}], [{**good, "topics": []}],
@@ -112,7 +112,7 @@ def wrong_rights() -> list[Case]:
         [{**good, "deny": ["admin"]}], [{"topics": ["a"]}], [{"allow": ["publish"]}],
         [{**good, "topics": ["x" * 256]}], [good, {**good, "allow": ["root"]}],
     ]  # fmt: skip
-    limits = [
+    limits: list[Any] = [
         None, [], 5, {"publish_per_s": 0}, {"publish_per_s": -1}, {"prefetch": True}, {"prefetch": 1.5},
         {"prefetch": "1"}, {"connections": None}, {"connections": 2**31}, {"bytes_per_s": 1},
     ]  # fmt: skip
@@ -123,12 +123,12 @@ def wrong_payloads() -> list[Case]:
     good = json.dumps(claims()).encode()
     payloads = {
         "array": b"[]", "text": b'"alice"', "null": b"null", "nothing but a space": b" ", "not JSON": b"{sub:1}",
-        "deep": b'{"a":' + b"[" * 2500 + b"]" * 400, "deep and closed": b'{"a":' * 500 + b"1" + b"}" * 500,
+        "deep": b'{"a":' + b"[" * 2500 + b"]" * 400, "deep and closed": b'{"a":' * 200 + b"1" + b"}" * 200,
         "bad UTF-8": b'{"sub":"\xff"}', "UTF-16": json.dumps(claims()).encode("utf-16"), "BOM": b"\xef\xbb\xbf" + good,
         "two objects": good + b"{}", "null byte after": good + b"\0", "name twice": good[:-1] + b',"sub":"root"}',
         "name twice inside": payload_with("caps", '[{"topics":["a"],"allow":["publish"],"allow":["admin"]}]'),
     }  # fmt: skip
-    # Deep but whole JSON is read or not, as the parser's stack allows; it lacks every claim either way.
+    # 200 deep is legal JSON, and a claim nobody asked for; what is wrong with it is what it lacks.
     reasons = {"deep and closed": "missing_claim"}
     return [
         (f"payload: {name}", HS, token(payload=raw), reasons.get(name, "claims")) for name, raw in payloads.items()
@@ -232,20 +232,46 @@ def wrong_shapes() -> list[Case]:
     head, payload, sign = good.split(".")
     long_payload = claims(note="x" * 3000)
     malformed: dict[str, Any] = {
-        "nothing": "", "a word": "token", "two dots": "..", "19 characters": "a.b." + "c" * 15,
-        "junk after": good + "!!!!", "padding": good + "=", "padding within": f"{head}=.{payload}.{sign}",
-        "space before": " " + good, "space after": good + " ", "newline after": good + "\n", "tab": "\t" + good,
-        "CRLF within": f"{head}.\r\n{payload}.{sign}", "null byte after": good + "\0", "null byte before": "\0" + good,
-        "Bearer before": "Bearer " + good, "quoted": f'"{good}"', "two of them": f"{good},{good}",
-        "no header": f".{payload}.{sign}", "no payload": f"{head}..{sign}", "no signature": f"{head}.{payload}.",
-        "two parts": f"{head}.{payload}", "four parts": f"{good}.{sign}", "five parts of a JWE": f"{head}..{b64(b'iv')}.{payload}.{sign}",
-        "2 MB": head + "." + "A" * 2_000_000 + "." + sign, "2 MB of dots": "." * 2_000_000,
-        "too long by a claim": token(payload=long_payload), "4,097 characters": good + "A" * (4097 - len(good)),
-        "a full-width letter": "\uff25" + good[1:], "a Greek letter": good[:-1] + "\u0391", "a lone surrogate": good + "\ud800",
-        "an emoji": good + "\U0001f511", "non-ASCII bytes": good.encode() + b"\xff", "percent-encoded": good.replace(".", "%2E"),
+        "nothing": "",
+        "a word": "token",
+        "two dots": "..",
+        "19 characters": "a.b." + "c" * 15,
+        "junk after": good + "!!!!",
+        "padding": good + "=",
+        "padding within": f"{head}=.{payload}.{sign}",
+        "space before": " " + good,
+        "space after": good + " ",
+        "newline after": good + "\n",
+        "tab": "\t" + good,
+        "CRLF within": f"{head}.\r\n{payload}.{sign}",
+        "null byte after": good + "\0",
+        "null byte before": "\0" + good,
+        "Bearer before": "Bearer " + good,
+        "quoted": f'"{good}"',
+        "two of them": f"{good},{good}",
+        "no header": f".{payload}.{sign}",
+        "no payload": f"{head}..{sign}",
+        "no signature": f"{head}.{payload}.",
+        "two parts": f"{head}.{payload}",
+        "four parts": f"{good}.{sign}",
+        "five parts of a JWE": f"{head}..{b64(b'iv')}.{payload}.{sign}",
+        "2 MB": head + "." + "A" * 2_000_000 + "." + sign,
+        "2 MB of dots": "." * 2_000_000,
+        "too long by a claim": token(payload=long_payload),
+        "4,097 characters": good + "A" * (4097 - len(good)),
+        "a full-width letter": "\uff25" + good[1:],
+        "a Greek letter": good[:-1] + "\u0391",
+        "a lone surrogate": good + "\ud800",
+        "an emoji": good + "\U0001f511",
+        "non-ASCII bytes": good.encode() + b"\xff",
+        "percent-encoded": good.replace(".", "%2E"),
         "the JSON form": json.dumps({"protected": head, "payload": payload, "signature": sign}),
-        "no text": None, "a number": 5, "a list": [good], "a bytearray": bytearray(good.encode()), "a dict": {"token": good},
-    }  # fmt: skip
+        "no text": None,
+        "a number": 5,
+        "a list": [good],
+        "a bytearray": bytearray(good.encode()),
+        "a dict": {"token": good},
+    }
     spelled = [sign[:-1] + last for last in other_spellings(sign)]
     return [
         *[(f"shape: {name}", HS, value, "malformed") for name, value in malformed.items()],
@@ -267,6 +293,7 @@ CASES: list[Case] = [
     *missing_claims(), *wrong_texts(), *wrong_times(), *wrong_rights(), *wrong_payloads(), *wrong_headers(),
     *unsigned(), *confused(), *wrong_signatures(), *wrong_shapes(),
 ]  # fmt: skip
+TEXTS = [case for case in CASES if isinstance(case[2], str)]
 VERIFIERS: dict[tuple[Alg, ...], TokenVerifier] = {algs: tokens.verifier(*algs) for algs in (HS, RS, ES, ALGS)}
 
 
@@ -280,7 +307,7 @@ def test_a_hostile_token_is_refused(algs: tuple[Alg, ...], hostile: Any, reason:
     assert refused.value.__context__ is None
 
 
-@pytest.mark.parametrize(("algs", "hostile"), [case[1:3] for case in CASES if isinstance(case[2], str)])
+@pytest.mark.parametrize(("algs", "hostile"), [case[1:3] for case in TEXTS], ids=[case[0] for case in TEXTS])
 def test_a_hostile_token_is_refused_as_bytes_too(algs: tuple[Alg, ...], hostile: str) -> None:
     with pytest.raises(Unauthorized, match=f"^{REFUSED_TEXT}$"):
         VERIFIERS[algs].verify(hostile.encode("utf-8", "surrogatepass"), NOW)

@@ -82,9 +82,10 @@ class Dispatcher:
             self._dispatch(sub.group, now)
 
     def _dispatch(self, group: Group, now: float) -> None:
-        """Hand out evenly: each waiting member gets its share of what is there."""
+        """Hand out evenly: each waiting member gets its share of what is there, in rounds."""
         ring = group.ring
         idle: list[Subscription] = []  # members that were offered everything and may take nothing of it yet
+        served: list[Subscription] = []  # members that had their share of this round
         while group.ready and ring:
             sub = ring.popleft()
             sub.in_ring = False
@@ -95,12 +96,16 @@ class Dispatcher:
             taken = lanes.take(group, share, sub.session)
             if taken:
                 self._push(sub, taken, now)
-                self._freed(sub)
+                served.append(sub)
             elif sub.session.bytes_in_flight and not self._all_held(group, sub.session):
                 sub.session.starved[sub] = None
             else:
                 idle.append(sub)
-        for sub in idle:
+            if not ring:
+                for sub in served:
+                    self._freed(sub)
+                served = []
+        for sub in (*served, *idle):
             self._freed(sub)
         lanes.replenish(group, self._ready, self._effects)
 

@@ -43,7 +43,7 @@ class Pending:
 
 
 class Lane:
-    """The messages of one (topic, group, priority) that are in memory, by seq: fresh ones behind, returned ones first."""
+    """The messages of one (topic, group, priority) that are in memory, by seq."""
 
     __slots__ = ("credit", "fresh", "priority", "returned", "tail_seq", "wanted")
 

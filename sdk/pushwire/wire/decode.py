@@ -56,7 +56,7 @@ ACK_TIMEOUT_MS_MIN, ACK_TIMEOUT_MS_MAX = 100, 12 * 3600 * 1000
 PREFETCH_MAX = 1000
 NOT_YET = ("delay_ms", "ttl_ms", "deliver_at_ms")
 """Refused, never ignored: silently dropping a delay would break what the producer asked for."""
-SUBSCRIBE_NOT_YET = ("tail", "after_seq", "private", "inactive_ttl_ms", "resume_grace_ms")
+SUBSCRIBE_NOT_YET = ("tail", "private", "after_seq", "inactive_ttl_ms", "resume_grace_ms")
 AUTH_NOT_YET = ("session",)
 """A session to resume."""
 
@@ -128,8 +128,7 @@ def _text(op: dict[str, Any], field: str, chars_max: int) -> str | None:
 
 def _refuse_not_yet(op: dict[str, Any], fields: tuple[str, ...], where: str = "") -> None:
     for field in fields:
-        value = op.get(field)
-        if value is not None and value is not False:
+        if op.get(field) is not None:
             raise Invalid(f"{where}{field} is not supported yet", "unsupported")
 
 

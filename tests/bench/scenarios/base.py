@@ -65,7 +65,7 @@ class Load:
         deadline = time.monotonic() + CONNECT_S
         self.loop.connect([(peer.link, next(self.tokens)) for peer in peers], deadline)
 
-    def wait(self, done: Callable[[], bool], what: str, within_s: float = SETUP_S) -> None:
+    def wait(self, done: Callable[[], bool], what: str | Callable[[], str], within_s: float = SETUP_S) -> None:
         self.loop.run_until(done, time.monotonic() + within_s, what)
 
     def check(self, ledger: Ledger) -> None:
@@ -73,9 +73,6 @@ class Load:
         fault = ledger.fault()
         if fault:
             raise LoadError(fault)
-
-    def failure(self, text: str) -> LoadError:
-        return LoadError(text)
 
 
 class Meter:

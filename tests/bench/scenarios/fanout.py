@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bench.links import LoadError
 from bench.roles import Consumer, Producer
 from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger
@@ -39,8 +40,7 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     ledgers = [Ledger(ids) for _ in range(count)]
     producer = Producer(load.loop, load.dialect, "producer", load.topic, ids)
     consumers = [
-        Consumer(load.loop, load.dialect, f"subscriber {n}", ledger, batched=True)
-        for n, ledger in enumerate(ledgers)
+        Consumer(load.loop, load.dialect, f"subscriber {n}", ledger, batched=True) for n, ledger in enumerate(ledgers)
     ]
     load.connect([producer, *consumers])
     for number, consumer in enumerate(consumers):
@@ -77,9 +77,13 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     press(params["measure_s"])
     meter.stop()
     got = delivered - before
-    load.wait(lambda: not (missing or producer.in_flight), "drain", DRAIN_S)
+    load.wait(
+        lambda: not (missing or producer.in_flight),
+        lambda: f"{sum(missing.values())} deliveries and {producer.in_flight} receipts are missing",
+        DRAIN_S,
+    )
     for ledger in ledgers:
         load.check(ledger)
     if not got:
-        raise load.failure("no message arrived in the measured time")
+        raise LoadError("no message arrived in the measured time")
     return {"deliveries": got / meter.wall_s, "broker CPU": meter.broker_s / got * 1e6}

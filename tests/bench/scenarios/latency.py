@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bench.links import LoadError
 from bench.roles import Consumer, Producer
 from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger, percentile
@@ -61,14 +62,18 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
                 stamps[id] = now
             load.loop.flush()
             if producer.in_flight > UNCONFIRMED_MAX:
-                raise load.failure(f"does not keep {params['rate_per_s']} messages/s")
+                raise LoadError(f"does not keep {params['rate_per_s']} messages/s")
         load.notes["behind_schedule_ms_max"] = behind_s * 1e3
 
     pace(params["warm_s"], counted=False)
     meter = Meter(load)
     pace(params["measure_s"], counted=True)
     meter.stop()
-    load.wait(lambda: not (ledger.outstanding or producer.in_flight), "drain", DRAIN_S)
+    load.wait(
+        lambda: not (ledger.outstanding or producer.in_flight),
+        lambda: f"{ledger.outstanding} messages and {producer.in_flight} receipts are missing",
+        DRAIN_S,
+    )
     load.check(ledger)
     figures = {}
     for stage, samples in taken.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bench.links import LoadError
 from bench.roles import Consumer, Producer
 from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger
@@ -73,10 +74,10 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
 
     load.wait(
         lambda: not (ledger.outstanding or any(p.in_flight for p in producers) or any(c.waiting for c in consumers)),
-        f"drain ({ledger.outstanding} messages outstanding)",
+        lambda: f"{ledger.outstanding} messages and {sum(p.in_flight for p in producers)} receipts are missing",
         DRAIN_S,
     )
     load.check(ledger)
     if not count:
-        raise load.failure("no message arrived in the measured time")
+        raise LoadError("no message arrived in the measured time")
     return {"messages": count / meter.wall_s, "broker CPU": meter.broker_s / count * 1e6}

@@ -1,0 +1,368 @@
+"""The command line: `pushwire serve | token | publish | consume | check-config`.
+
+Owns words, flags and exit codes: 0 ok, 1 failed, 2 usage, 3 configuration or start-up, 4 not allowed, 5 not found,
+130 interrupted. Data goes to stdout, everything else to stderr. The heavy parts are imported by the command that
+needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import pushwire
+from pushwire.wire import codec
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+EXIT_FAILED, EXIT_CONFIG, EXIT_AUTH, EXIT_NOT_FOUND, EXIT_INTERRUPTED = 1, 3, 4, 5, 130
+SECRET_FILE = "dev-secret"  # noqa: S105 - a file name
+DEV_DATA = "./pushwire-dev"
+DEV_TTL_S = 3600
+DEV_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*@*")
+DURATION = re.compile(r"(\d+)(s|m|h)?")
+UNIT_S = {"s": 1, "m": 60, "h": 3600, None: 1}
+
+
+def fail(message: str, code: int) -> None:
+    """Say why on stderr and end with this exit code."""
+    click.echo(f"pushwire: {message}", err=True)
+    raise SystemExit(code)
+
+
+def load_settings(config: Path | None, **flags: Any) -> Settings:
+    """Settings, or exit code 3 with the reason."""
+    from . import settings
+
+    try:
+        return settings.load(config, **flags)
+    except settings.ConfigError as exc:
+        fail(str(exc), EXIT_CONFIG)
+        raise  # not reached: fail() ends the process
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(pushwire.__version__, message="pushwire %(version)s, protocol pushwire.v1")
+def main() -> None:
+    """A durable message queue that speaks WebSocket."""
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="PUSHWIRE_CONFIG",
+    help="TOML file; environment and flags override it",
+)
+url_option = click.option(
+    "--url", envvar="PUSHWIRE_URL", default="ws://127.0.0.1:8080", show_default=True, help="the gateway"
+)
+token_option = click.option(
+    "--token", envvar="PUSHWIRE_TOKEN", required=True, help="a token, as `pushwire token` makes"
+)
+
+
+# --- serve -----------------------------------------------------------------------------------------------------
+
+
+def dev_secret(data: Path) -> bytes:
+    """The random secret of a development gateway, made once and kept beside its database (0600), so that tokens
+    outlive a restart."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = data / SECRET_FILE
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes().strip()
+    with os.fdopen(handle, "wb") as file:
+        file.write(secrets.token_urlsafe(48).encode())
+    return path.read_bytes()
+
+
+def dev_flags(data: str | None) -> dict[str, Any]:
+    """What `--dev` changes: a secret of its own, loopback only."""
+    folder = data or DEV_DATA
+    secret = secrets.token_urlsafe(48).encode() if folder == "memory:" else dev_secret(Path(folder))
+    return {
+        "data": folder,
+        "host": "127.0.0.1",
+        "keys": [{"kid": "dev", "alg": "HS256", "secret": secret.decode()}],
+    }
+
+
+def dev_token(settings: Settings) -> str:
+    """A token that may do everything, for one hour."""
+    return sign(settings, "dev", DEV_RIGHTS, DEV_TTL_S, "default")
+
+
+@main.command()
+@config_option
+@click.option("--dev", is_flag=True, help="insecure: loopback only, a secret of its own, prints a token")
+@click.option("--host", help="address to bind")
+@click.option("--port", type=int, help="port to bind; 0 takes a free one")
+@click.option("--data", help="directory of the database, or memory:")
+@click.option("--ready-file", type=click.Path(path_type=Path), help="written as JSON once the gateway is ready")
+def serve(
+    config: Path | None, dev: bool, host: str | None, port: int | None, data: str | None, ready_file: Path | None
+) -> None:
+    """Run the gateway until SIGTERM."""
+    from . import log, settings
+    from .server import serve as run
+
+    if dev and host not in (None, "127.0.0.1", "::1", "localhost"):
+        fail("--dev binds to loopback only", EXIT_CONFIG)
+    flags: dict[str, Any] = dev_flags(data) if dev else {"host": host, "data": data}
+    chosen = load_settings(config, port=port, **flags)
+    for name in settings.unknown_env():
+        click.echo(f"pushwire: warning: {name} is no setting", err=True)
+    if not chosen.keys:
+        fail("no keys: tokens cannot be verified (set keys in the configuration, or use --dev)", EXIT_CONFIG)
+    log.configure(chosen)
+
+    def ready(server: Any) -> None:
+        if dev:
+            click.echo(_welcome(server.url, dev_token(chosen)))
+        if ready_file is not None:
+            _write_ready(ready_file, server.url)
+
+    raise SystemExit(_serve(run(chosen, ready)))
+
+
+def _serve(running: Coroutine[Any, Any, int]) -> int:
+    from pushwire_storage.base import StoreError
+
+    from .settings import ConfigError
+
+    try:
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(running)
+    except (StoreError, ConfigError) as exc:
+        fail(str(exc), EXIT_CONFIG)
+    except OSError as exc:
+        fail(f"cannot start: {exc.strerror or exc}", EXIT_CONFIG)
+    return EXIT_FAILED
+
+
+def _write_ready(path: Path, url: str) -> None:
+    """Write it whole or not at all: whoever waits for the file must never read half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(codec.dumps({"url": url, "port": int(url.rsplit(":", 1)[1]), "pid": os.getpid()}))
+    partial.replace(path)
+
+
+def _welcome(url: str, token: str) -> str:
+    http = url.replace("ws", "http", 1)
+    return f"""
+pushwire is running (development mode: loopback only, this token may do everything)
+
+  URL    {url}
+  token  {token}
+
+Subscribe in another terminal:
+
+  export PUSHWIRE_URL={url} PUSHWIRE_TOKEN={token}
+  pushwire consume orders
+
+and publish:
+
+  curl -sS {http}/v1/topics/orders/messages -H 'Authorization: Bearer {token}' \\
+       -H 'Content-Type: application/json' -d '{{"data": {{"hello": "world"}}}}'
+"""
+
+
+@main.command("check-config")
+@config_option
+@click.option("--strict", is_flag=True, help="unknown PUSHWIRE_* variables are errors, not warnings")
+def check_config(config: Path | None, strict: bool) -> None:
+    """Read the configuration as `serve` would, and show what is in force (secrets hidden)."""
+    from . import settings
+    from .server import make_verifier
+
+    chosen = load_settings(config)
+    unknown = settings.unknown_env()
+    for name in unknown:
+        click.echo(f"pushwire: {name} is no setting", err=True)
+    try:
+        if chosen.keys:
+            make_verifier(chosen)
+        else:
+            click.echo("pushwire: no keys: serve will not start without", err=True)
+    except settings.ConfigError as exc:
+        fail(str(exc), EXIT_CONFIG)
+    click.echo(codec.pretty(chosen.model_dump(mode="json")))
+    if not chosen.keys or (strict and unknown):
+        raise SystemExit(EXIT_CONFIG)
+
+
+# --- token -----------------------------------------------------------------------------------------------------
+
+
+def seconds(_context: click.Context, _param: click.Parameter, text: str) -> int:
+    """`90s`, `15m`, `1h` as seconds."""
+    found = DURATION.fullmatch(text)
+    if found is None:
+        raise click.BadParameter("use a number with s, m or h, such as 15m")
+    return int(found[1]) * UNIT_S[found[2]]
+
+
+def sign(settings: Settings, subject: str, allow: tuple[str, ...], ttl_s: int, tenant: str) -> str:
+    """A token signed with the first HS256 key of the settings. Raises ConfigError."""
+    from .auth import SigningKey, sign_token
+    from .clock import AnchoredClock
+    from .settings import ConfigError
+
+    key = next((key for key in settings.keys if key.alg == "HS256"), None)
+    if key is None:
+        raise ConfigError("no HS256 key to sign with: RS256 and ES256 tokens come from whoever holds the private key")
+    return sign_token(
+        SigningKey(key.kid, key.alg, key.material()),
+        subject=subject,
+        audience=settings.audience,
+        issuer=settings.issuer,
+        now=AnchoredClock().now(),
+        allow=allow,
+        tenant=tenant,
+        ttl_s=ttl_s,
+    )
+
+
+@main.command()
+@config_option
+@click.option("--sub", "subject", required=True, help="who the token is for")
+@click.option("--allow", multiple=True, metavar="VERB:TOPIC[@GROUP]", help="a right, such as consume:orders.*@billing")
+@click.option("--ttl", default="15m", show_default=True, callback=seconds, help="how long it lives")
+@click.option("--tenant", default="default", show_default=True)
+@click.option("--dev", is_flag=True, help="sign with the secret of `serve --dev`")
+@click.option("--data", help="with --dev: its directory")
+def token(
+    config: Path | None, subject: str, allow: tuple[str, ...], ttl: int, tenant: str, dev: bool, data: str | None
+) -> None:
+    """Make a token, signed with the HS256 key of the configuration."""
+    from .settings import ConfigError
+
+    flags = dev_flags(data) if dev else {}
+    try:
+        click.echo(sign(load_settings(config, **flags), subject, allow, ttl, tenant))
+    except ConfigError as exc:
+        fail(str(exc), EXIT_CONFIG)
+
+
+# --- publish, consume ------------------------------------------------------------------------------------------
+
+
+def run_client(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a client command and turn its errors into exit codes."""
+    try:
+        asyncio.run(work())
+    except pushwire.Unauthorized as exc:
+        fail(str(exc), EXIT_AUTH)
+    except pushwire.PushwireError as exc:
+        code = {"forbidden": EXIT_AUTH, "topic_not_found": EXIT_NOT_FOUND, "group_not_found": EXIT_NOT_FOUND}
+        fail(str(exc), code.get(exc.code, EXIT_FAILED))
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def body_of(text: str) -> Any:
+    """What the user typed, as JSON where it is JSON, else as a string."""
+    try:
+        return codec.loads(text)
+    except codec.BadJson:
+        return text
+
+
+@main.command()
+@url_option
+@token_option
+@click.argument("topic")
+@click.argument("body", default="-")
+@click.option("--id", "message_id", help="message id; the same id again stores nothing new")
+@click.option("--key", help="ordering key")
+@click.option("--priority", type=click.IntRange(0, 3), help="0 (lowest) to 3")
+@click.option("-H", "--header", multiple=True, metavar="NAME:VALUE")
+def publish(
+    url: str,
+    token: str,
+    topic: str,
+    body: str,
+    message_id: str | None,
+    key: str | None,
+    priority: int | None,
+    header: tuple[str, ...],
+) -> None:
+    """Publish BODY, or each line of stdin with `-`. Prints a receipt a message, after its commit."""
+    headers = dict(entry.split(":", 1) for entry in header if ":" in entry)
+    if len(headers) != len(header):
+        raise click.BadParameter("headers are NAME:VALUE, each name once")
+    bodies = [line.rstrip("\n") for line in sys.stdin] if body == "-" else [body]
+
+    async def work() -> None:
+        async with pushwire.Client(url, token=token) as client:
+            for text in bodies:
+                receipt = await client.publish(
+                    topic, body_of(text), id=message_id, key=key, priority=priority, headers=headers or None
+                )
+                click.echo(codec.dumps({"id": receipt.id, "seq": receipt.seq, "duplicate": receipt.duplicate}).decode())
+
+    run_client(work)
+
+
+@main.command()
+@url_option
+@token_option
+@click.argument("topic")
+@click.option("--group", default="default", show_default=True)
+@click.option("-n", "count", type=click.IntRange(1), help="end after this many messages")
+@click.option("--prefetch", type=click.IntRange(1, 1000), default=32, show_default=True)
+@click.option("--no-ack", is_flag=True, help="hold the messages without settling them (they come back when this ends)")
+def consume(url: str, token: str, topic: str, group: str, count: int | None, prefetch: int, no_ack: bool) -> None:
+    """Print each message as a line of JSON, and ack it once it is printed."""
+
+    async def work() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _interrupt)
+        async with (
+            pushwire.Client(url, token=token) as client,
+            client.subscribe(topic, group=group, prefetch=prefetch) as subscription,
+        ):
+            seen = 0
+            async for message in subscription:
+                click.echo(_line(message))
+                if not no_ack:
+                    message.ack()
+                seen += 1
+                if count is not None and seen >= count:
+                    break
+
+    run_client(work)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _line(message: pushwire.Message) -> str:
+    fields: dict[str, Any] = {
+        "topic": message.topic,
+        "seq": message.seq,
+        "id": message.id,
+        "attempt": message.attempt,
+        "redelivered": message.redelivered,
+    }
+    if message.key is not None:
+        fields["key"] = message.key
+    try:
+        fields["data"] = message.json()
+    except ValueError:
+        fields["data_b64"] = codec.b64encode(message.data)
+    return codec.dumps(fields).decode()

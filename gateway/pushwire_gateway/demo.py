@@ -1,0 +1,150 @@
+"""`make demo`: a development gateway in a process of its own, with traffic that shows what it does.
+
+Owns the demonstration only. One process publishes orders, two workers of the group `billing` share them; a worker now
+and then fails an order (nack, delivered again after a back-off) or dies holding some (its leases move to the other at
+once). Ends only the processes it started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import click
+
+import pushwire
+from pushwire.wire import codec
+
+from .cli import DEV_DATA, DEV_RIGHTS, DEV_TTL_S, dev_flags, sign
+from .settings import load
+
+TOPIC, GROUP = "demo.orders", "billing"
+PUBLISH_EVERY_S = 0.25
+REPORT_EVERY_S = 5.0
+WORKER_LIFE_S = (8.0, 20.0)
+READY_TIMEOUT_S = 20.0
+
+
+async def publish_orders(url: str, data: str, counts: Counter[str]) -> None:
+    """One order every so often, for ever."""
+    number = 0
+    async with pushwire.Client(url, token=lambda: dev_traffic_token(data)) as client:
+        while True:
+            number += 1
+            await client.publish(TOPIC, {"order": number, "amount": random.randint(5, 500)})
+            counts["published"] += 1
+            await asyncio.sleep(PUBLISH_EVERY_S)
+
+
+async def work(url: str, data: str, name: str, counts: Counter[str]) -> None:
+    """A worker that handles orders, and dies now and then without a word."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(*WORKER_LIFE_S)):
+                await handle_orders(url, data, name, counts)
+        counts["workers died"] += 1
+
+
+async def handle_orders(url: str, data: str, name: str, counts: Counter[str]) -> None:
+    """Handle orders until cancelled."""
+    client = pushwire.Client(url, token=lambda: dev_traffic_token(data), name=name)
+    await client.connect()
+    try:
+        subscription = client.subscribe(TOPIC, group=GROUP, prefetch=4)
+        async with subscription:
+            async for message in subscription:
+                await asyncio.sleep(random.uniform(0.05, 0.3))
+                if message.redelivered:
+                    counts["redelivered"] += 1
+                if random.random() < 0.05:
+                    message.nack(error="card declined")
+                    counts["nacked"] += 1
+                else:
+                    message.ack()
+                    counts["acked"] += 1
+    finally:
+        await client.abort()
+
+
+def dev_traffic_token(data: str) -> str:
+    """A fresh token of the development gateway."""
+    return sign(load(**dev_flags(data)), "demo", DEV_RIGHTS, DEV_TTL_S, "default")
+
+
+async def report(counts: Counter[str]) -> None:
+    """A line of totals now and then."""
+    while True:
+        await asyncio.sleep(REPORT_EVERY_S)
+        click.echo("demo traffic: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+
+
+async def traffic(url: str, data: str) -> None:
+    """All of it, until cancelled."""
+    counts: Counter[str] = Counter()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(publish_orders(url, data, counts))
+        tasks.create_task(work(url, data, "worker-1", counts))
+        tasks.create_task(work(url, data, "worker-2", counts))
+        tasks.create_task(report(counts))
+
+
+def start_gateway(data: str, port: int, ready: Path) -> subprocess.Popen[bytes]:
+    """The gateway as `pushwire serve --dev` runs it; what it prints goes where ours goes."""
+    command = [sys.executable, "-m", "pushwire_gateway", "serve", "--dev"]
+    command += ["--data", data, "--port", str(port), "--ready-file", str(ready)]
+    return subprocess.Popen(command)
+
+
+async def wait_ready(gateway: subprocess.Popen[bytes], ready: Path) -> str:
+    """The URL of the gateway, once it serves."""
+    async with asyncio.timeout(READY_TIMEOUT_S):
+        while not ready.exists():
+            if gateway.poll() is not None:
+                raise SystemExit(gateway.returncode)
+            await asyncio.sleep(0.05)
+    url: str = codec.loads(ready.read_bytes())["url"]
+    return url
+
+
+async def run(data: str, port: int, seconds: float | None) -> int:
+    """Gateway and traffic until Ctrl-C, SIGTERM, or `seconds` are over."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    with tempfile.TemporaryDirectory(prefix="pushwire-demo-") as folder:
+        ready = Path(folder) / "ready.json"
+        gateway = start_gateway(data, port, ready)
+        try:
+            busy = asyncio.ensure_future(traffic(await wait_ready(gateway, ready), data))
+            over = asyncio.ensure_future(stop.wait())
+            await asyncio.wait([busy, over], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            busy.cancel()
+            over.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await busy
+        finally:
+            if gateway.poll() is None:
+                gateway.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(gateway.wait)
+
+
+@click.command()
+@click.option("--data", default=DEV_DATA, show_default=True, help="directory of the database")
+@click.option("--port", default=int(os.environ.get("PUSHWIRE_PORT", "8080")), show_default=True)
+@click.option("--seconds", type=float, help="end by itself after this long")
+def main(data: str, port: int, seconds: float | None) -> None:
+    """A development gateway with demo traffic."""
+    raise SystemExit(asyncio.run(run(data, port, seconds)))
+
+
+if __name__ == "__main__":
+    main()

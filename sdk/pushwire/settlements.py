@@ -1,0 +1,161 @@
+"""Settlements on their way: gathered over one turn of the event loop, sent as lists, confirmed where asked.
+
+Owns every lease between a verb and its frame, and the confirmations under way. Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from .errors import LeaseLost, PushwireError, SettleError, again, from_reply
+from .message import Message
+from .publisher import Waiter
+from .wire.frames import LEASES_PER_OP_MAX, Ack, Error, Extend, Nack, Ok, Reject, Release
+
+Confirm = dict[str, Waiter]
+"""Who waits for which lease's settlement."""
+
+
+class Settlements:
+    """All settlements of one client. A lease is in one list at most, for a verb ends it."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._dirty = False
+        self._acks: list[str] = []
+        self._confirmed: Confirm = {}
+        self._nacks: dict[tuple[int | None, str | None], list[str]] = {}
+        self._rejects: dict[str | None, list[str]] = {}
+        self._releases: list[str] = []
+        self._extends: dict[str, Message] = {}
+        self._awaited: dict[int, Confirm] = {}
+        self._extending: dict[int, list[Message]] = {}
+        self.confirming = 0
+        """Drains under way: while there are any, every settlement is confirmed."""
+
+    # --- verbs -------------------------------------------------------------------------------------------------
+
+    def _touch(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            self._wake()
+
+    def ack(self, lease: str) -> None:
+        self._acks.append(lease)
+        if not self._dirty:  # inlined: once a message
+            self._dirty = True
+            self._wake()
+
+    def ack_confirmed(self, lease: str, waiter: Waiter) -> None:
+        self._confirmed[lease] = waiter
+        self._touch()
+
+    def nack(self, lease: str, delay_ms: int | None, error: str | None) -> None:
+        self._nacks.setdefault((delay_ms, error), []).append(lease)
+        self._touch()
+
+    def reject(self, lease: str, error: str | None) -> None:
+        self._rejects.setdefault(error, []).append(lease)
+        self._touch()
+
+    def release(self, leases: Sequence[str]) -> None:
+        self._releases.extend(leases)
+        self._touch()
+
+    def extend(self, message: Message) -> None:
+        self._extends[message.lease] = message
+        self._touch()
+
+    # --- out ---------------------------------------------------------------------------------------------------
+
+    def frames(self, next_ref: Callable[[], int], renewed: Callable[[Message], bool]) -> list[Any]:
+        """Everything gathered, as frames. `renewed` moves a message's own deadline, or says that it is settled."""
+        if not self._dirty:
+            return []
+        self._dirty = False
+        frames: list[Any] = []
+        # First, so that a lease extended and then settled in the same turn is still there to be extended.
+        extends = [message for message in self._extends.values() if renewed(message)]
+        for messages in _parts(extends):
+            ref = next_ref()
+            self._extending[ref] = messages
+            frames.append(Extend([message.lease for message in messages], ref))
+        for leases in _parts(self._acks):
+            frames.append(Ack(leases, None, self._maybe_ref(next_ref)))
+        for leases in _parts(list(self._confirmed)):
+            ref = next_ref()
+            self._awaited[ref] = {lease: self._confirmed[lease] for lease in leases}
+            frames.append(Ack(leases, None, ref))
+        for (delay_ms, error), given in self._nacks.items():
+            frames += (Nack(part, delay_ms, error, self._maybe_ref(next_ref)) for part in _parts(given))
+        for error, given in self._rejects.items():
+            frames += (Reject(part, error, self._maybe_ref(next_ref)) for part in _parts(given))
+        frames += (Release(part, self._maybe_ref(next_ref)) for part in _parts(self._releases))
+        self._clear()
+        return frames
+
+    def _maybe_ref(self, next_ref: Callable[[], int]) -> int | None:
+        if not self.confirming:
+            return None
+        ref = next_ref()
+        self._awaited[ref] = {}
+        return ref
+
+    def _clear(self) -> None:
+        self._acks, self._releases = [], []
+        self._confirmed, self._nacks, self._rejects, self._extends = {}, {}, {}, {}
+        self._dirty = False
+
+    # --- in ----------------------------------------------------------------------------------------------------
+
+    def reply(self, ref: int, frame: Ok | Error) -> list[Message] | None:
+        """The gateway's answer: the messages that an extension found lost; None when `ref` is none of ours."""
+        extended = self._extending.pop(ref, None)
+        if extended is not None:
+            if not isinstance(frame, Error) or frame.code != LeaseLost.code:
+                return []
+            stale = None if frame.leases is None else set(frame.leases)
+            return [message for message in extended if stale is None or message.lease in stale]
+        waiters = self._awaited.pop(ref, None)
+        if waiters is None:
+            return None
+        if isinstance(frame, Ok):
+            _resolve(waiters, None)
+        elif frame.leases is None:
+            _resolve(waiters, from_reply(frame, SettleError))
+        else:
+            stale = set(frame.leases)
+            _resolve({lease: w for lease, w in waiters.items() if lease not in stale}, None)
+            _resolve({lease: w for lease, w in waiters.items() if lease in stale}, from_reply(frame, SettleError))
+        return []
+
+    def quiet(self) -> bool:
+        """Nothing gathered, nothing unconfirmed that was to be confirmed."""
+        return not self._dirty and not self._awaited
+
+    def void(self) -> int:
+        """The connection is gone, and every lease with it. How many settlements were not even sent."""
+        error = LeaseLost("the connection was lost before the ack was confirmed: the message may be delivered again")
+        unsent = len(self._acks) + len(self._releases)
+        unsent += sum(map(len, self._nacks.values())) + sum(map(len, self._rejects.values()))
+        for waiters in (self._confirmed, *self._awaited.values()):
+            _resolve(waiters, error)
+        self._awaited, self._extending = {}, {}
+        self._clear()
+        return unsent
+
+
+def _resolve(waiters: Confirm, error: PushwireError | None) -> None:
+    for waiter in waiters.values():
+        if not waiter.done():
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(again(error))
+
+
+def _parts(items: list[Any]) -> Iterator[list[Any]]:
+    """Cut to what one operation may hold."""
+    for start in range(0, len(items), LEASES_PER_OP_MAX):
+        yield items[start : start + LEASES_PER_OP_MAX]
