@@ -122,9 +122,7 @@ class Caps:
     def __init__(self, settings: Settings, descriptors: int | None = None) -> None:
         """`descriptors` is how many files the process may open; None: ask the system, raising the soft limit."""
         available = open_files_max() if descriptors is None else descriptors
-        self.connections_max = min(
-            settings.connections_max, max(CONNECTIONS_MIN, available - DESCRIPTORS_RESERVED)
-        )
+        self.connections_max = min(settings.connections_max, max(CONNECTIONS_MIN, available - DESCRIPTORS_RESERVED))
         self._per_address_max = settings.connections_per_ip
         self._unauthenticated_max = settings.unauthenticated_max
         self._unauthenticated_per_address_max = settings.unauthenticated_per_ip

@@ -29,7 +29,7 @@ EXIT_FAILED, EXIT_CONFIG, EXIT_AUTH, EXIT_NOT_FOUND, EXIT_INTERRUPTED = 1, 3, 4,
 SECRET_FILE = "dev-secret"  # noqa: S105 - a file name
 DEV_DATA = "./pushwire-dev"
 DEV_TTL_S = 3600
-DEV_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*@*")
+DEV_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 DURATION = re.compile(r"(\d+)(s|m|h)?")
 UNIT_S = {"s": 1, "m": 60, "h": 3600, None: 1}
 
@@ -64,7 +64,7 @@ config_option = click.option(
     help="TOML file; environment and flags override it",
 )
 url_option = click.option(
-    "--url", envvar="PUSHWIRE_URL", default="ws://127.0.0.1:8080", show_default=True, help="the gateway"
+    "--url", envvar="PUSHWIRE_URL", default="http://127.0.0.1:8080", show_default=True, help="the gateway"
 )
 token_option = click.option(
     "--token", envvar="PUSHWIRE_TOKEN", required=True, help="a token, as `pushwire token` makes"
@@ -162,7 +162,6 @@ def _write_ready(path: Path, url: str) -> None:
 
 
 def _welcome(url: str, token: str) -> str:
-    http = url.replace("ws", "http", 1)
     return f"""
 pushwire is running (development mode: loopback only, this token may do everything)
 
@@ -176,7 +175,7 @@ Subscribe in another terminal:
 
 and publish:
 
-  curl -sS {http}/v1/topics/orders/messages -H 'Authorization: Bearer {token}' \\
+  curl -sS {url}/v1/topics/orders/messages -H 'Authorization: Bearer {token}' \\
        -H 'Content-Type: application/json' -d '{{"data": {{"hello": "world"}}}}'
 """
 

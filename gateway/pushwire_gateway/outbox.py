@@ -15,6 +15,12 @@ from .ports import Link, ServerCodec
 
 SLOW_CONSUMER: Final = 4000
 
+TRANSPORT_HIGH_BYTES: Final = 64 * 1024
+TRANSPORT_LOW_BYTES: Final = 16 * 1024
+"""Marks of the transport's own buffer. High: what one write of a well filled turn may leave over without pausing
+anything; it is multiplied by the number of slow clients, so not more. Low: a quarter, enough to keep the socket busy
+until the next write comes."""
+
 
 class Outbox:
     """Frames of one connection, encoded, until the transport takes them.
@@ -41,16 +47,18 @@ class Outbox:
 
     @property
     def above_high(self) -> bool:
-        """So much is unsent that whatever makes more of it should pause: stop reading this client.
+        """So much is unsent that whatever makes more of it should pause: stop reading this client. To be asked after
+        `flush`; `writable` will come.
 
-        An eighth of the limit: a client that reads at all never comes near the limit itself.
+        An eighth of the limit, so that a client that reads at all does not come near the limit itself.
         """
-        return self.size_bytes > self._bytes_max // 8
+        return self.size_bytes > max(self._bytes_max // 8, TRANSPORT_HIGH_BYTES)
 
     @property
     def below_low(self) -> bool:
-        """Reading may go on. A quarter of the high mark, so that the two do not alternate with every frame."""
-        return self.size_bytes <= self._bytes_max // 32
+        """Reading may go on. A quarter of the high mark, so that the two do not alternate with every frame; never
+        less than what the transport may still hold when it says that it has drained."""
+        return self.size_bytes <= max(self._bytes_max // 32, TRANSPORT_LOW_BYTES)
 
     def send(self, frame: ServerFrame) -> None:
         """Encode now, write at `flush`. With more than `bytes_max` unsent already, the client is cut off instead."""

@@ -53,9 +53,7 @@ def headers_of(refusal: Refusal, status: int | None = None) -> dict[str, str]:
     return headers
 
 
-def raw_response(
-    refusal: Refusal, status: int | None = None, extra: Mapping[str, str] | None = None
-) -> bytes:
+def raw_response(refusal: Refusal, status: int | None = None, extra: Mapping[str, str] | None = None) -> bytes:
     """A whole HTTP/1.1 response that ends its connection. `status` where no code of the wire fits (408, 431)."""
     status = status or status_of(refusal)
     body = document(refusal, status)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from pushwire.wire.frames import NAME
 from pushwire_gateway.settings import ConfigError
 
 Verb = Literal["publish", "consume", "create", "replay", "admin"]
@@ -23,9 +24,8 @@ GROUP_VERBS: Final[frozenset[str]] = frozenset({"consume", "create"})
 DEFAULT_TENANT: Final = "default"
 DEFAULT_GROUPS: Final = ("default",)
 
-# fullmatch only: `$` would let a trailing newline through.
-NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}")
-PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,255}|[A-Za-z0-9_.:-]{0,254}\*")
+# What a name begins with, and a star. fullmatch only: `$` would let a trailing newline through.
+PREFIX_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:-]{0,254}\*")
 
 # A client names at most 128 subscriptions and rarely as many topics to publish to. An entry weighs up to 1 KiB
 # with the longest names, so a hostile client that walks through names costs 256 KiB, not a gateway.
@@ -143,6 +143,11 @@ def matches(pattern: str, name: str) -> bool:
     return pattern == name
 
 
+def is_pattern(text: str) -> bool:
+    """Whether a text is a pattern: a whole name, or a name's beginning (maybe empty) and one `*` at the end."""
+    return bool(NAME.fullmatch(text) or PREFIX_PATTERN.fullmatch(text))
+
+
 def parse_caps(claim: object) -> tuple[Cap, ...]:
     """Read the `caps` claim. Raises ValueError on anything unexpected, even beside entries that are right.
 
@@ -165,7 +170,7 @@ def _parse_cap(entry: object) -> Cap:
         raise ValueError("allow has an unknown verb")
     topics = _parse_strings(entry.get("topics"))
     groups = _parse_strings(entry["groups"]) if "groups" in entry else DEFAULT_GROUPS
-    if not all(PATTERN.fullmatch(pattern) for pattern in (*topics, *groups)):
+    if not all(is_pattern(pattern) for pattern in (*topics, *groups)):
         raise ValueError("a pattern is neither a name nor a name's beginning and `*`")
     return Cap(topics, groups, frozenset(allow))
 
@@ -203,7 +208,7 @@ def parse_allow(text: str) -> Cap:
         raise ConfigError(f"{text!r}: {verb} is a right on topics and takes no group")
     groups = (group,) if at else DEFAULT_GROUPS
     for pattern in (topic, *groups):
-        if not PATTERN.fullmatch(pattern):
+        if not is_pattern(pattern):
             raise ConfigError(f"{text!r}: {pattern!r} is neither a name nor a name's beginning and `*`")
     return Cap((topic,), groups, frozenset({verb}))
 

@@ -98,6 +98,7 @@ class Server:
         self._verifier = make_verifier(settings)
         self._stopping = asyncio.Event()
         self._failure: StoreError | None = None
+        self.listener: Listener | None = None
         self.url = ""
 
     async def start(self) -> None:
@@ -112,8 +113,8 @@ class Server:
             self._verifier,
             Caps(self.settings),
         )
-        self.listener = Listener(self.gateway)
-        self.url = await self.listener.start()
+        listener = self.listener = Listener(self.gateway)
+        self.url = await listener.start()
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
         log.info("gateway started", url=self.url, store=self.store.version, epoch=self.store.epoch)
@@ -138,8 +139,10 @@ class Server:
 
     async def drain(self) -> int:
         """Stop accepting, tell the clients, finish what was promised, close. Returns the exit code."""
+        assert self.listener is not None  # `start` has returned
         if self._failure is not None:
             self.listener.abort()
+            await self.store.close()
             return EXIT_BROKEN
         log.info("draining", connections=len(self.gateway.sessions))
         self.gateway.draining = True
@@ -155,19 +158,25 @@ class Server:
         log.info("stopped")
         return self._exit_code()
 
+    async def abandon(self) -> None:
+        """Give up what `start` has taken: no drain, because nobody was served yet."""
+        if self.listener is not None:
+            self.listener.abort()
+        await self.store.close()
+
     def _exit_code(self) -> int:
         return EXIT_OK if self._failure is None else EXIT_BROKEN
 
 
 async def serve(settings: Settings, ready: Callable[[Server], None] | None = None) -> int:
-    """Run a gateway until it is told to stop. Returns the exit code; raises what `start` raises."""
+    """Run a gateway until it is told to stop. Returns the exit code; raises what `start` and `ready` raise."""
     server = Server(settings)
     try:
         await server.start()
-    except (StoreError, OSError):
-        await server.store.close()
+        if ready is not None:
+            ready(server)
+    except BaseException:
+        await server.abandon()
         raise
-    if ready is not None:
-        ready(server)
     await server.wait()
     return await server.drain()

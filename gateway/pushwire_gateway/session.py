@@ -98,6 +98,7 @@ class Session:
         """The WebSocket is open; with a token from the handshake the client is known already."""
         if self._principal is not None:
             self._admit(self._principal, None, now)
+        self._gateway.engine.touch(self)
         self._gateway.engine.turn()
 
     def receive(self, frames: Sequence[ClientFrame], now: float) -> None:

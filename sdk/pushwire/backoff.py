@@ -41,7 +41,7 @@ class Backoff:
 
     def delay_s(self, attempt: int, random: Callable[[], float]) -> float:
         """Seconds to wait before retry number `attempt` (from 0). `random` gives numbers in [0, 1)."""
-        return random() * min(self.cap_s, self.base_s * 2 ** min(attempt, 60))
+        return random() * min(self.cap_s, self.base_s * 2.0 ** min(attempt, 60))
 
 
 class Loss(NamedTuple):

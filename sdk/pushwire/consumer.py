@@ -22,6 +22,10 @@ HELD_MESSAGES_MAX = 2 * PREFETCH_MAX
 window by itself; twice the largest leaves room for one that was just made smaller. For a gateway gone mad."""
 
 
+PREFETCH_DEFAULT, ACK_TIMEOUT_MS_DEFAULT = 32, 30_000
+"""What a gateway grants that is asked for nothing (PROTOCOL.md §8); replaced by what it says."""
+
+
 class Phase(enum.Enum):
     """Where a subscription is in its life."""
 
@@ -48,6 +52,7 @@ class Consumer:
         ack_timeout_ms: int | None = None,
         start: str | None = None,
         extend: bool = False,
+        request_timeout_s: float = 30.0,
     ) -> None:
         self._settlements = settlements
         self.name = name
@@ -55,12 +60,13 @@ class Consumer:
         self.group = group
         self.asked = Subscribe(topic, group, name, prefetch, ack_timeout_ms, start)
         self.extends = extend
+        self.request_timeout_s = request_timeout_s
         self.phase = Phase.NEW
         self.error: PushwireError | None = None
         """Why it ended; None after a drain."""
-        self.prefetch = prefetch or 0
+        self.prefetch = prefetch or PREFETCH_DEFAULT
         """As granted (messages)."""
-        self.ack_timeout_s = (ack_timeout_ms or 0) / 1000
+        self.ack_timeout_s = (ack_timeout_ms or ACK_TIMEOUT_MS_DEFAULT) / 1000
         """As granted."""
         self.paused = False
         self.opening: Waiter | None = None
@@ -72,7 +78,6 @@ class Consumer:
         an extension moves a lease to the end."""
         self.on_ready: Callable[[int], None] = lambda _count: None
         """So many messages more, or the end: called to wake whoever waits for them."""
-        self.confirm: Callable[[str], Waiter] | None = None
 
     # --- the gateway -------------------------------------------------------------------------------------------
 
@@ -140,10 +145,6 @@ class Consumer:
 
     # --- the user ----------------------------------------------------------------------------------------------
 
-    def take(self) -> Message | None:
-        """The next message, from now on in the user's hands; None when there is none."""
-        return self.queue.popleft() if self.queue else None
-
     def over(self) -> bool:
         """Whether iteration has ended. Raises the error that ended it, if one did."""
         if self.error is not None:
@@ -177,7 +178,7 @@ class Consumer:
         self._settlements.release((lease,))
 
     def extend(self, message: Message) -> None:
-        self._settlements.extend(message)
+        self._settlements.extend(message, self)
 
     # --- time --------------------------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class Consumer:
         if self.extends:
             for message in self._expiring(now + self.ack_timeout_s * 2 / 3):
                 self.renewed(message, now)
-                self._settlements.extend(message)
+                self._settlements.extend(message, self)
         else:
             # Two thirds of its time spent in the local queue: given back, it goes to whoever is free, and nobody
             # counts a failure. Left to run out, it would count one, and ten such waits make a dead letter.

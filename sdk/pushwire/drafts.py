@@ -6,6 +6,7 @@ name; and one malformed message would cost its whole batch. Sends nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from .wire.codec import BadJson, dumps
 from .wire.decode import CONTENT_TYPE, HEADERS_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX
 from .wire.frames import BINARY, ID, JSON, NAME, TEXT, Draft
 
+ANY_TEXT = re.compile(r".*", re.DOTALL)
 FIELDS_BYTES = 160
 """Allowance for the names, quotes and numbers around a message's own fields in a publish operation."""
 
@@ -40,29 +42,43 @@ class PublishItem:
 
 def check_topic(topic: str) -> None:
     """Raises PublishError, code bad_topic."""
-    if not isinstance(topic, str) or not NAME.fullmatch(topic):
+    if not _is(NAME, topic):
         raise refused("bad_topic", "1 to 255 of A-Z a-z 0-9 _ . : -, but not . or ..")
 
 
-def make_draft(item: PublishItem) -> tuple[Draft, int]:
+def make_draft(
+    data: Any,
+    id: str | None = None,
+    key: str | None = None,
+    priority: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    content_type: str | None = None,
+) -> tuple[Draft, int]:
     """The draft, and the bytes it takes at most in a publish operation. Raises PublishError for what the gateway would
     refuse. Without an id it gets a time-ordered one."""
-    id = uuid7() if item.id is None else item.id
-    if item.id is not None and (not isinstance(id, str) or not ID.fullmatch(id)):
+    if id is None:
+        id = uuid7()
+    elif not _is(ID, id):
         raise refused("bad_request", "an id is 1 to 128 of A-Z a-z 0-9 _ . : -")
-    data, encoding, size = _body(item.data)
-    if item.key is None and item.headers is None and item.content_type is None and item.priority is None:
-        return Draft(id, data, 0, encoding), size + len(id) + FIELDS_BYTES
-    priority = 1 if item.priority is None else item.priority
-    if type(priority) is not int or not 0 <= priority <= 3:
+    body, encoding, size_bytes = _body(data)
+    size_bytes += len(id) + FIELDS_BYTES
+    if key is None and headers is None and content_type is None and priority is None:
+        return Draft(id, body, 0, encoding), size_bytes
+    if priority is None:
+        priority = 1
+    elif type(priority) is not int or not 0 <= priority <= 3:
         raise refused("bad_request", "priority is 0 to 3")
-    if item.content_type is not None and not CONTENT_TYPE.fullmatch(item.content_type):
+    if content_type is not None and not _is(CONTENT_TYPE, content_type):
         raise refused("bad_request", "content_type is 1 to 127 printable ASCII characters")
-    headers = _headers(item.headers)
-    draft = Draft(id, data, 0, encoding, priority, _key(item.key), headers, item.content_type)
+    packed = _headers(headers)
     # A key or content type may be escaped: six characters for one at most (RFC 8259 §7).
-    size += len(id) + len(headers or b"") + 6 * (len(item.key or "") + len(item.content_type or ""))
-    return draft, size + FIELDS_BYTES
+    size_bytes += len(packed or b"") + 6 * (len(key or "") + len(content_type or ""))
+    return Draft(id, body, 0, encoding, priority, _key(key), packed, content_type), size_bytes
+
+
+def _is(pattern: re.Pattern[str], value: object) -> bool:
+    """Whether it is a string of that shape; callers without a type checker pass anything."""
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _body(data: Any) -> tuple[bytes, int, int]:
@@ -83,7 +99,7 @@ def _key(key: str | None) -> str | None:
     if key is None:
         return None
     try:
-        if isinstance(key, str) and 1 <= len(key.encode()) <= KEY_BYTES_MAX:
+        if _is(ANY_TEXT, key) and 1 <= len(key.encode()) <= KEY_BYTES_MAX:
             return key
     except UnicodeEncodeError as exc:
         raise refused("bad_request", f"key: {exc.reason}") from None
@@ -96,7 +112,7 @@ def _headers(headers: Mapping[str, str] | None) -> bytes | None:
     if len(headers) > HEADERS_MAX:
         raise refused("bad_request", f"at most {HEADERS_MAX} headers")
     for name, text in headers.items():
-        if not isinstance(name, str) or not NAME.fullmatch(name) or not isinstance(text, str):
+        if not _is(NAME, name) or not _is(ANY_TEXT, text):
             raise refused("bad_request", "headers map names to strings")
     try:
         packed = dumps(dict(headers))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from .errors import AlreadySettled, LeaseLost
+from .errors import AlreadySettled, LeaseLost, RequestTimeout
 from .wire.codec import loads
 from .wire.decode import DELAY_MS_MAX, ERROR_TEXT_MAX
 from .wire.frames import DeliveryLike, MessageLike
@@ -42,9 +42,10 @@ class Holder(Protocol):
     """What a message needs of the subscription that holds its lease."""
 
     topic: str
+    request_timeout_s: float
 
     def ack(self, lease: str) -> None: ...
-    async def ack_confirmed(self, lease: str) -> None: ...
+    def ack_confirmed(self, lease: str, waiter: asyncio.Future[None], /) -> None: ...
     def nack(self, lease: str, delay_ms: int | None, error: str | None) -> None: ...
     def reject(self, lease: str, error: str | None) -> None: ...
     def release(self, lease: str) -> None: ...
@@ -186,7 +187,13 @@ class Message:
         if self._state:
             self._refuse()
         self._state = _SETTLED
-        await self._holder.ack_confirmed(self._delivery.lease)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._holder.ack_confirmed(self._delivery.lease, waiter)
+        try:
+            async with asyncio.timeout(self._holder.request_timeout_s):
+                await waiter
+        except TimeoutError:
+            raise RequestTimeout("the ack was sent and not confirmed in time") from None
 
     def nack(self, delay_s: float | None = None, error: str | None = None) -> None:
         """Failed: deliver it again, after the gateway's back-off, or after `delay_s` seconds (at most 15 minutes). The
@@ -225,7 +232,7 @@ class Message:
             raise AlreadySettled(f"message {self.seq} of {self.topic} was settled before")
         raise LeaseLost(f"the lease of message {self.seq} of {self.topic} is gone; it will be delivered again")
 
-    async def __aenter__(self) -> Message:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

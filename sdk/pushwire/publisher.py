@@ -243,8 +243,6 @@ class Publisher:
                 self._finish(entry, self._timed_out(entry, connected=connected))
             else:
                 soonest = min(soonest, entry.deadline)
-        for batch in self._delayed:
-            soonest = min(soonest, batch.not_before)
         return soonest
 
     def due_at(self) -> float:

@@ -6,7 +6,7 @@ Owns every lease between a verb and its frame, and the confirmations under way. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import LeaseLost, PushwireError, SettleError, again, from_reply
 from .message import Message
@@ -15,6 +15,13 @@ from .wire.frames import LEASES_PER_OP_MAX, Ack, Error, Extend, Nack, Ok, Reject
 
 Confirm = dict[str, Waiter]
 """Who waits for which lease's settlement."""
+
+
+class Owner(Protocol):
+    """The subscription that holds a message."""
+
+    def renewed(self, message: Message, now: float) -> bool: ...
+    def lost(self, lease: str) -> None: ...
 
 
 class Settlements:
@@ -28,9 +35,9 @@ class Settlements:
         self._nacks: dict[tuple[int | None, str | None], list[str]] = {}
         self._rejects: dict[str | None, list[str]] = {}
         self._releases: list[str] = []
-        self._extends: dict[str, Message] = {}
+        self._extends: dict[str, tuple[Message, Owner]] = {}
         self._awaited: dict[int, Confirm] = {}
-        self._extending: dict[int, list[Message]] = {}
+        self._extending: dict[int, dict[str, Owner]] = {}
         self.confirming = 0
         """Drains under way: while there are any, every settlement is confirmed."""
 
@@ -63,26 +70,25 @@ class Settlements:
         self._releases.extend(leases)
         self._touch()
 
-    def extend(self, message: Message) -> None:
-        self._extends[message.lease] = message
+    def extend(self, message: Message, owner: Owner) -> None:
+        self._extends[message.lease] = (message, owner)
         self._touch()
 
     # --- out ---------------------------------------------------------------------------------------------------
 
-    def frames(self, next_ref: Callable[[], int], renewed: Callable[[Message], bool]) -> list[Any]:
-        """Everything gathered, as frames. `renewed` moves a message's own deadline, or says that it is settled."""
+    def frames(self, next_ref: Callable[[], int], now: float) -> list[Any]:
+        """Everything gathered, as frames."""
         if not self._dirty:
             return []
         self._dirty = False
         frames: list[Any] = []
         # First, so that a lease extended and then settled in the same turn is still there to be extended.
-        extends = [message for message in self._extends.values() if renewed(message)]
-        for messages in _parts(extends):
+        extends = [item for item in self._extends.values() if item[1].renewed(item[0], now)]
+        for items in _parts(extends):
             ref = next_ref()
-            self._extending[ref] = messages
-            frames.append(Extend([message.lease for message in messages], ref))
-        for leases in _parts(self._acks):
-            frames.append(Ack(leases, None, self._maybe_ref(next_ref)))
+            self._extending[ref] = {message.lease: owner for message, owner in items}
+            frames.append(Extend(list(self._extending[ref]), ref))
+        frames += (Ack(part, None, self._maybe_ref(next_ref)) for part in _parts(self._acks))
         for leases in _parts(list(self._confirmed)):
             ref = next_ref()
             self._awaited[ref] = {lease: self._confirmed[lease] for lease in leases}
@@ -109,26 +115,25 @@ class Settlements:
 
     # --- in ----------------------------------------------------------------------------------------------------
 
-    def reply(self, ref: int, frame: Ok | Error) -> list[Message] | None:
-        """The gateway's answer: the messages that an extension found lost; None when `ref` is none of ours."""
+    def reply(self, ref: int, frame: Ok | Error) -> bool:
+        """The gateway's answer. False when `ref` is none of ours."""
         extended = self._extending.pop(ref, None)
         if extended is not None:
-            if not isinstance(frame, Error) or frame.code != LeaseLost.code:
-                return []
-            stale = None if frame.leases is None else set(frame.leases)
-            return [message for message in extended if stale is None or message.lease in stale]
+            if isinstance(frame, Error) and frame.code == LeaseLost.code:
+                for lease in extended if frame.leases is None else extended.keys() & set(frame.leases):
+                    extended[lease].lost(lease)
+            return True
         waiters = self._awaited.pop(ref, None)
         if waiters is None:
-            return None
+            return False
         if isinstance(frame, Ok):
             _resolve(waiters, None)
-        elif frame.leases is None:
-            _resolve(waiters, from_reply(frame, SettleError))
         else:
-            stale = set(frame.leases)
-            _resolve({lease: w for lease, w in waiters.items() if lease not in stale}, None)
-            _resolve({lease: w for lease, w in waiters.items() if lease in stale}, from_reply(frame, SettleError))
-        return []
+            # Without a list all of them had no effect; with one, only those listed.
+            stale = waiters.keys() if frame.leases is None else waiters.keys() & set(frame.leases)
+            _resolve({lease: waiter for lease, waiter in waiters.items() if lease not in stale}, None)
+            _resolve({lease: waiters[lease] for lease in stale}, from_reply(frame, SettleError))
+        return True
 
     def quiet(self) -> bool:
         """Nothing gathered, nothing unconfirmed that was to be confirmed."""

@@ -7,8 +7,8 @@ with what it has read and stores what comes back.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 from zlib import crc32
 
@@ -51,6 +51,15 @@ class Limits:
     dead_letters_max: int = 100_000
     """Per topic; the oldest go first."""
     dead_letters_keep_s: float = 7 * 86_400.0
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, float]) -> Limits:
+        """The defaults with these put in their place. Raises TypeError for a name that is none of them."""
+        limits = cls()
+        unknown = ", ".join(sorted(numbers.keys() - {known.name for known in fields(cls)}))
+        if unknown:
+            raise TypeError(f"unknown limit: {unknown}")
+        return replace(limits, **{name: type(getattr(limits, name))(value) for name, value in numbers.items()})
 
 
 class TopicBook:

@@ -25,6 +25,7 @@ class Cursor(Protocol):
     def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
     def __iter__(self) -> Iterator[Any]: ...
+    def close(self) -> object: ...
 
 
 class Connection(Protocol):
@@ -79,6 +80,7 @@ class Bulk:
 # -- transactions
 
 BEGIN = "BEGIN IMMEDIATE"  # a deferred one fails at its first write, without waiting, when another came between
+BEGIN_READ = "BEGIN"  # several SELECTs, one snapshot
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
@@ -91,6 +93,7 @@ SET_META = "INSERT INTO meta(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPD
 SELECT_TOPICS = "SELECT id, tenant, name, last_seq, messages, bytes, dead_letters FROM topics ORDER BY id"
 SELECT_GROUPS = "SELECT id, topic_id, name, start_seq FROM groups ORDER BY id"
 INSERT_TOPIC = "INSERT INTO topics(tenant, name) VALUES (?, ?) RETURNING id"
+DELETE_TOPIC = "DELETE FROM topics WHERE id = ?"
 INSERT_GROUP = "INSERT INTO groups(topic_id, name, start_seq) VALUES (?, ?, ?) RETURNING id"
 UPDATE_TOPICS = Bulk(
     "UPDATE topics SET last_seq = v.column2, messages = v.column3, bytes = v.column4, dead_letters = v.column5"

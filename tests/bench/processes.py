@@ -23,7 +23,7 @@ CLOCK_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class ProcessFailed(Exception):
-    """A child did not start, died or gave no result. The text ends with the last lines it wrote."""
+    """A child did not start, died or gave no result. The first line says what; what it wrote follows."""
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ class Server:
         deadline = time.monotonic() + READY_S
         while not self._read_ready(ready_file):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(0.02)
+                code = self._process.wait(0.02)  # the wait between two looks at the file
                 raise ProcessFailed(f"{self.name} ended at once with exit code {code}{self.last_words()}")
             if time.monotonic() > deadline:
                 self.stop()
@@ -103,7 +103,7 @@ class Server:
     def last_words(self) -> str:
         """The end of what it wrote, for a message about its failure."""
         text = self._log.read_bytes()[-1500:].decode("utf-8", "replace").strip() if self._log.exists() else ""
-        return f"; it wrote:\n{text}" if text else "; it wrote nothing"
+        return f"\n{text}" if text else " and wrote nothing"
 
 
 def run(command: Sequence[str], env: Mapping[str, str], cpu: int | None, given: Any, timeout_s: float) -> Any:
@@ -122,7 +122,7 @@ def run(command: Sequence[str], env: Mapping[str, str], cpu: int | None, given: 
             process.kill()
             process.wait()
     if process.returncode:
-        raise ProcessFailed(f"exit code {process.returncode}: {err.decode('utf-8', 'replace').strip()[-1500:]}")
+        raise ProcessFailed(f"exit code {process.returncode}\n{err.decode('utf-8', 'replace').strip()[-1500:]}")
     return json.loads(out)
 
 

@@ -6,6 +6,7 @@ Starts and measures nothing.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,8 +145,7 @@ def rows(
                     "values": values,
                     "void": cell.void(metric),
                     "failures": cell.failures,
-                    "load_cpu_share": cell.note("load_cpu_share"),
-                    "broker_cpu_share": cell.note("broker_cpu_share"),
+                    "notes": {name: cell.note(name) for name in sorted({*itertools.chain(*cell.notes)})},
                     "params": case.params,
                     "versions": versions[system],
                     "limits_raised": limits[system],

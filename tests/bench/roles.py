@@ -51,10 +51,11 @@ class Peer:
 class Producer(Peer):
     """Publishes with a bounded window of unconfirmed messages."""
 
-    def __init__(self, loop: Loop, dialect: Dialect, name: str, topic: str, ids: Ids) -> None:
-        super().__init__(loop, dialect, name)
+    def __init__(self, loop: Loop, dialect: Dialect, topic: str, ids: Ids, number: int = 0) -> None:
+        super().__init__(loop, dialect, f"producer {number}")
         self.topic = topic
         self.ids = ids
+        self.number = number
         self.unconfirmed: dict[int, int] = {}  # ref -> messages
         self.in_flight = 0
         self.confirmed = 0
@@ -62,7 +63,7 @@ class Producer(Peer):
 
     def publish(self, count: int, per_op: int, ledgers: Sequence[Ledger]) -> list[str]:
         """Send `count` messages, `per_op` in each frame. Returns their ids."""
-        ids = self.ids.take(count, time.time_ns() // 1_000_000)
+        ids = self.ids.take(count, time.time_ns() // 1_000_000, self.number)
         for ledger in ledgers:
             ledger.publish(ids)
         frames = []
@@ -95,13 +96,11 @@ class Consumer(Peer):
     """Subscribes, books what arrives, acknowledges it at once: each message in its own frame, or (batched) with one
     operation all that came in one frame. `confirm` asks for the durable answer to each acknowledgement."""
 
-    def __init__(
-        self, loop: Loop, dialect: Dialect, name: str, ledger: Ledger, batched: bool, confirm: bool = False
-    ) -> None:
+    def __init__(self, loop: Loop, dialect: Dialect, name: str, ledger: Ledger, batched: bool) -> None:
         super().__init__(loop, dialect, name)
         self.ledger = ledger
         self.batched = batched
-        self.confirm = confirm
+        self.confirm = False
         self.on_ids: Callable[[list[str]], None] | None = None
 
     def subscribe(self, topic: str, group: str, prefetch: int) -> None:

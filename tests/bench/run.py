@@ -95,9 +95,11 @@ class Bench:
         except ProcessFailed as exc:
             answer = {"error": str(exc)}
         if "error" in answer:
-            words = "" if contestant.alive else contestant.last_words()
-            cell.failures.append(answer["error"] + words)
-            say(f"{contestant.name}, {case.scenario}: {case.name}: FAILED: {answer['error']}{words}")
+            what, _, output = str(answer["error"]).partition("\n")
+            if contestant.died:
+                what, output = f"died: {what}", contestant.last_words()
+            cell.failures.append(what)
+            say(f"{contestant.name}, {case.scenario}: {case.name}: FAILED: {what}\n{output}".rstrip())
             contestant.stop()  # the next measurement begins with a broker that owes nothing to this one
             return
         cell.rounds.append(answer["figures"])

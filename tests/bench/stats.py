@@ -32,34 +32,27 @@ def median(values: Iterable[float]) -> float:
 
 
 class Ids:
-    """Unique message ids, each a UUID version 7 (RFC 9562 §5.7): time-ordered to the millisecond, random below that,
-    as the SDKs make them. The last 48 bits count messages, so uniqueness needs no luck and an id can be told
-    from one of another run."""
-
-    RANDOM = 4096
-    """Two draws from tables of 12 random bits order the ids of one millisecond."""
+    """Unique message ids of several producers, each a UUID version 7 (RFC 9562 §5.7) as the SDKs make them: ordered by
+    millisecond, and within one ascending from a random start per producer (§6.2). The last 48 bits count the messages
+    of all producers, so uniqueness needs no luck and an id can be told from one of another run."""
 
     def __init__(self, seed: int, start: int = 0) -> None:
-        rng = random.Random(seed)
-        self._high = [f"7{value:03x}" for value in rng.sample(range(self.RANDOM), self.RANDOM)]
-        self._low = [f"{0x8 | rng.randrange(4):x}{value:03x}" for value in rng.sample(range(self.RANDOM), self.RANDOM)]
-        self._rng = rng
+        self._rng = random.Random(seed)
         self._counter = itertools.count(start)
+        self._heads: dict[int, tuple[int, str]] = {}  # producer -> (millisecond, first 24 digits)
         self.start = start
         self.made = 0
 
-    def take(self, count: int, unix_ms: int) -> list[str]:
-        """`count` new ids of this millisecond."""
-        stamp = f"{unix_ms:012x}"
-        head = f"{stamp[:8]}-{stamp[8:]}-"
-        high, low, counter = self._high, self._low, self._counter
-        draws = self._rng.getrandbits(24 * count)
-        ids = []
-        for _ in range(count):
-            ids.append(f"{head}{high[draws & 0xFFF]}-{low[draws >> 12 & 0xFFF]}-{next(counter):012x}")
-            draws >>= 24
+    def take(self, count: int, unix_ms: int, producer: int = 0) -> list[str]:
+        """`count` new ids of this millisecond, ascending."""
+        made_ms, head = self._heads.get(producer, (-1, ""))
+        if unix_ms > made_ms:
+            stamp, bits = f"{unix_ms:012x}", self._rng.getrandbits(26)
+            head = f"{stamp[:8]}-{stamp[8:]}-7{bits & 0xFFF:03x}-{0x8000 | bits >> 12:04x}-"
+            self._heads[producer] = unix_ms, head
         self.made += count
-        return ids
+        counter = self._counter
+        return [f"{head}{next(counter):012x}" for _ in range(count)]
 
     def known(self, id: str) -> bool:
         """Whether this id was made here (an id that was not comes from another run, or is garbage)."""

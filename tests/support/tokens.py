@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import json
+from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -38,7 +39,15 @@ RSA_PRIME_Q = (
     "4d40908e516eec48e9fe513c10b14bebd40a446514f56a07578eca27d3c26768110dcb612c6ce227034c5a4a7c68f25da0f4"
     "caf4b8dc67875a76117a0f1a4d1d5bf0fbc70238d7eba411b7cc14e1"
 )
-DROP = object()  # as the value of a claim or header field: leave it out
+
+
+class Absent(Enum):
+    """As the value of a claim or header field: leave it out. An Enum, so that test ids are the same in every run."""
+
+    DROP = "drop"
+
+
+DROP = Absent.DROP
 
 
 @cache

@@ -121,7 +121,7 @@ SERVER_FRAMES: dict[type, st.SearchStrategy[Any]] = {
         st.booleans(),
         optional,
         st.none() | names,
-        st.none() | lease_lists,
+        st.none() | st.lists(leases, max_size=5),
     ),
     Messages: st.builds(Messages, names, names, naturals, st.lists(deliveries(), min_size=1, max_size=4)),
     Gap: st.builds(Gap, names, naturals, naturals),

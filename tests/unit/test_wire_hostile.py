@@ -272,6 +272,12 @@ def test_a_wrong_optional_value_in_a_delivery_is_malformed(field: str, taken: se
         check_frame(CLIENT, {"op": "messages", "sub": "s", "messages": [{**rest, field: value}]})
 
 
+def test_a_limit_of_a_kind_this_client_does_not_know_is_ignored() -> None:
+    welcome = {"op": "welcome", **SERVER_OPS["welcome"][0]}
+    odd = {f"x{n}": value for n, value in enumerate(_wrong(ANY_INT))}
+    assert check_frame(CLIENT, {**welcome, "limits": {"prefetch_max": 7, **odd}}).limits == {"prefetch_max": 7}
+
+
 @pytest.mark.parametrize("field", ["id", "seq", "duplicate"])
 def test_a_wrong_value_in_a_receipt_is_malformed(field: str) -> None:
     receipt = {"id": "a", "seq": 1, "duplicate": False}

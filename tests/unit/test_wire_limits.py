@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pushwire.wire.codec import INTEGER_MAX, BadJson, dumps, loads, quote
@@ -44,6 +44,10 @@ def code_of(op: dict[str, Any] | str | bytes) -> str | None:
 
 def publish(**fields: Any) -> dict[str, Any]:
     return {"op": "publish", "topic": "t", "data": 1, **fields}
+
+
+def publish_raw(body: str) -> str:
+    return f'{{"op":"publish","topic":"t","data":{body}}}'
 
 
 def subscribe(**fields: Any) -> dict[str, Any]:
@@ -152,38 +156,30 @@ def test_a_message_of_a_batch_is_named_by_its_place(message: dict[str, Any]) -> 
     assert frame.message.startswith("messages[1]")
 
 
-INTEGERS = [
-    (INTEGER_MAX, True),
-    (-INTEGER_MAX, True),
-    (2**53, False),
-    (-(2**53), False),
-    (2**53 + 1, False),
-    (10**17, False),
-    (10**18 - 1, False),
-    (10**18, False),
-    (-(10**18), False),
-    (2**63 - 1, False),
-    (-(2**63), False),
-    (-(2**63) - 1, False),
-    (2**64 - 1, False),
-    (2**64, False),
-    (10**30, False),
-    (-(10**400), False),
-    (10**5000, False),
+GOOD_INTEGERS = [INTEGER_MAX, -INTEGER_MAX]
+LOSSY_INTEGERS = [
+    *(sign * number for number in (2**53, 2**53 + 1, 10**17, 10**18 - 1, 10**18) for sign in (1, -1)),
+    2**63 - 1,
+    -(2**63),
+    -(2**63) - 1,
+    2**64 - 1,
+    2**64,
+    10**30,
+    -(10**400),
 ]
+# As text: Python turns no integer of more than 4300 digits into a string.
+INTEGERS = [(str(number), True) for number in GOOD_INTEGERS] + [(str(number), False) for number in LOSSY_INTEGERS]
+INTEGERS += [("9" * 5000, False), ("-" + "9" * 5000, False)]
 PLACES = ["%s", "[%s]", '{"a":[{"b":%s}]}', '[1.5,"x\\\\",%s ,"\\""]', '["a\\"",\t%s]', "[\r%s\r]", '{"1":%s,"1":%s}']
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(("number", "good"), INTEGERS, ids=lambda value: str(value)[:24])
-def test_integers_that_would_lose_digits_are_refused_wherever_they_stand(number: int, good: bool, place: str) -> None:
-    # Built by hand: json.dumps refuses integers of more than 4300 digits as str() does.
-    digits = f"{'-' if number < 0 else ''}{'1' + '0' * 5000 if number == 10**5000 else abs(number)}"
+@pytest.mark.parametrize(("digits", "good"), INTEGERS, ids=[digits[:24] for digits, _ in INTEGERS])
+def test_integers_that_would_lose_digits_are_refused_wherever_they_stand(digits: str, good: bool, place: str) -> None:
     body = place.replace("%s", digits)
-    op = '{"op":"publish","topic":"t","ref":1,"data":%s}'
-    assert (code_of(op.replace("%s", body)) is None) is good
+    assert (code_of(publish_raw(body)) is None) is good
     quoted = place.replace("%s", f'"{digits}"')
-    assert code_of(op.replace("%s", quoted)) is None
+    assert code_of(publish_raw(quoted)) is None
 
 
 @given(value=json_values, place=st.integers(0, 40), digits=st.integers(19, 60))
@@ -198,12 +194,19 @@ def test_long_runs_of_digits_inside_strings_are_only_text(value: Any, place: int
 
 @pytest.mark.parametrize(
     "text",
-    ["1234567890123456789.5", "0.1234567890123456789", "1234567890123456789e3", "1E-1234567890123456789", "12e+30"],
+    [
+        "1234567890123456789.5",
+        "0.1234567890123456789",
+        "1234567890123456789e3",
+        "1234567890123456789E3",
+        "1E-1234567890123456789",
+        "12e+30",
+    ],
 )
 def test_long_digits_of_a_fraction_or_exponent_are_a_double(text: str) -> None:
     assert loads(text) == float(text)
     assert loads(f"[{text}, {text}]") == [float(text)] * 2
-    assert code_of('{"op":"publish","topic":"t","data":%s}' % text) is None
+    assert code_of(publish_raw(text)) is None
 
 
 @pytest.mark.parametrize("number", [2**53, -(2**53), 2**64, 10**30])
@@ -220,7 +223,7 @@ def test_integers_in_headers_are_no_strings(number: int) -> None:
 
 
 def nested(depth: int, opening: str, closing: str) -> str:
-    return '{"op":"publish","topic":"t","data":%s}' % (opening * depth + "1" + closing * depth)
+    return publish_raw(opening * depth + "1" + closing * depth)
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
@@ -289,7 +292,7 @@ CORNERS: list[tuple[str, bytes | None]] = [
 
 @pytest.mark.parametrize(("text", "stored"), CORNERS, ids=[ascii(text) for text, _ in CORNERS])
 def test_dark_corners_of_json(text: str, stored: bytes | None) -> None:
-    frame = feed('{"op":"publish","topic":"t","data":%s}' % text)
+    frame = feed(publish_raw(text))
     if stored is None:
         assert type(frame) is Malformed
         assert frame.code == "bad_request"
@@ -334,12 +337,11 @@ def test_nul_and_huge_keys_are_like_any_unknown_field() -> None:
     assert feed('{"op":"ping","%s":1}' % ("k" * 1_000_000)) == Ping()
     assert code_of(publish(headers={"k" * 1_000_000: ""})) == "bad_request"
     assert code_of(publish(topic="t\0")) == "bad_topic"
-    assert feed(publish(data_text="a\0b", key="\0") | {"data": None}) is not None
     body = feed({"op": "publish", "topic": "t", "data_text": "a\0b", "key": "\0"}).messages[0]
     assert (body.data, body.encoding, body.key) == (b"a\0b", TEXT, "\0")
 
 
-@pytest.mark.parametrize("name", ["a b", "ä", "a/b", "a*", ">", "#", "a\n", "\n", "a\0", "%2e", "..\\", "１"])
+@pytest.mark.parametrize("name", ["a b", "ä", "a/b", "a*", ">", "#", "a\n", "\n", "a\0", "%2e", "..\\", "\uff11"])
 def test_names_of_other_alphabets_are_refused(name: str) -> None:
     assert code_of(subscribe(topic=name)) == "bad_topic"
     assert code_of(publish(topic=name)) == "bad_topic"
@@ -350,7 +352,23 @@ def test_names_of_other_alphabets_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["A", "AA", "AAA", "AA=", "AA==AA==", "A A=", "AA==\n", "\nAAAA", "-_-_", "ÄÄÄÄ", "====", "AAAA="]
+    "text",
+    [
+        "A",
+        "AA",
+        "AAA",
+        "AA=",
+        "AA==AA==",
+        "A A=",
+        "AA==\n",
+        "\nAAAA",
+        "-_-_",
+        "ÄÄÄÄ",
+        "====",
+        "AAAA=",
+        "AAAA====",
+        "AB==",
+    ],
 )
 def test_base64_is_strict(text: str) -> None:
     assert code_of({"op": "publish", "topic": "t", "data_b64": text}) == "bad_request"
@@ -380,7 +398,8 @@ def test_dumps_refuses_a_list_that_holds_itself() -> None:
         dumps(endless)
 
 
-@given(text=st.text(st.characters()))
+@example("\ud800 of an undecodable file name \udcff")
+@given(text=st.text(st.characters(categories=["L", "C"])))
 def test_quote_writes_any_text_on_one_line(text: str) -> None:
     line = quote(text)
     assert "\n" not in line

@@ -111,9 +111,13 @@ def b64encode(data: bytes) -> str:
 def b64decode(text: str) -> bytes:
     """Standard base64 (RFC 4648 §4), padded, without line breaks. Raises BadJson."""
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise BadJson("not base64") from None
+    # Versions of Python differ in what padding they let pass; one spelling per value does not (RFC 4648 §3.5).
+    if b64encode(data) != text:
+        raise BadJson("not base64")
+    return data
 
 
 def join_lines(parts: Iterable[bytes]) -> bytes:

@@ -262,7 +262,8 @@ class Receipt:
 class Ok:
     """The request is done, and durable where it changes anything.
 
-    `receipts` answers a publish; `sub`, `prefetch` and `ack_timeout_ms` a subscribe; `expires_in_ms` an auth.
+    `receipts` answers a publish; `sub`, `prefetch` and `ack_timeout_ms` a subscribe; `prefetch` a flow;
+    `expires_in_ms` an auth (the token's) or an extend (the leases').
     """
 
     ref: Ref | None

@@ -52,13 +52,22 @@ class Contestant:
     def alive(self) -> bool:
         return self._server is not None and self._server.alive
 
+    @property
+    def died(self) -> bool:
+        """Whether it was started, not stopped, and is gone."""
+        return self._server is not None and not self._server.alive
+
     def start(self) -> None:
         """Start with an empty database. Raises ProcessFailed."""
         self.stop()
         data = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._folder))
         ready_file = data / "ready.json"
         self._server = Server(self.name, data)
-        self._server.start(self.command(data, ready_file), self.env(), self._cpu, ready_file)
+        try:
+            self._server.start(self.command(data, ready_file), self.env(), self._cpu, ready_file)
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End the process and delete its data."""

@@ -38,7 +38,7 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     ids = Ids(load.seed)
     count = params["subscribers"]
     ledgers = [Ledger(ids) for _ in range(count)]
-    producer = Producer(load.loop, load.dialect, "producer", load.topic, ids)
+    producer = Producer(load.loop, load.dialect, load.topic, ids)
     consumers = [
         Consumer(load.loop, load.dialect, f"subscriber {n}", ledger, batched=True) for n, ledger in enumerate(ledgers)
     ]

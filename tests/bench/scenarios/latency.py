@@ -33,7 +33,7 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     clock = time.perf_counter
     ids = Ids(load.seed)
     ledger = Ledger(ids)
-    producer = Producer(load.loop, load.dialect, "producer", load.topic, ids)
+    producer = Producer(load.loop, load.dialect, load.topic, ids)
     consumer = Consumer(load.loop, load.dialect, "consumer", ledger, batched=False)
     load.connect([producer, consumer])
     consumer.subscribe(load.topic, "default", 100)

@@ -46,11 +46,9 @@ def cases(quick: bool) -> list[Case]:
 def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     ids = Ids(load.seed)
     ledger = Ledger(ids)
-    producers = [
-        Producer(load.loop, load.dialect, f"producer {n}", load.topic, ids) for n in range(params["producers"])
-    ]
+    producers = [Producer(load.loop, load.dialect, load.topic, ids, n) for n in range(params["producers"])]
     consumers = [
-        Consumer(load.loop, load.dialect, f"consumer {n}", ledger, params["batched"], confirm=params["batched"])
+        Consumer(load.loop, load.dialect, f"consumer {n}", ledger, params["batched"])
         for n in range(params["consumers"])
     ]
     load.connect([*producers, *consumers])
@@ -72,6 +70,8 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     count = ledger.arrived - before
     load.notes["backlog_messages"] = ledger.outstanding
 
+    for consumer in consumers:
+        consumer.confirm = True  # as the SDK does when it drains: the last ones must be durable before it leaves
     load.wait(
         lambda: not (ledger.outstanding or any(p.in_flight for p in producers) or any(c.waiting for c in consumers)),
         lambda: f"{ledger.outstanding} messages and {sum(p.in_flight for p in producers)} receipts are missing",

@@ -1,0 +1,459 @@
+"""One WebSocket as an asyncio protocol over the Sans-I/O ServerProtocol of websockets, which only this file knows.
+
+Owns the handshake's checks, the assembly of messages, what is written when, and the end of a connection. Knows no
+operation: frames go to the session as its codec made them. Starts no task and no timer: the listener's sweep calls
+`check`, and everything else happens when the socket says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request as WebSocketRequest
+from websockets.http11 import Response as WebSocketResponse
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from pushwire.wire.codes import CLOSES
+from pushwire.wire.frames import SUBPROTOCOL, ClientFrame, Goodbye
+from pushwire.wire.jsonv1 import codec_for
+from pushwire_storage.base import Message
+
+from .auth import Unauthorized, token_from_headers
+from .caps import Admission
+from .handshake import PATH, SUBPROTOCOLS, UpgradeRequest, offered_subprotocols, origin_allowed, values
+from .hub import Hub
+from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES, Outbox, StallWatch
+from .ports import Gateway, ServerCodec, SessionLike
+from .problems import raw_response
+from .refusal import Refusal
+from .rights import Principal
+from .tcp import held_back_bytes
+
+MESSAGE_BYTES_MAX: Final = 1024 * 1024 + 16 * 1024
+"""Largest WebSocket message we put together from several frames: a message of the largest size and its envelope,
+which is what clients are told to be ready for. A single larger frame is sent as it is."""
+
+SLICE_BYTES: Final = 16 * 1024
+"""Bytes parsed between two looks at whether the connection is still wanted. asyncio reads up to 256 KiB at once:
+filled with frames of 7 bytes that would hold the loop for a quarter of a second before anybody could object."""
+
+EMPTY_FRAMES_MAX: Final = 1000
+"""Frames that complete no message (pings, pongs, fragments) taken between two checks: about 6 ms of work. Browsers
+send hardly any, and a library that fragments at 4 KiB needs 256 for the largest message."""
+
+CLOSING_BYTES_MAX: Final = 64 * 1024
+"""Bytes parsed for the client's close frame after ours: what a client may have had on its way. More is discarded
+unread, and the connection ends by EOF or by the close timeout."""
+
+CLOSE_REASON_BYTES_MAX: Final = 123  # RFC 6455 §5.5: 125 bytes of a control frame, less the code
+
+_FAIL_AT_ONCE: Final = frozenset({1002, 1003, 1007, 1009, 1011, 4000, 4400})
+"""Closes after which nothing the client says matters: its close frame is not waited for (RFC 6455 §7.1.7)."""
+
+_HANDSHAKE_HEADERS: Final = frozenset({b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version"})
+
+_log = logging.getLogger("pushwire.connection")
+
+# The library logs whole frames at DEBUG and a line per connection at INFO. Neither may ever happen.
+_library_log = logging.getLogger("pushwire.websockets")
+_library_log.setLevel(logging.WARNING)
+
+
+# ---- the handshake
+
+
+class Handshake(NamedTuple):
+    """What was agreed: the 101 response, and who is at the other end or why the connection closes at once."""
+
+    response: bytes
+    protocol: ServerProtocol
+    codec: ServerCodec | None
+    principal: Principal | None
+    close: int | None
+
+
+def negotiate(gateway: Gateway, request: UpgradeRequest, origins: frozenset[str], *, secure: bool) -> Handshake | bytes:
+    """Check a handshake. Returns what was agreed, or the HTTP response that refuses it.
+
+    A browser shows its page nothing of a refused handshake. So what its user may have to know (token not accepted,
+    version not spoken) is said by accepting and closing with a code whenever only the subprotocol header was used;
+    clients that can set an Authorization header can read an HTTP status. Without any subprotocol: 400.
+    """
+    if request.target.partition(b"?")[0] != PATH:
+        return raw_response(Refusal("not_found"))
+    if gateway.draining:
+        return raw_response(Refusal("going_away", retry_after_ms=1000))
+    if not origin_allowed(request.headers, origins, secure=secure):
+        return raw_response(Refusal("forbidden", "this Origin may not connect"))
+    # Open from the start: its parser then waits for frames and keeps nothing of the request (with the token in it).
+    protocol = ServerProtocol(state=State.OPEN, max_size=gateway.settings.frame_bytes_max, logger=_library_log)
+    answer = _accept(protocol, request)
+    if answer.status_code != 101:
+        extra = {name: answer.headers[name] for name in ("Allow", "Upgrade") if name in answer.headers}
+        extra["Sec-WebSocket-Version"] = "13"
+        return raw_response(Refusal("bad_request", "not a WebSocket handshake"), answer.status_code, extra)
+    offered = offered_subprotocols(request.headers)
+    if not offered:
+        return raw_response(Refusal("bad_request", f"offer the subprotocol {SUBPROTOCOL}"))
+    spoken = next((name for name in SUBPROTOCOLS if name in offered), None)
+    # A browser fails the connection, and sees no code of ours, unless it gets back one of the names it offered.
+    answer.headers["Sec-WebSocket-Protocol"] = spoken or offered[0]
+    if spoken is None:
+        return Handshake(answer.serialize(), protocol, None, None, 4406)
+    codec: ServerCodec = codec_for(spoken, Message)
+    try:
+        token, _ = token_from_headers(request.headers)
+        principal = None if token is None else gateway.verifier.verify(token, gateway.clock.now())
+    except Unauthorized:
+        if values(request.headers, b"authorization"):
+            return raw_response(Refusal("unauthorized"))
+        return Handshake(answer.serialize(), protocol, codec, None, 4401)
+    return Handshake(answer.serialize(), protocol, codec, principal, None)
+
+
+def _accept(protocol: ServerProtocol, request: UpgradeRequest) -> WebSocketResponse:
+    """The library's part of the handshake, with the headers it judges and no other: no token, and no extensions,
+    because compressing a message costs more than everything else that is done with it."""
+    headers = Headers()
+    for name, value in request.headers:
+        if name in _HANDSHAKE_HEADERS:
+            headers[name.decode("ascii")] = value.decode("latin-1")
+    return protocol.accept(WebSocketRequest("/", headers, request.method, f"HTTP/{request.version}"))
+
+
+# ---- the connection
+
+
+class Connection(asyncio.Protocol):
+    """One open WebSocket: the Link of its session."""
+
+    __slots__ = (
+        "_admission",
+        "_close_at",
+        "_closing_bytes",
+        "_codec",
+        "_empty_frames",
+        "_hub",
+        "_open",
+        "_outbox",
+        "_partial",
+        "_partial_is_text",
+        "_pong",
+        "_protocol",
+        "_reading_paused",
+        "_session",
+        "_socket",
+        "_transport",
+        "_watch",
+        "_written",
+        "ip",
+    )
+
+    def __init__(self, hub: Hub, transport: asyncio.Transport, handshake: Handshake, admission: Admission) -> None:
+        self._hub = hub
+        self._transport = transport
+        self._protocol = handshake.protocol
+        self._codec = handshake.codec
+        self._admission = admission
+        self._socket = transport.get_extra_info("socket")
+        peer = transport.get_extra_info("peername")
+        self.ip = str(peer[0]) if peer else ""
+        self._session: SessionLike | None = None
+        self._outbox: Outbox | None = None
+        self._open = True  # frames may come and go
+        self._close_at = float("inf")  # when the connection is cut, whatever the client does
+        self._closing_bytes = 0  # received after our close frame
+        self._empty_frames = 0  # frames without a message since the last check
+        self._partial: bytearray | None = None  # a message whose last fragment has not come
+        self._partial_is_text = False
+        self._pong = b""  # answer to the newest ping, while the transport is full
+        self._reading_paused = False
+        self._watch = StallWatch()
+        self._written = 0  # bytes ever handed to the transport
+
+    def start(self, handshake: Handshake, *, full: bool) -> None:
+        """Answer the handshake and begin. `full`: the transport is above its high mark."""
+        gateway = self._hub.gateway
+        self._transport.set_protocol(self)
+        self._transport.set_write_buffer_limits(TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES)
+        self._hub.join(self)
+        self._hub.stats.websockets_opened += 1
+        if self._codec is not None:
+            self._outbox = Outbox(self._codec, self, gateway.settings.outbox_bytes_max)
+            if full:
+                self._outbox.hold()
+        self._transmit([handshake.response])
+        if handshake.close is not None:
+            self._refuse(handshake.close)
+        elif self._outbox is not None and self._codec is not None:
+            self._ask(self._start_session, self._codec, self._outbox, handshake.principal)
+
+    def _start_session(self, codec: ServerCodec, outbox: Outbox, principal: Principal | None) -> None:
+        gateway = self._hub.gateway
+        now = gateway.clock.now()
+        self._session = gateway.make_session(self, codec, outbox, principal, now)
+        self._session.start(now)
+
+    def _refuse(self, code: int) -> None:
+        close = CLOSES[code]
+        if self._outbox is not None:
+            self._outbox.send(Goodbye(code, close.reason, close.reconnect))
+        self.close(code, close.reason)
+
+    # --- what the session asks (Link) ----------------------------------------------------------------------------
+
+    @property
+    def unsent_bytes(self) -> int:
+        transport = self._transport
+        return 0 if transport.is_closing() else transport.get_write_buffer_size()
+
+    def write(self, parts: Sequence[bytes]) -> None:
+        protocol = self._protocol
+        if protocol.state is not State.OPEN or self._codec is None:
+            return
+        size = sum(map(len, parts)) + len(parts)
+        if size <= MESSAGE_BYTES_MAX:
+            protocol.send_text(self._codec.join(parts))
+        else:
+            for group in _groups(parts):
+                protocol.send_text(self._codec.join(group))
+        self._flush()
+
+    def authenticated(self) -> None:
+        self._admission.authenticated()
+
+    def close(self, code: int, reason: str) -> None:
+        if not self._open:
+            return
+        if self._outbox is not None:
+            self._outbox.finish()
+        self._open = False
+        protocol = self._protocol
+        if protocol.state is State.OPEN:
+            text = reason.encode()[:CLOSE_REASON_BYTES_MAX].decode(errors="ignore")
+            if code in _FAIL_AT_ONCE:
+                protocol.fail(code, text)
+            else:
+                protocol.send_close(code, text)
+            self._flush()
+        self._close_within_timeout()
+        self.resume_reading()  # to see the client's close frame
+        # Not now: the session is most likely in the middle of the call that led here.
+        self._hub.loop.call_soon(self._end)
+
+    def drain(self) -> None:
+        """The session has said goodbye already, if it could; whoever is left is closed like this."""
+        self.close(1012, CLOSES[1012].reason)
+
+    def abort(self) -> None:
+        self._open = False
+        self._transport.abort()
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    # --- what the socket says ------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if len(data) <= SLICE_BYTES:
+            self._feed(data)
+        else:
+            for start in range(0, len(data), SLICE_BYTES):
+                self._feed(data[start : start + SLICE_BYTES])
+
+    def _feed(self, chunk: bytes) -> None:
+        protocol = self._protocol
+        if not self._open:
+            self._closing_bytes += len(chunk)
+            if self._closing_bytes > CLOSING_BYTES_MAX and not protocol.eof_sent:
+                protocol.fail(1002, "data after close")  # sends no second close frame, only EOF
+        protocol.receive_data(chunk)
+        events = protocol.events_received()
+        if events and self._open:
+            self._ask(self._take_all, events)
+        if protocol.state is State.OPEN:
+            if protocol.writes:
+                self._answer_pings()
+        else:
+            self._end()
+            self._flush()
+
+    def _take_all(self, events: Sequence[object]) -> None:
+        frames: list[ClientFrame] = []
+        for event in events:
+            assert isinstance(event, Frame)  # no Request comes: the state was OPEN from the start
+            self._take(event, frames)
+            if not self._open:
+                break
+        if frames and self._session is not None:
+            self._session.receive(frames, self._hub.gateway.clock.now())
+
+    def _take(self, frame: Frame, frames: list[ClientFrame]) -> None:
+        """One frame of the client: its operations, once its message is complete, go to `frames`."""
+        opcode = frame.opcode
+        data = frame.data
+        text = opcode is Opcode.TEXT
+        if opcode is Opcode.CONT and self._partial is not None:
+            # One growing buffer, not a list: fragments of no bytes take no memory.
+            self._partial += data
+            if frame.fin:
+                data, text, self._partial = self._partial, self._partial_is_text, None
+        elif not frame.fin:
+            self._partial, self._partial_is_text = bytearray(data), text
+        if opcode in _CONTROL or not frame.fin:
+            self._empty_frames += 1
+            if self._empty_frames > EMPTY_FRAMES_MAX:
+                self._protocol.fail(4400, "too many frames without a message")
+                self._open = False
+            return
+        message = bytes(data)
+        if text and not _is_utf8(message):
+            self._protocol.fail(1007, "not UTF-8")
+            self._open = False
+        elif self._codec is not None:
+            frames.extend(self._codec.feed(message))
+
+    def _answer_pings(self) -> None:
+        """Pongs, which the library has made. While the client does not read, only the newest is kept, so that a flood
+        of pings takes no memory (RFC 6455 §5.5.3 allows to answer the most recent one)."""
+        if self._transport.get_write_buffer_size() <= TRANSPORT_HIGH_BYTES:
+            self._flush()
+        else:
+            self._pong = self._protocol.data_to_send()[-1]
+
+    def eof_received(self) -> None:
+        """The client sends no more. WebSocket knows no half-closed state, so the transport may close, and does."""
+        self._protocol.receive_eof()
+        self._end()
+        self._flush()
+        self._close_within_timeout()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+        self._admission.release()
+        self._hub.leave(self)
+        close = self._protocol.close_sent or self._protocol.close_rcvd
+        self._hub.stats.websockets_closed[1006 if close is None else int(close.code)] += 1
+        self._outbox = None
+
+    def pause_writing(self) -> None:
+        if self._outbox is not None:
+            self._outbox.hold()
+
+    def resume_writing(self) -> None:
+        if self._pong:
+            pong, self._pong = self._pong, b""
+            if self._open:
+                self._transmit([pong])
+        if self._outbox is not None and self._outbox.release() and self._session is not None and self._open:
+            self._ask(self._session.writable, self._hub.gateway.clock.now())
+
+    # --- what time does ------------------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        self._empty_frames = 0
+        if now >= self._close_at:
+            self.abort()
+        elif self._written != self._watch.settled and self._stalled(now):
+            self._hub.stats.stalled += 1
+            self.abort()
+        elif self._open and self._session is not None:
+            self._ask(self._session.check, now)
+
+    def _stalled(self, now: float) -> bool:
+        transport = self._transport
+        unsent = transport.get_write_buffer_size()
+        if not transport.is_closing():
+            unsent += held_back_bytes(self._socket)
+        return self._watch.stalled(self._written, unsent, now, self._hub.gateway.settings.write_stall_s)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def _ask(self, call: Callable[..., None], *arguments: object) -> None:
+        """Call the session. What it raises is a bug of ours: it costs this client its connection, is none of its
+        business (no details), and reaches nobody else."""
+        try:
+            call(*arguments)
+        except Exception:  # noqa: BLE001 - see above; logged with its traceback
+            self._hub.stats.failures += 1
+            _log.exception("session failed")
+            self.close(1011, CLOSES[1011].reason)
+
+    def _end(self) -> None:
+        """No more frames can come or go: tell the session, once."""
+        self._open = False
+        self._partial = None
+        session, self._session = self._session, None
+        if self._outbox is not None:
+            self._outbox.drop()
+        if session is not None:
+            self._ask(session.closed, self._hub.gateway.clock.now())
+
+    def _close_within_timeout(self) -> None:
+        settings, clock = self._hub.gateway.settings, self._hub.gateway.clock
+        self._close_at = min(self._close_at, clock.now() + settings.close_timeout_s)
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        writes = self._protocol.data_to_send()
+        if writes:
+            self._transmit(writes)
+
+    def _transmit(self, writes: list[bytes]) -> None:
+        """Everything in one write. An empty item at the end is the library's sign for EOF."""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        data = writes[0] if len(writes) == 1 else b"".join(writes)
+        if data:
+            self._written += len(data)
+            transport.write(data)
+        if not writes[-1]:
+            # Only our half, if the client has not closed yet: closing now, with unread bytes in the kernel, would send
+            # RST, and the client might never read why. TLS has no half; there the transport sees to it.
+            self._close_within_timeout()
+            if self._protocol.close_rcvd is None and transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()
+
+
+_CONTROL: Final = frozenset({Opcode.PING, Opcode.PONG, Opcode.CLOSE})
+
+
+def _is_utf8(data: bytes) -> bool:
+    """RFC 6455 §8.1. The library leaves this to us; nearly all messages are ASCII, which is seen at a glance."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _groups(parts: Sequence[bytes]) -> list[list[bytes]]:
+    """Parts in their order, in as few groups as MESSAGE_BYTES_MAX allows."""
+    groups: list[list[bytes]] = []
+    size = MESSAGE_BYTES_MAX
+    for part in parts:
+        if size + len(part) + 1 > MESSAGE_BYTES_MAX:
+            groups.append([])
+            size = 0
+        groups[-1].append(part)
+        size += len(part) + 1
+    return groups

@@ -1,0 +1,190 @@
+"""The second half of a transaction: what became of messages, group by group.
+
+Owns the rows of `retries`, `settled` and `dead_letters`, and the deletion of messages that every group has settled.
+Everything here is idempotent: what is settled already, unknown, or not owed to the group changes nothing. It must not
+commit; it runs on the writer's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from .base import Counted, Dead, Done, Group, Message, Retry, Settlement
+from .planning import SEQ_BITS, TOPIC_SHIFT, TopicBook, group_lane, position
+from .queries import (
+    COUNT_SETTLED,
+    DELETE_DEAD_EXPIRED,
+    DELETE_DEAD_OLDEST,
+    DELETE_MESSAGES,
+    DELETE_RETRIES,
+    DELETE_SETTLED,
+    INSERT_DEAD,
+    INSERT_SETTLED,
+    SELECT_HAS_RETRIES,
+    SELECT_KEPT,
+    UPSERT_RETRIES,
+)
+from .txn import Surprise, Txn
+
+DEAD_EXPIRED_MAX = 100
+"""Expired dead letters removed per topic and transaction, and only when a new one comes in: more than come in."""
+
+
+def settle_all(txn: Txn, settlements: Sequence[Settlement]) -> None:
+    """Apply the settlements of a batch, in order. Raises Surprise unless careful."""
+    if settlements:
+        _Settling(txn).run(settlements)
+
+
+class _Settling:
+    """The settlements of one transaction, gathered so that each table is written in bulk."""
+
+    def __init__(self, txn: Txn) -> None:
+        self._txn = txn
+        self._gone: dict[int, dict[int, int]] = {}
+        """topic id -> position -> bytes: settled by the one group that was owed it."""
+        self._shared: dict[int, dict[int, int]] = {}
+        """group id -> position -> bytes: settled by one of several groups."""
+        self._waiting: dict[tuple[int, int], tuple[int, int, int]] = {}
+        """(lane, position) -> (due, deliveries, failures) to write."""
+        self._over: dict[int, list[int]] = {}
+        """lane -> positions whose row in `retries` goes."""
+        self._buried: dict[int, None] = {}
+        """Topics that got dead letters."""
+
+    def run(self, settlements: Sequence[Settlement]) -> None:
+        for settlement in settlements:
+            group = settlement.group
+            book = self._txn.book(group.topic.id)
+            if isinstance(settlement, Done):
+                self._done(group, book, settlement.messages)
+            elif isinstance(settlement, Dead):
+                self._dead(settlement, book)
+            else:
+                self._wait(settlement)
+        self._write_retries()
+        if self._shared:
+            self._write_shared()
+        self._delete()
+        for topic_id in self._buried:
+            self._trim(self._txn.book(topic_id))
+
+    # -- gathering
+
+    def _done(self, group: Group, book: TopicBook, messages: Sequence[Message]) -> None:
+        topic_id, start = group.topic.id, group.start_seq
+        high = topic_id << TOPIC_SHIFT
+        self._txn.rows += len(messages)
+        if self._waiting or any(self._txn.has_retries(group.id << 2 | priority) for priority in range(4)):
+            for message in messages:
+                self._end_wait(group, message)
+        if len(book.starts) == 1:
+            gone = self._gone.setdefault(topic_id, {})
+            for message in messages:
+                if message.seq > start:
+                    gone[high | message.priority << SEQ_BITS | message.seq] = message.size_bytes
+            return
+        for message in messages:
+            if message.seq > start:
+                self._settled(group, book, message)
+
+    def _settled(self, group: Group, book: TopicBook, message: Message) -> None:
+        topic_id = group.topic.id
+        alone = book.needed(message.seq) == 1
+        where = self._gone.setdefault(topic_id, {}) if alone else self._shared.setdefault(group.id, {})
+        where[position(topic_id, message)] = message.size_bytes
+
+    def _is_settled(self, group: Group, pos: int) -> bool:
+        """Whether an earlier settlement of this batch has done so."""
+        return pos in self._gone.get(group.topic.id, ()) or pos in self._shared.get(group.id, ())
+
+    def _end_wait(self, group: Group, message: Message) -> None:
+        lane, pos = group_lane(group.id, message.priority), position(group.topic.id, message)
+        self._waiting.pop((lane, pos), None)
+        if self._txn.has_retries(lane):
+            self._over.setdefault(lane, []).append(pos)
+
+    def _wait(self, settlement: Retry | Counted) -> None:
+        group, message = settlement.group, settlement.message
+        pos = position(group.topic.id, message)
+        if message.seq <= group.start_seq or self._is_settled(group, pos):
+            return
+        key = (group_lane(group.id, message.priority), pos)
+        due_ms = settlement.due_ms if isinstance(settlement, Retry) else 0
+        _, deliveries, failures = self._waiting.get(key, (0, 0, 0))
+        self._waiting[key] = (due_ms, max(deliveries, settlement.deliveries), max(failures, settlement.failures))
+        self._txn.rows += 1
+
+    def _dead(self, dead: Dead, book: TopicBook) -> None:
+        group, message = dead.group, dead.message
+        topic_id, pos = group.topic.id, position(group.topic.id, message)
+        if message.seq <= group.start_seq or self._is_settled(group, pos):
+            return
+        why = (dead.reason, dead.error, dead.deliveries, dead.failures, dead.at_ms)
+        inserted = self._txn.execute(INSERT_DEAD, (topic_id, group.id, *why, pos, group.id)).rowcount
+        if inserted != 1:
+            return  # settled before, or unknown: dead once, or not at all
+        book.dead_letters += 1
+        self._buried[topic_id] = None
+        self._txn.rows += 1
+        self._txn.payload_bytes += message.size_bytes
+        self._end_wait(group, message)
+        self._settled(group, book, message)
+
+    # -- writing
+
+    def _write_retries(self) -> None:
+        txn = self._txn
+        if self._waiting:
+            values = list(chain.from_iterable((*key, *row) for key, row in self._waiting.items()))
+            UPSERT_RETRIES.run(txn.execute, values)
+            txn.retries_written.update(lane for lane, _ in self._waiting)
+        for lane, positions in self._over.items():
+            DELETE_RETRIES.run(txn.execute, positions, lane)
+            if txn.execute(SELECT_HAS_RETRIES, (lane,)).fetchone() is None:
+                txn.retries_emptied.add(lane)
+
+    def _write_shared(self) -> None:
+        """Note who has settled what, and let go of what the last group has."""
+        txn = self._txn
+        sizes: dict[int, int] = {}
+        for group_id, positions in self._shared.items():
+            INSERT_SETTLED.run(txn.execute, list(positions), group_id)
+            sizes.update(positions)
+        complete: list[int] = []
+        for pos, settled in COUNT_SETTLED.fetch(txn.execute, sizes):
+            topic_id = pos >> TOPIC_SHIFT
+            if settled >= txn.book(topic_id).needed(pos & (1 << SEQ_BITS) - 1):
+                complete.append(pos)
+                self._gone.setdefault(topic_id, {})[pos] = sizes[pos]
+        DELETE_SETTLED.run(txn.execute, complete)
+
+    def _delete(self) -> None:
+        """Delete what nobody is owed any more, and take it off the books: exactly what was there."""
+        txn = self._txn
+        if txn.careful:
+            asked = list(chain.from_iterable(self._gone.values()))
+            kept = {pos for (pos,) in SELECT_KEPT.fetch(txn.execute, asked)}
+            for gone in self._gone.values():
+                for pos in [pos for pos in gone if pos not in kept]:
+                    del gone[pos]
+        positions = list(chain.from_iterable(self._gone.values()))
+        if DELETE_MESSAGES.run(txn.execute, positions) != len(positions):
+            assert not txn.careful, "a message was looked up and is not there"
+            raise Surprise
+        for topic_id, gone in self._gone.items():
+            book = txn.book(topic_id)
+            size_bytes = sum(gone.values())
+            book.messages -= len(gone)
+            book.bytes -= size_bytes
+            txn.payload_bytes += size_bytes
+
+    def _trim(self, book: TopicBook) -> None:
+        """Keep the topic's dead letters within number and age."""
+        txn, limits, topic_id = self._txn, self._txn.limits, book.topic.id
+        too_many = book.dead_letters - limits.dead_letters_max
+        if too_many > 0:
+            book.dead_letters -= txn.execute(DELETE_DEAD_OLDEST, (topic_id, too_many)).rowcount
+        expired_ms = txn.now_ms - int(limits.dead_letters_keep_s * 1000)
+        book.dead_letters -= txn.execute(DELETE_DEAD_EXPIRED, (topic_id, DEAD_EXPIRED_MAX, expired_ms)).rowcount

@@ -1,0 +1,362 @@
+"""The SQLite store: aiosqlite, the choice of driver, how a file is opened, and what its errors mean.
+
+The only module that knows aiosqlite, sqlite3 and pysqlite3. It owns threads, connections and pragmas; no statement
+about messages is here (queries.py), and no decision about them (transaction.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+
+from . import scanning, schema
+from .base import (
+    Arrivals,
+    Capabilities,
+    DeadLetter,
+    Message,
+    StoreBroken,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreRefused,
+    StoreStats,
+    Topic,
+)
+from .front import StoreFront
+from .lock import FileLock
+from .planning import Limits
+from .queries import STATEMENTS_CACHED, Connection
+from .transaction import Hooks, NoHooks, Writer
+
+T = TypeVar("T")
+
+DATABASE, LOCK = "pushwire.db", "pushwire.lock"
+CACHE_BYTES = 32 << 20
+"""Pages kept by the writer: the leaves that a busy store writes again and again, and the ends of its indexes."""
+WAL_BYTES_MAX = 16 << 20
+"""WAL after which a checkpoint is due; see storage/DESIGN.md for what smaller and larger ones cost."""
+BUSY_TIMEOUT_S = 2.0
+"""How long a foreign process may hold the write lock before a batch fails with StoreBusy."""
+SQLITE_VERSION_MIN = (3, 35, 0)  # RETURNING
+NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "ncpfs"})
+"""Locks and syncs of these do not keep SQLite's promises: SQLite itself warns of them."""
+
+
+class Driver:
+    """One of the two modules that carry SQLite: `sqlite3` (Python's own) or `pysqlite3` (bundles a newer one)."""
+
+    def __init__(self, name: str) -> None:
+        if name not in {"sqlite3", "pysqlite3"}:
+            raise ValueError(f"driver {name!r} is neither sqlite3 nor pysqlite3")
+        self._module: Any = importlib.import_module(name)
+        self.name = name
+        self.version = f"SQLite {self._module.sqlite_version} ({name})"
+        if self._module.sqlite_version_info < SQLITE_VERSION_MIN:
+            raise StoreRefused(f"{self.version} is older than {'.'.join(map(str, SQLITE_VERSION_MIN))}")
+
+    def connect(self, path: Path, mode: str, timeout_s: float) -> Connection:
+        """Open `path` with mode rw or ro, in autocommit: every transaction is begun and ended by name."""
+        connection: Connection = self._module.connect(
+            f"file:{quote(str(path))}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            timeout=timeout_s,
+            cached_statements=STATEMENTS_CACHED,
+            check_same_thread=False,  # aiosqlite opens and uses it on its thread, and may close it from another
+        )
+        return connection
+
+    def classify(self, error: Exception) -> StoreError:
+        """What an error of the writer means. Unknown ones are the worst: what is stored cannot be told."""
+        if isinstance(error, StoreError):
+            return error
+        name = getattr(error, "sqlite_errorname", None) or ""
+        text = f"{error} [{name or type(error).__name__}]"
+        if isinstance(error, self._module.Error):
+            if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                return StoreBusy(text)
+            if name == "SQLITE_FULL":
+                return StoreFull(text)
+        return StoreBroken(text)
+
+    def damage(self, error: Exception) -> StoreError:
+        """What an error while opening means."""
+        if getattr(error, "sqlite_errorname", None) in {"SQLITE_NOTADB", "SQLITE_CORRUPT"}:
+            return StoreRefused(f"the file is damaged, or no database: {error}")
+        verdict = self.classify(error)
+        return (
+            StoreLocked(f"another program is writing to the file: {error}") if type(verdict) is StoreBusy else verdict
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a file is opened. `durability` full: a commit is on the disk when it returns. relaxed: a commit survives
+    the end of the process, not the loss of power."""
+
+    path: Path
+    durability: str
+    driver: Driver
+    busy_timeout_s: float
+    wal_bytes_max: int
+    limits: Limits
+    hooks: Hooks
+
+    @property
+    def database(self) -> Path:
+        return self.path / DATABASE
+
+
+def options_of(path: Path | str, settings: dict[str, Any]) -> Options:
+    """Options from the keyword arguments of a store. Raises TypeError or ValueError for what is none."""
+    durability = settings.pop("durability", "full")
+    if durability not in {"full", "relaxed"}:
+        raise ValueError(f"durability {durability!r} is neither full nor relaxed")
+    return Options(
+        path=Path(path),
+        durability=durability,
+        driver=Driver(settings.pop("driver", "sqlite3")),
+        busy_timeout_s=settings.pop("busy_timeout_s", BUSY_TIMEOUT_S),
+        wal_bytes_max=settings.pop("wal_bytes_max", WAL_BYTES_MAX),
+        hooks=settings.pop("hooks", None) or NoHooks(),
+        limits=Limits.of(settings),
+    )
+
+
+# -- files
+
+
+def take_files(options: Options) -> FileLock:
+    """Make directory and file where needed, readable by their owner only, and lock them."""
+    try:
+        options.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        filesystem = filesystem_of(options.path)
+    except OSError as error:
+        raise StoreBroken(f"cannot use the directory {options.path}: {error.strerror}") from error
+    if filesystem in NETWORK_FILESYSTEMS:
+        raise StoreRefused(f"{options.path} lies on {filesystem}: its locks and syncs are not to be relied on")
+    lock = FileLock(options.path / LOCK)
+    lock.take()
+    try:
+        # Made here, not by SQLite, for its mode; -wal and -shm take theirs from it.
+        if not options.database.exists():
+            options.database.touch(mode=0o600, exist_ok=False)
+        options.database.chmod(0o600)
+    except OSError as error:
+        lock.release()
+        raise StoreBroken(f"cannot create {options.database}: {error.strerror}") from error
+    return lock
+
+
+def filesystem_of(path: Path) -> str | None:
+    """The type of the filesystem that `path` lies on, where /proc tells (Linux)."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = Path("/proc/self/mountinfo")
+    if mounts.exists():
+        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+            left, _, right = line.partition(" - ")
+            if left.split()[2] == number:
+                return right.split()[0]
+    return None
+
+
+# -- connections
+
+
+def prepare(connection: Connection, options: Options) -> None:
+    """Set what the promise rests on, see that it holds, and bring the schema up to date. Raises StoreRefused."""
+    version = schema.check(connection.execute)
+    wanted: list[tuple[str, str | int, str | int]] = [  # name, as it is set, as it reads then
+        ("journal_mode", "wal", "wal"),
+        ("synchronous", *(("full", 2) if options.durability == "full" else ("normal", 1))),
+        ("wal_autocheckpoint", 0, 0),  # ours come between batches, not inside a COMMIT
+        ("busy_timeout", int(options.busy_timeout_s * 1000), int(options.busy_timeout_s * 1000)),
+        ("foreign_keys", 0, 0),
+        ("temp_store", "memory", 2),
+        ("mmap_size", 0, 0),  # an I/O error on a mapping is a signal, not an error code
+        ("cache_size", -CACHE_BYTES // 1024, -CACHE_BYTES // 1024),
+        # What is deleted is overwritten where that costs no further page. Debian builds SQLite to do so always, and
+        # with that rewrites every page it frees.
+        ("secure_delete", "fast", 2),
+        ("journal_size_limit", 4 * options.wal_bytes_max, 4 * options.wal_bytes_max),
+    ]
+    for name, value, reads in wanted:
+        connection.execute(f"PRAGMA {name} = {value}").fetchall()
+        row = connection.execute(f"PRAGMA {name}").fetchone()
+        if row is not None and row[0] != reads:
+            raise StoreRefused(f"SQLite set {name} to {row[0]!r}, not {reads!r}: what is stored would not be safe")
+    schema.migrate(connection, version)
+
+
+def open_writer(options: Options) -> Connection:
+    """The connection that writes."""
+    connection = options.driver.connect(options.database, "rw", options.busy_timeout_s)
+    try:
+        prepare(connection, options)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(options: Options) -> Connection:
+    """A connection that cannot write, for `read` and `dead_letters`."""
+    return options.driver.connect(options.database, "ro", options.busy_timeout_s)
+
+
+def make_writer(connection: Connection, options: Options) -> Writer:
+    """The writer over an opened connection."""
+    return Writer(connection, options.driver.classify, options.limits, options.hooks, options.wal_bytes_max)
+
+
+def sizes(options: Options) -> tuple[int, int]:
+    """Bytes of the database and of its WAL. `stat` alone: opening them would drop SQLite's locks."""
+    wal = options.path / f"{DATABASE}-wal"
+    return options.database.stat().st_size, wal.stat().st_size if wal.exists() else 0
+
+
+def run_on(connection: aiosqlite.Connection, function: Callable[[], T]) -> asyncio.Future[T]:
+    """Queue a function for the connection's thread, now, behind everything queued before; returns its future.
+
+    The one private door of aiosqlite that this project uses: `_execute` runs any function on the thread that owns the
+    connection. Its coroutine queues the function in its first step, which is taken here, so neither a task nor a turn
+    of the loop comes between. tests/unit/test_storage_aiosqlite.py holds it to that.
+    """
+    asked = connection._execute(function)  # type: ignore[no-untyped-call]  # noqa: SLF001 - see above
+    try:
+        future: asyncio.Future[T] = asked.send(None)
+        future._asyncio_future_blocking = False  # noqa: SLF001 - whoever steps a coroutine takes its mark off the future
+    finally:
+        asked.close()
+    return future
+
+
+def _surface(future: asyncio.Future[None]) -> None:
+    """Nothing is expected to fail here; what does is the loop's exception handler's."""
+    if not future.cancelled():
+        future.result()
+
+
+class SqliteStore(StoreFront):
+    """Messages in one directory, on this machine's disk, for one process. See `base.Store`."""
+
+    capabilities = Capabilities(shared=False, redelivers_after_crash_s=None, durable=True)
+
+    def __init__(self, path: Path | str, **settings: Any) -> None:
+        """`path` is a directory, made when it is not there. Settings: durability ("full" or "relaxed"), driver
+        ("sqlite3" or "pysqlite3"), busy_timeout_s, wal_bytes_max, hooks, and those of `planning.Limits`."""
+        super().__init__()
+        self._options = options_of(path, settings)
+        self.version = self._options.driver.version
+        self._lock: FileLock | None = None
+        self._writer: Writer | None = None
+        self._writing: aiosqlite.Connection | None = None
+        self._reading: aiosqlite.Connection | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._corrupt_reads = 0
+
+    async def open(self, arrivals: Arrivals, now_ms: int) -> None:
+        assert self._lock is None, "a store is opened once"
+        options = self._options
+        self._loop = asyncio.get_running_loop()
+        self._lock = take_files(options)
+        try:
+            self._writing = await _connected(lambda: open_writer(options))
+            writer = make_writer(self._writing._conn, options)  # noqa: SLF001 - used on its own thread only
+            self.topics = await run_on(self._writing, lambda: writer.load(now_ms))
+            self._writer = writer
+            self._reading = await _connected(lambda: open_reader(options))
+        except Exception as error:
+            await self._release()
+            raise options.driver.damage(error) from error
+        self.epoch = writer.epoch
+        self._opened(writer, arrivals, now_ms)
+
+    def _submit(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
+        loop, writer = self._loop, self._writer
+        if writer is None or self._writing is None or self._closing is not None:
+            loop.call_soon(lambda: then(work()))  # the engine of a closed store: it only says so
+            return
+
+        def job() -> None:
+            try:
+                answer = work()
+            except BaseException as error:  # noqa: BLE001 - nothing may leave a batch without its verdict
+                writer.broken = writer.broken or StoreBroken(f"the writer stopped: {error!r}")
+                answer = work()  # says so
+            # From here, not from the future below: that would be a turn of the loop later.
+            loop.call_soon_threadsafe(then, answer)
+            writer.maintain()
+
+        run_on(self._writing, job).add_done_callback(_surface)
+
+    async def read(self, topic: Topic, after_seq: int, limit: int) -> Sequence[Message]:
+        messages, damaged = await self._ask(lambda connection: scanning.read(connection, topic, after_seq, limit))
+        self._corrupt_reads += damaged
+        return messages
+
+    async def dead_letters(self, topic: Topic, limit: int) -> Sequence[DeadLetter]:
+        return await self._ask(lambda connection: scanning.dead_letters(connection, topic, limit))
+
+    async def _ask(self, question: Callable[[Connection], T]) -> T:
+        """Run a read on the read-only connection. Raises StoreError."""
+        reading = self._reading
+        if reading is None or self._closing is not None:
+            raise StoreBroken("the store is not open")
+        try:
+            return await run_on(reading, lambda: question(reading._conn))  # noqa: SLF001 - on its own thread
+        except Exception as error:
+            raise self._options.driver.classify(error) from error
+
+    async def stats(self) -> StoreStats:
+        if self._writer is None:
+            raise StoreBroken("the store is not open")
+        state = self._writer.state
+        file_bytes, wal_bytes = sizes(self._options)
+        return self._stats(
+            commits=state.commits,
+            rows=state.rows_committed,
+            corrupt_rows=state.corrupt_rows + self._corrupt_reads,
+            file_bytes=file_bytes,
+            wal_bytes=wal_bytes,
+        )
+
+    async def close(self) -> None:
+        if self._lock is None:
+            return
+        if self._closing is None:
+            self._shut()
+            self._closing = asyncio.ensure_future(self._release())
+        await asyncio.shield(self._closing)
+
+    async def _release(self) -> None:
+        """Close what is open, the reader first: the last connection to go removes the WAL."""
+        reading, writing, lock = self._reading, self._writing, self._lock
+        self._reading = None
+        try:
+            if reading is not None:
+                await reading.close()
+            if writing is not None:
+                if self._writer is not None:
+                    await run_on(writing, self._writer.finish)
+                await writing.close()
+        finally:
+            self._writer = self._writing = self._lock = None
+            if lock is not None:
+                lock.release()
+
+
+async def _connected(connector: Callable[[], Connection]) -> aiosqlite.Connection:
+    """Open a connection on a thread of its own."""
+    return await aiosqlite.Connection(connector, 64)  # type: ignore[arg-type]  # pysqlite3's is no sqlite3.Connection

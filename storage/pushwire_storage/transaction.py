@@ -1,0 +1,244 @@
+"""The writer: every statement that changes the file, every checkpoint, every scan of a lane, one after the other.
+
+Owns the transaction from BEGIN to COMMIT and what an error in it means. It must not know threads or an event loop:
+whoever drives it (a thread, or a simulator's step) calls one method at a time and takes the answer on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from .appending import append_all
+from .base import Batch, Change, CreateTopic, Dead, Group, Message, Refused, StoreBroken, StoreBusy, StoreError, Topic
+from .lanes import Scan, Scanned
+from .planning import TOPIC_ID_MAX, Limits, Outcome, TopicBook, new_group_start, reset
+from .queries import (
+    BEGIN,
+    CHECKPOINT,
+    CHECKPOINT_AND_EMPTY,
+    COMMIT,
+    DELETE_TOPIC,
+    GENERATIONS,
+    INSERT_GROUP,
+    INSERT_TOPIC,
+    ROLLBACK,
+    SELECT_GROUPS,
+    SELECT_META,
+    SELECT_NEXT_LANE,
+    SELECT_TOPICS,
+    Connection,
+)
+from .scanning import Scanner, tolerantly
+from .settling import settle_all
+from .txn import State, Surprise, Txn
+
+log = logging.getLogger("pushwire.storage")
+
+PAGE_BYTES = 4096
+PAGES_PER_COMMIT = 5
+"""What a commit of one message writes: a leaf of messages, of ids and of topics, and now and then the page above."""
+
+
+class Hooks(Protocol):
+    """Named points of a transaction, for tests that crash there. Called on the writer's thread."""
+
+    def point(self, name: str) -> None:
+        """`before_begin`, `before_commit`, `after_commit`, `before_done`."""
+
+
+class NoHooks:
+    """Nothing happens at any point."""
+
+    def point(self, name: str) -> None:
+        pass
+
+
+class Writer:
+    """The one connection that writes. After a StoreBroken it refuses everything: what the disk holds is unknown."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        classify: Callable[[Exception], StoreError],
+        limits: Limits,
+        hooks: Hooks,
+        wal_bytes_max: int,
+    ) -> None:
+        self.connection = connection
+        self.broken: StoreError | None = None
+        self.epoch = ""
+        self.state = State(0)
+        self._execute = connection.execute
+        self._classify = classify
+        self._limits = limits
+        self._hooks = hooks
+        self._wal_bytes_max = wal_bytes_max
+        self._wal_bytes = 0
+        """A guess at what has been written to the WAL since the last checkpoint."""
+        self.wal_pages_seen = 0
+        """Pages in the WAL at the last checkpoint, as SQLite counted them."""
+
+    def load(self, now_ms: int) -> dict[tuple[str, str], Topic]:
+        """Read the registry; the backlog stays where it is. Returns the topics."""
+        execute, state = self._execute, State(now_ms)
+        self.epoch = execute(SELECT_META, ("epoch",)).fetchone()[0]
+        generation = execute(SELECT_META, ("generation",)).fetchone()
+        state.generation = generation[0] if generation else 0
+        state.older_empty = execute(GENERATIONS[state.generation].any_older).fetchone() is None
+        by_id: dict[int, Topic] = {}
+        for id_, tenant, name, *counters in execute(SELECT_TOPICS):
+            by_id[id_] = Topic(id_, tenant, name, *counters)
+        for id_, topic_id, name, start_seq in execute(SELECT_GROUPS):
+            topic = by_id[topic_id]
+            topic.groups[name] = Group(id_, topic, name, start_seq)
+        lane = -1
+        while (row := execute(SELECT_NEXT_LANE, (lane,)).fetchone()) is not None:
+            lane = row[0]
+            state.retry_lanes.add(lane)
+        state.books = {topic.id: TopicBook(topic) for topic in by_id.values()}
+        topics = {(topic.tenant, topic.name): topic for topic in by_id.values()}
+        state.topic_ids = {name: topic.id for name, topic in topics.items()}
+        self.state = state
+        return topics
+
+    # -- transactions
+
+    def run(self, batch: Batch) -> Outcome:
+        """Run the batch as one transaction: durable when this returns, or `error` says why nothing is known to be."""
+        if self.broken is not None:
+            return Outcome(error=self.broken)
+        try:
+            try:
+                outcome = self._attempt(batch, careful=False)
+            except Surprise:
+                self._execute(ROLLBACK)
+                outcome = self._attempt(batch, careful=True)
+            self._hooks.point("before_done")
+            return outcome
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch must end with a verdict
+            return Outcome(error=self._failed(error, batch))
+
+    def _attempt(self, batch: Batch, *, careful: bool) -> Outcome:
+        point = self._hooks.point
+        now_ms = max(self.state.now_ms, batch.now_ms)
+        txn = Txn(self.state, self._execute, self._limits, now_ms=now_ms, careful=careful)
+        point("before_begin")
+        self._execute(BEGIN)
+        for change in batch.changes:
+            txn.results.append((change, self._change(txn, change)))
+        append_all(txn, batch.appends)
+        settle_all(txn, batch.settlements)
+        txn.store_books()
+        point("before_commit")
+        self._execute(COMMIT)
+        point("after_commit")
+        # Rows come with about a quarter of their page left free, and a settled one is written once more.
+        self._wal_bytes += PAGES_PER_COMMIT * PAGE_BYTES + (txn.payload_bytes + 100 * txn.rows) * 5 // 4
+        return txn.adopt()
+
+    def _change(self, txn: Txn, change: Change) -> Topic | Group | Refused:
+        if isinstance(change, CreateTopic):
+            return self._create_topic(txn, change)
+        topic_id = change.topic.id
+        existing = txn.book(topic_id).groups.get(change.name)
+        if existing is not None:
+            return existing
+        book = txn.book(topic_id)
+        start_seq = new_group_start(book, change)
+        row = self._execute(INSERT_GROUP, (topic_id, change.name, start_seq)).fetchone()
+        group = Group(row[0], book.topic, change.name, start_seq)
+        book.add_group(group)
+        return group
+
+    def _create_topic(self, txn: Txn, change: CreateTopic) -> Topic | Refused:
+        name = (change.tenant, change.name)
+        topic_id = self.state.topic_ids.get(name)
+        book = txn.created.get(name) if topic_id is None else self.state.books[topic_id]
+        if book is not None:
+            return book.topic
+        (topic_id,) = self._execute(INSERT_TOPIC, name).fetchone()
+        if topic_id > TOPIC_ID_MAX:
+            self._execute(DELETE_TOPIC, (topic_id,))
+            return Refused("too_many_topics", f"{TOPIC_ID_MAX} topics were created in this store: no number is left")
+        book = TopicBook(Topic(topic_id, change.tenant, change.name))
+        txn.created[name] = txn.books[topic_id] = book
+        return book.topic
+
+    def _failed(self, error: Exception, batch: Batch | None = None) -> StoreError:
+        """Roll back, and say what the error means for the batch and for the store."""
+        verdict = error if isinstance(error, StoreError) else self._classify(error)
+        try:
+            if self.connection.in_transaction:  # SQLite has rolled back a full disk by itself
+                self._execute(ROLLBACK)
+        except Exception as second:  # noqa: BLE001 - without a rollback nothing can be said about what is stored
+            verdict = StoreBroken(f"{error}; and the rollback failed: {second}")
+        if batch is not None:
+            reset(batch.appends)
+            for append in batch.appends:
+                append.refused = None
+        if isinstance(verdict, StoreBroken):
+            log.error("the store is broken: %s", verdict, exc_info=error)
+            self.broken = verdict
+        return verdict
+
+    # -- scans
+
+    def scan(self, scan: Scan) -> Scanned:
+        """Read for one lane. Never raises: a scan that failed says so, and the next batch carries the reason."""
+        if self.broken is not None:
+            return Scanned(failed=True, cursor=scan.cursor, horizon=scan.horizon)
+        try:
+            scanner, result = tolerantly(self.connection, lambda: self._scan(scan))
+        except Exception as error:  # noqa: BLE001 - classified; a broken store refuses every later batch
+            self._failed(error)
+            return Scanned(failed=True, cursor=scan.cursor, horizon=scan.horizon)
+        if scanner.damaged is not None:
+            self._bury(scan, scanner.damaged, result)
+        return result
+
+    def _scan(self, scan: Scan) -> tuple[Scanner, Scanned]:
+        scanner = Scanner(self.state, self._execute, scan)
+        return scanner, scanner.run()
+
+    def _bury(self, scan: Scan, damaged: tuple[int, int, int, int], result: Scanned) -> None:
+        """Move a damaged message to the dead letters of the group, at once: it must not reach a consumer, and must
+        not vanish either."""
+        seq, size_bytes, deliveries, failures = damaged
+        message = Message("", b"", 0, priority=scan.priority)
+        message.seq, message.size_bytes = seq, size_bytes
+        error = "the stored bytes do not match their checksum"
+        dead = Dead(scan.group, message, "corrupt", error, deliveries, failures, self.state.now_ms)
+        log.error("damaged message seq %d of topic %s: moved to the dead letters", seq, scan.group.topic.name)
+        outcome = self.run(Batch(settlements=[dead]))
+        self.state.corrupt_rows += outcome.error is None
+        result.books = outcome.books
+        if outcome.error is not None:
+            result.failed = True
+            if scan.due_until_ms is None:
+                result.cursor = seq - 1  # what is below it was looked at; it is met again
+
+    # -- the write-ahead log
+
+    def maintain(self) -> None:
+        """Between batches: move the WAL into the database once it has grown. PASSIVE: waits for no reader, and leaves
+        the WAL's file as it is, to be written again from its start."""
+        if self._wal_bytes < self._wal_bytes_max or self.broken is not None:
+            return
+        self._wal_bytes = 0
+        try:
+            _, self.wal_pages_seen, _ = self._execute(CHECKPOINT).fetchone()
+        except Exception as error:  # noqa: BLE001 - classified; only a broken store cannot go on with a long WAL
+            verdict = self._failed(error)
+            log.warning("checkpoint put off: %s", verdict)
+
+    def finish(self) -> None:
+        """The last act before closing: leave everything in the database itself."""
+        if self.broken is None:
+            try:
+                self._execute(CHECKPOINT_AND_EMPTY).fetchone()
+            except Exception as error:  # noqa: BLE001 - the WAL keeps what was committed; the next open replays it
+                verdict = self._classify(error)
+                if not isinstance(verdict, StoreBusy):
+                    log.warning("the last checkpoint failed, the WAL stays: %s", verdict)

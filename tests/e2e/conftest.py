@@ -1,0 +1,39 @@
+"""Fixtures of the end-to-end tests: real gateways, stopped and looked at when the test is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.gateway_process import GatewayProcess
+
+MakeGateway = Callable[..., GatewayProcess]
+
+
+@pytest.fixture
+def make_gateway(tmp_path: Path) -> Iterator[MakeGateway]:
+    """Start a gateway; options as GatewayProcess has them. Its log is at DEBUG unless the test says otherwise, and
+    must be clean of tokens and of unhandled exceptions at the end."""
+    made: list[GatewayProcess] = []
+
+    def make(**options: Any) -> GatewayProcess:
+        options["settings"] = {"log_level": "debug", **options.get("settings", {})}
+        gateway = GatewayProcess(tmp_path / f"gateway-{len(made)}", **options)
+        made.append(gateway)
+        gateway.start()
+        return gateway
+
+    yield make
+    for gateway in made:
+        gateway.stop()
+    for gateway in made:
+        gateway.check_log()
+
+
+@pytest.fixture
+def gateway(make_gateway: MakeGateway) -> GatewayProcess:
+    """One gateway with default limits but for the rates."""
+    return make_gateway()

@@ -1,0 +1,41 @@
+"""`make demo`'s program: prints how to join in, makes traffic, ends by itself with 0 and leaves nothing running."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+from support.cli_process import Spawned, run
+from support.gateway_process import free_port
+
+
+def _children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_demo_shows_traffic_that_a_stranger_can_watch(tmp_path):
+    port = free_port()
+    demo = Spawned(
+        "--seconds", "8", "--port", str(port), "--data", str(tmp_path / "demo"), module="pushwire_gateway.demo"
+    )  # fmt: skip
+    try:
+        assert demo.line("URL").split()[1] == f"ws://127.0.0.1:{port}"
+        demo.line("token")
+        exports = demo.line("export PUSHWIRE_URL=").strip()
+        demo.line("curl")
+        env = dict(word.split("=", 1) for word in shlex.split(exports)[1:])
+        watched = run("consume", "demo.orders", "--group", "watcher", "-n", "2", env=env)
+        assert [set(json.loads(line)["data"]) for line in watched.stdout.splitlines()] == [{"order", "amount"}] * 2
+        counts = demo.line("demo traffic: ")
+        children = _children_of(demo.process.pid)
+        assert children
+        assert demo.wait() == 0, "\n".join(demo.lines)
+    finally:
+        demo.end()
+    numbers = {what: int(count) for count, what in re.findall(r"(\d+) ([a-z ]+)", counts)}
+    assert numbers["published"] >= 10
+    assert numbers["acked"] >= 5
+    assert not [line for line in demo.lines if "Traceback" in line]
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]

@@ -1,0 +1,56 @@
+"""Scenario `kill`: SIGKILL of the gateway at random moments under load, again and again, on the same files.
+
+Owns the loop and its bars. Nothing that was confirmed may be lost, doubled or undone, and the gateway must be back
+in time; a run whose kills did not meet publishes in flight proves nothing and is no pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from faults.supervisor import BETWEEN_S, Supervisor, Verdict
+
+LIFE_S = (0.05, 1.5)
+"""From ready to the kill."""
+READY_S_MAX = 2.0
+IN_FLIGHT_SHARE_MIN = 0.9
+
+REQUIRED = (
+    "ack_through", "backoff", "dead_rejected", "delayed_nack", "disconnect_return", "duplicate", "expiry",
+    "id_conflict", "killed_publish_kept", "redelivery_after_kill", "release", "retry_after_kill", "reverted_ack",
+    "stale_ack",
+)  # fmt: skip
+"""Rare states that every run must have seen. 20 kills see each of them many times."""
+
+
+def run(folder: Path, cycles: int, seed: int) -> Verdict:
+    """`cycles` kills, then the verdict."""
+    supervisor = Supervisor(folder, seed)
+    try:
+        supervisor.start_gateway()
+        asyncio.run(supervisor.create_groups())
+        supervisor.start_clients()
+        for _ in range(cycles):
+            supervisor.watch(supervisor.rng.uniform(*LIFE_S))
+            supervisor.kill_gateway()
+            supervisor.watch(BETWEEN_S)
+            supervisor.start_gateway()
+        supervisor.watch(LIFE_S[1])
+        supervisor.stop_clients()
+        verdict = supervisor.finish(REQUIRED)
+    finally:
+        supervisor.close()
+    _bars(verdict, cycles)
+    return verdict
+
+
+def _bars(verdict: Verdict, cycles: int) -> None:
+    figures = verdict.figures
+    if figures["ready s max"] > READY_S_MAX:
+        verdict.problems.append(f"ready after {figures['ready s max']} s, at most {READY_S_MAX} s")
+    share = figures["lives ended with a publish in flight"] / figures["lives"]
+    if share < IN_FLIGHT_SHARE_MIN:
+        verdict.problems.append(f"only {share:.0%} of the kills met a publish in flight: the run proves nothing")
+    if figures["kills"] != cycles:
+        verdict.problems.append(f"{figures['kills']} kills instead of {cycles}")

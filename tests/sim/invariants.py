@@ -1,0 +1,153 @@
+"""Whole-state assertions: what must hold in the gateway's memory after every step, and against the disk at rest.
+
+Owns no state of its own; looks into private fields on purpose and changes nothing. A failed assertion ends the
+simulation with the seed that led to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from pushwire_gateway.core.lanes import READY_MAX
+from pushwire_gateway.core.model import OVERHEAD_BYTES, Group, Pending, Session, Subscription
+from pushwire_storage.base import Counted, Dead, Done, Retry
+from pushwire_storage.base import Group as StoreGroup
+from pushwire_storage.planning import SEQ_BITS, SEQ_MAX, TOPIC_SHIFT, group_lane
+
+from .node import Node
+
+EARLY_S = 0.002
+"""How late a timer may be armed: engine.TIMER_SLACK_S and the rounding of milliseconds."""
+
+
+def check_memory(node: Node) -> None:
+    """After every step."""
+    core, settings = node.engine.core, node.settings
+    ready_bytes = 0
+    sessions: dict[Session, int] = {}
+    for group in core._groups.values():
+        ready_bytes += _check_group(group, settings.max_deliveries, settings.max_failures)
+        for sub in group.members:
+            assert sub.session.subs.get(sub.name) is sub, f"{sub.name} is a member, but not its session's"
+            sessions[sub.session] = sessions.get(sub.session, 0) + _check_leases(sub)
+    for session, held_bytes in sessions.items():
+        held = sum(len(sub.leases) for sub in session.subs.values())
+        assert session.bytes_in_flight == held_bytes, f"{session.bytes_in_flight} bytes in flight, holds {held_bytes}"
+        assert held_bytes <= session.bytes_max or held == 1, f"{held_bytes} bytes in flight in {held} messages"
+    assert core.ready_bytes() == ready_bytes, f"ready bytes are {ready_bytes}, counted {core.ready_bytes()}"
+    for group in core._groups.values():
+        _check_nothing_idle(group)
+    _check_timer(node)
+
+
+def _check_group(group: Group, max_deliveries: int, max_failures: int) -> int:
+    """Each message in one place; returns the bytes ready."""
+    ready: list[Pending] = []
+    for lane in group.lanes:
+        fresh = [pending.message.seq for pending in lane.fresh]
+        assert fresh == sorted(fresh), f"fresh messages out of order: {fresh}"
+        assert lane.wanted + len(lane) <= 2 * READY_MAX, f"{len(lane)} in a lane, {lane.wanted} wanted"
+        ready += [*lane.fresh, *lane.returned]
+    assert group.ready == len(ready), f"{group.ready} said to be ready, {len(ready)} are"
+    leased = [pending for sub in group.members for pending in sub.leases.values()]
+    places = Counter(pending.message.seq for pending in (*ready, *leased))
+    twice = [seq for seq, count in places.items() if count > 1]
+    assert not twice, f"{group.handle.name}: {twice} in more than one place"
+    for pending in (*ready, *leased):
+        assert pending.deliveries <= max_deliveries, f"seq {pending.message.seq}: {pending.deliveries} deliveries"
+        assert pending.failures < max_failures, f"seq {pending.message.seq}: {pending.failures} failures"
+    return sum(pending.message.size_bytes + OVERHEAD_BYTES for pending in ready)
+
+
+def _check_leases(sub: Subscription) -> int:
+    """Leases in order of deadline, and under their own name; returns their bytes."""
+    deadlines = [pending.deadline for pending in sub.leases.values()]
+    assert deadlines == sorted(deadlines), f"{sub.name}: leases out of order"
+    assert all(pending.lease == lease for lease, pending in sub.leases.items())
+    assert sub.armed or not deadlines, f"{sub.name} holds leases that will not expire"
+    assert all(pending.deliveries >= 1 for pending in sub.leases.values())
+    return sum(pending.message.size_bytes for pending in sub.leases.values())
+
+
+def _check_nothing_idle(group: Group) -> None:
+    """No message waits while a member may take it: the window is free, the bytes are, and it was not released by it."""
+    ready = [pending for lane in group.lanes for pending in (*lane.fresh, *lane.returned)]
+    for sub in group.members if ready else ():
+        session = sub.session
+        if len(sub.leases) >= sub.prefetch:
+            continue
+        allowed = [pending for pending in ready if pending.held_for is not session]
+        largest = max((pending.message.size_bytes for pending in allowed), default=0)
+        room = session.bytes_max - session.bytes_in_flight
+        starved = session.bytes_in_flight and largest > room
+        assert not allowed or starved, (
+            f"{sub.name} holds {len(sub.leases)} of {sub.prefetch} and is offered none of {len(allowed)} ready"
+        )
+
+
+def _check_timer(node: Node) -> None:
+    """The engine will wake up for whatever is due first."""
+    engine = node.engine
+    deadlines = [
+        pending.deadline for group in engine.core._groups.values() for sub in group.members
+        for pending in sub.leases.values()
+    ]  # fmt: skip
+    due_ms = engine.store.next_due_ms()
+    deadlines += [] if due_ms is None else [due_ms / 1000]
+    if deadlines:
+        assert engine._timer_at <= min(deadlines) + EARLY_S, f"timer {engine._timer_at}, due {min(deadlines)}"
+
+
+def check_disk(node: Node) -> None:
+    """With nothing under way between the store and the core: what is on disk and unsettled is, for each group with
+    members, in exactly one place: ready, leased, given back with a settlement that waits, or still to come."""
+    if node.store.pending() or node.store._writing is None:
+        return
+    execute = node.store._writing.execute
+    settled = set(execute("SELECT pos, group_id FROM settled"))
+    retries = {(lane, pos): due for lane, pos, due in execute("SELECT lane, pos, due FROM retries")}
+    stored = [pos for (pos,) in execute("SELECT pos FROM messages")]
+    leaving = _leaving(node)
+    opening = set(node.engine._opening)
+    for handle, places in node.engine.core.census().items():
+        here = Counter(places["ready"] + places["leased"])
+        here.update(leaving.get(handle, ()))
+        owed = {
+            pos & SEQ_MAX: pos
+            for pos in stored
+            if pos >> TOPIC_SHIFT == handle.topic.id
+            and pos & SEQ_MAX > handle.start_seq
+            and (pos, handle.id) not in settled
+        }
+        for seq, pos in owed.items():
+            coming = handle in opening or _to_come(node, handle, pos, retries)
+            count = here.pop(seq, 0) + coming
+            assert count == 1, f"{handle.topic.name}/{handle.name} seq {seq} is in {count} places"
+        assert not here, f"{handle.topic.name}/{handle.name} holds {dict(here)}, which the disk does not owe"
+    for topic in node.store.topics.values():
+        count = sum(pos >> TOPIC_SHIFT == topic.id for pos in stored)
+        assert topic.messages == count, f"topic {topic.name} counts {topic.messages} messages, keeps {count}"
+
+
+def _leaving(node: Node) -> dict[StoreGroup, list[int]]:
+    """Messages that the core is done with, in settlements that are not written yet."""
+    found: dict[StoreGroup, list[int]] = {}
+    for settlement in node.engine.batcher._settlements:
+        if isinstance(settlement, Done):
+            found.setdefault(settlement.group, []).extend(message.seq for message in settlement.messages)
+        elif isinstance(settlement, Retry | Dead):
+            found.setdefault(settlement.group, []).append(settlement.message.seq)
+        else:
+            assert isinstance(settlement, Counted)
+    return found
+
+
+def _to_come(node: Node, group: StoreGroup, pos: int, retries: dict[tuple[int, int], int]) -> bool:
+    """Whether the store has still to hand the message out."""
+    seq, priority = pos & SEQ_MAX, pos >> SEQ_BITS & 3
+    lane: Any = node.store._feed._lanes.get(group_lane(group.id, priority))
+    if lane is None or seq > lane.cursor or seq in lane.waiting:
+        return True
+    due_ms = retries.get((group_lane(group.id, priority), pos))
+    return due_ms is not None and (due_ms, seq) > lane.horizon

@@ -1,0 +1,228 @@
+"""The gateway process of a simulation: real engine, sessions and store, a virtual loop, and a death at any moment.
+
+Owns the life of a node: boot, crash, drain, restart on the same files, and when its disk answers. What server.py does
+for a process is done here for a simulated one; no rule of the gateway is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pushwire_gateway.auth import TokenVerifier, VerifyKey, build_ring
+from pushwire_gateway.caps import Caps
+from pushwire_gateway.core import model as core
+from pushwire_gateway.engine import Engine
+from pushwire_gateway.gateway import Gateway
+from pushwire_gateway.rights import Principal
+from pushwire_gateway.session import Session
+from pushwire_gateway.settings import Settings
+from pushwire_gateway.throttle import Throttle
+from pushwire_storage.base import StoreBroken, StoreBusy, StoreError, StoreFull
+from pushwire_storage.inline import InlineSqliteStore
+from support.tokens import AUDIENCE, ISSUER, SECRET
+
+from .network import ServerEnd, Wire
+from .world import Timer, World, ns
+
+VERIFIER_KEY = VerifyKey("HS256", "HS256", SECRET)
+POINTS = ("before_begin", "before_commit", "after_commit", "before_done")
+
+
+class Killed(BaseException):
+    """The process dies here. Not an Exception, so that nothing of the gateway can catch it."""
+
+
+@dataclass
+class Faults:
+    """What goes wrong in this node's disk, and how slow it is."""
+
+    refuse: float = 0.0  # chance that a transaction is rolled back whole: disk full, or a foreign writer
+    breaks: float = 0.0  # chance that a COMMIT's outcome cannot be told
+    slow: float = 0.0  # chance that a step takes long
+    kill_at: str | None = None  # the next time this point is reached, the process dies
+    fired: dict[str, int] = field(default_factory=dict)
+
+
+class WatchedSession(Session):
+    """A session that notes when, by the gateway's own clock, it was handed messages and when it was gone."""
+
+    __slots__ = ("cid", "world")
+    cid: str
+    world: World
+
+    def push(self, sub: core.Subscription, deliveries: list[core.Pending], now: float) -> None:
+        assert len(sub.leases) <= sub.prefetch, f"{sub.name} holds {len(sub.leases)} of {sub.prefetch}"
+        for pending in deliveries:
+            self.world.grants[pending.lease] = ns(now)
+        super().push(sub, deliveries, now)
+
+    def _leave(self, *, drained: bool) -> None:
+        if not self.ended:
+            self.world.record("con_close", cid=self.cid)
+        super()._leave(drained=drained)
+
+
+class Loop:
+    """The event loop of one incarnation: what it was to run dies with it."""
+
+    def __init__(self, world: World) -> None:
+        self.alive = True
+        self._world = world
+
+    def call_soon(self, callback: Callable[[], None]) -> Timer:
+        return self.call_later(0.0, callback)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        return self._world.at(delay_s, lambda: callback() if self.alive else None)
+
+
+class Node:
+    """One gateway over one directory, through all its lives."""
+
+    def __init__(self, world: World, path: Path, settings: Settings, store_limits: dict[str, Any]) -> None:
+        self.world = world
+        self.settings = settings
+        self.boot = 0
+        self.alive = False
+        self.faults = Faults()
+        self.ends: dict[str, ServerEnd] = {}
+        self.on_stop: Callable[[], None] = lambda: None  # the files lie still: look at them
+        self._path = path
+        self._store_limits = store_limits
+        self._step: Timer | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """A process starts on the files as they are."""
+        self.boot += 1
+        self.world.record("srv_start", boot=self.boot)
+        self.loop = Loop(self.world)
+        limits = self._store_limits
+        self.store = InlineSqliteStore(self._path, durability="relaxed", hooks=self, **limits)
+        clock = self.world
+        self.engine = Engine(self.store, clock, self.loop, self.settings, self._broken, self.world.rng.random)
+        _finish(self.engine.start())
+        settings = self.settings
+        throttle = Throttle(
+            clock.now,
+            publish_per_s=settings.publish_per_s,
+            publish_burst=settings.publish_burst,
+            connects_per_s_per_ip=0,
+            controls_per_s=settings.controls_per_s,
+            controls_burst=settings.controls_burst,
+        )
+        verifier = TokenVerifier(
+            build_ring([VERIFIER_KEY]), audience=AUDIENCE, issuer=ISSUER, leeway_s=settings.token_leeway_s
+        )
+        self.gateway = Gateway(settings, clock, self.engine, throttle, verifier, Caps(settings, 4096))
+        self.alive = True
+
+    def crash(self, why: str) -> None:
+        """The process dies, its queued work with it."""
+        if not self.alive:
+            return
+        self.world.record("srv_kill", boot=self.boot, why=why)
+        self._gone()
+        self.store.crash()
+        self.on_stop()
+
+    def drain(self, then: Callable[[], None]) -> None:
+        """What `Server.drain` does: goodbye to all, finish what was promised, close the files."""
+        self.gateway.draining = True
+        for session in sorted(self.gateway.sessions, key=lambda session: session.id):
+            session.drain(0)
+        self.engine.turn()
+        self._finish_drain(then)
+
+    def _finish_drain(self, then: Callable[[], None]) -> None:
+        if not self.engine.batcher.idle and self.engine.batcher.broken is None:
+            self.later(0.01, lambda: self._finish_drain(then))
+            return
+        self.engine.stop()
+        _finish(self.store.close())
+        self.world.record("srv_exit", boot=self.boot)
+        self._gone()
+        self.on_stop()
+        then()
+
+    def _gone(self) -> None:
+        self.alive = self.loop.alive = False
+        self.faults.kill_at = None
+        ends, self.ends = self.ends, {}
+        for end in ends.values():
+            end.lose()
+
+    def _broken(self, error: StoreError) -> None:
+        """The store can no longer be trusted: the process ends, in its next turn."""
+        self.world.note("broken", error=error)
+        self.soon(lambda: self.crash("broken"))
+
+    # --- its loop and its disk ------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        return self.world.clock_s
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        self.loop.call_soon(callback)
+
+    def later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self.loop.call_later(delay_s, callback)
+
+    def tend(self) -> None:
+        """After each callback: the disk has work, and will be done with it in its own time."""
+        if self.alive and self._step is None and self.store.pending():
+            world = self.world
+            slow = self.faults.slow and world.chance(self.faults.slow)
+            delay_s = world.between(0.05, 0.4) if slow else world.between(0.0001, 0.004)
+            loop = self.loop
+            self._step = world.at(delay_s, lambda: self._do_step(loop))
+
+    def _do_step(self, loop: Loop) -> None:
+        self._step = None
+        if not loop.alive:
+            return
+        try:
+            self.store.step()
+        except Killed as death:
+            self.crash(str(death))
+
+    def point(self, name: str) -> None:
+        """The store's hook: here transactions fail, and processes die."""
+        faults, world = self.faults, self.world
+        if name == faults.kill_at:
+            raise Killed(name)
+        if name in {"before_begin", "before_commit"} and faults.refuse and world.chance(faults.refuse):
+            raise StoreFull("disk full") if world.chance(0.5) else StoreBusy("locked")
+        if name in {"before_commit", "after_commit"} and faults.breaks and world.chance(faults.breaks):
+            raise StoreBroken("I/O error")
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def accept(self, wire: Wire, token: str | None) -> bool:
+        """A client connects. False: nobody listens, or there are too many."""
+        if not self.alive or self.gateway.draining:
+            return False
+        admission = self.gateway.caps.connect("192.0.2.1")
+        if isinstance(admission, str):
+            return False
+        end = wire.server = self.ends[wire.cid] = ServerEnd(self, wire, admission)
+        end.start(token)
+        return True
+
+    def make_session(self, end: ServerEnd, principal: Principal | None, now: float) -> Session:
+        session = WatchedSession(self.gateway, end, end.outbox, principal, now)
+        session.cid, session.world = end.cid, self.world
+        return session
+
+
+def _finish(coroutine: Any) -> None:
+    """Run a coroutine that never really waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("the simulated store waited for an event loop")

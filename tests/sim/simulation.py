@@ -1,0 +1,270 @@
+"""One simulation: a seed becomes a gateway, its clients, their troubles and a verdict.
+
+Owns the plan (what is small, who takes part, what goes wrong when) and the end: faults off, drain, check. Everything
+random comes from the seed.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pushwire_gateway import session as session_module
+from pushwire_gateway.core import lanes
+from pushwire_gateway.settings import Settings
+from pushwire_storage.sqlite import DATABASE
+from support.checker import Limits, check
+
+from . import invariants
+from .consumer import TEMPERS, Consumer, Want
+from .disk import Disk, read_disk
+from .node import POINTS, Node
+from .peer import Peer
+from .producer import Producer, fingerprint
+from .world import START_S, SeededSecrets, World, ns
+
+TROUBLE_S = 8.0
+"""How long clients and faults do as they like."""
+DRAIN_S = 60.0
+"""How long the rest may take once everybody behaves: far above every timeout and back-off of the plan together."""
+SLACK_NS = 2_000_000
+DISK_CHECK = 0.15
+"""Share of the quiet moments in which memory is compared with the disk."""
+
+
+@dataclass
+class Result:
+    seed: int
+    problems: list[str]
+    seen: Counter[str] = field(default_factory=Counter)
+    figures: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    digest: str = ""
+    trace: list[str] | None = None
+
+
+class Simulation:
+    """Everything of one seed."""
+
+    def __init__(self, seed: int, folder: Path, *, tracing: bool = False) -> None:
+        self.world = world = World(seed, tracing=tracing)
+        self.seed = seed
+        rng = world.rng
+        self.settings = _settings(world)
+        limits: dict[str, Any] = {"dedupe_window_s": 600}
+        if world.chance(0.15):
+            limits["quota_messages"] = rng.choice((6, 20))
+        self.node = Node(world, folder, self.settings, limits)
+        self.node.on_stop = self._look_at_disk
+        self.calm = False
+        self.ready_max = rng.choice((4, 8, 64, 4096))
+        self.producers: list[Producer] = []
+        self.consumers: list[Consumer] = []
+        self._people()
+        self._violence = rng.choice((0.0, 0.5, 1.0, 2.0))
+        self.node.faults.slow = rng.choice((0.0, 0.02, 0.2))
+        self.node.faults.refuse = rng.choice((0.0, 0.0, 0.1, 0.3))
+        self.node.faults.breaks = rng.choice((0.0, 0.0, 0.01))
+
+    # --- who takes part -------------------------------------------------------------------------------------------
+
+    def _people(self) -> None:
+        world, rng = self.world, self.world.rng
+        tenants = ["acme"] if world.chance(0.7) else ["acme", "blue"]
+        topics = ["orders", "mail", "jobs"][: rng.choice((1, 1, 2, 3))]
+        for number in range(rng.choice((1, 2, 3))):
+            tenant = rng.choice(tenants)
+            count = rng.choice((8, 20, 40))
+            self.producers.append(Producer(world, self.node, tenant, f"p{number}", topics, count))
+        groups = ["default", "audit", "copy"][: rng.choice((1, 1, 2, 3))]
+        for number in range(rng.choice((1, 2, 3, 4, 5))):
+            wants = [self._want(topics, groups) for _ in range(rng.choice((1, 1, 2)))]
+            temper = rng.choice(list(TEMPERS))
+            consumer = Consumer(world, self.node, rng.choice(tenants), f"c{number}", temper, wants)
+            if world.chance(0.2):
+                consumer.lifetime_s = rng.choice((1, 2, 4))
+            self.consumers.append(consumer)
+
+    def _want(self, topics: list[str], groups: list[str]) -> Want:
+        rng = self.world.rng
+        start = rng.choice((None, None, None, "earliest", "new"))
+        timeout_ms = rng.choice((100, 250, 600, 1500))
+        return Want(rng.choice(topics), rng.choice(groups), rng.choice((1, 2, 4, 10)), timeout_ms, start)
+
+    @property
+    def people(self) -> list[Peer]:
+        return [*self.producers, *self.consumers]
+
+    # --- what goes wrong ------------------------------------------------------------------------------------------
+
+    def _trouble(self) -> None:
+        """Now and then something befalls somebody."""
+        if self.calm:
+            return
+        world = self.world
+        if self._violence:
+            self._befall(world.rng.choice(self.people), world.rng.random())
+            self._endanger(world.rng.random())
+        world.at(world.between(0.05, 0.6) / max(self._violence, 0.5), self._trouble)
+
+    def _befall(self, peer: Peer, dice: float) -> None:
+        world, wire = self.world, peer.wire
+        if wire is None:
+            return
+        if dice < 0.10:
+            world.note("cut", cid=wire.cid)
+            wire.cut()
+        elif dice < 0.14:
+            world.note("half-open", cid=wire.cid)
+            wire.fall_silent()
+        elif dice < 0.20:
+            world.note("stops reading", cid=wire.cid)
+            wire.stop_reading()
+            world.at(world.rng.choice((0.2, 0.8, 30.0)), wire.read_again)
+        elif dice < 0.23:
+            peer.mute = not peer.mute
+
+    def _endanger(self, dice: float) -> None:
+        node, world = self.node, self.world
+        if not node.alive or node.gateway.draining:
+            return
+        if dice < 0.03:
+            node.crash("kill")
+        elif dice < 0.07:
+            node.faults.kill_at = world.rng.choice(POINTS)
+        elif dice < 0.08:
+            node.drain(lambda: None)
+
+    def _look_at_disk(self) -> None:
+        """The node has stopped: what does the disk say? Then it starts again."""
+        disk = self._read()
+        self.world.record("final", kind="counts", rows=disk.counts)
+        self.world.record("final", kind="orphans", rows=disk.orphans)
+        if not self.finished:
+            self.world.at(self.world.between(0.05, 0.6), self.node.start)
+
+    def _read(self) -> Disk:
+        return read_disk(self.node._path / DATABASE, fingerprint)
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    finished = False
+
+    def run(self) -> Result:
+        problems: list[str] = []
+        vars(session_module)["secrets"] = SeededSecrets(self.seed)
+        kept, lanes.READY_MAX = lanes.READY_MAX, self.ready_max
+        try:
+            self._run()
+        except AssertionError as error:
+            problems.append(f"assertion: {error}")
+        finally:
+            lanes.READY_MAX = kept
+            if self.node.alive:
+                self.node.store.crash()
+        world = self.world
+        limits = Limits(self.settings.max_failures, self.settings.max_deliveries, slack_ns=SLACK_NS)
+        report = check(world.history, limits)
+        problems += [f"{code} {text}" for code, text in report.violations]
+        return Result(self.seed, problems, report.seen, report.figures, world.steps, world.digest(), world.trace)
+
+    def _run(self) -> None:
+        world = self.world
+        self.node.start()
+        world.at(0.2, self._trouble)
+        world.run(START_S + TROUBLE_S, self._after)
+        self._calm_down()
+        world.run(world.clock_s + DRAIN_S, self._after_calm)
+        world.record("final", kind="drain", done=self._drained())
+        self.finished = True
+        if self.node.alive:
+            self.node.crash("end") if world.chance(0.5) else self.node.drain(lambda: None)
+            world.run(world.clock_s + 5.0, lambda: self._after() or not self.node.alive)
+        assert not self.node.alive, "the drain of the gateway does not end"
+        world.history += self._read().events(ns(world.clock_s))
+
+    def _calm_down(self) -> None:
+        """The faults are over. Whoever is there behaves from now on; some make room for others who come afresh."""
+        self.calm = True
+        node, world = self.node, self.world
+        node.faults.refuse = node.faults.breaks = node.faults.slow = 0.0
+        node.faults.kill_at = None
+        for peer in self.people:
+            peer.calm, peer.mute = True, False
+        if world.chance(0.5):
+            for consumer in list(self.consumers):
+                fresh = Consumer(
+                    world, node, consumer.tenant, f"f{consumer.name}", "good", list(consumer.wants.values())
+                )
+                fresh.calm = consumer.left = True
+                consumer.drop()
+                self.consumers.append(fresh)
+
+    def _after(self) -> bool:
+        """After every step of the world."""
+        node = self.node
+        if node.alive:
+            node.tend()
+            invariants.check_memory(node)
+            if not node.store.pending() and self.world.chance(DISK_CHECK):
+                invariants.check_disk(node)
+        return False
+
+    def _after_calm(self) -> bool:
+        self._after()
+        return self._drained()
+
+    def _drained(self) -> bool:
+        node = self.node
+        if not node.alive or not all(producer.done for producer in self.producers):
+            return False
+        topics = node.store.topics.values()
+        return node.engine.batcher.idle and not any(topic.messages for topic in topics if topic.groups)
+
+
+def _settings(world: World) -> Settings:
+    """Small enough that every limit is met."""
+    rng = world.rng
+    changes: dict[str, Any] = {
+        "max_failures": 3,
+        "max_deliveries": 6,
+        "backoff_cap_s": 0.2,
+        "backoff_cap_s_max": 1.0,
+        "release_hold_s": rng.choice((0.0, 0.3)),
+        "in_flight_bytes_max": rng.choice((300, 1000, 100_000)),
+        "ready_bytes_max": rng.choice((3000, 20_000, 1 << 20)),
+        "ping_interval_s": 1.0,
+        "pong_timeout_s": 0.8,
+        "write_stall_s": 1.0,
+        "close_timeout_s": 0.5,
+        "auth_timeout_s": 0.8,
+        "token_leeway_s": rng.choice((0, 1)),
+        "outbox_bytes_max": rng.choice((4000, 1 << 20)),
+        "publish_per_s": rng.choice((0, 20)),
+        "publish_burst": 10,
+        "controls_per_s": rng.choice((0, 2)),
+        "controls_burst": 6,
+        "batch_messages_max": rng.choice((3, 4096)),
+        "batcher_messages_max": rng.choice((6, 65_536)),
+        "malformed_per_minute": 1000,
+    }
+    return Settings.model_construct(**changes)
+
+
+def simulate(seed: int, *, tracing: bool = False, folder: Path | None = None) -> Result:
+    """Run one seed in a folder of its own, in memory where the machine has such a filesystem."""
+    base = folder or Path("/dev/shm")
+    path = Path(tempfile.mkdtemp(prefix="pushwire-sim-", dir=base if base.is_dir() else None))
+    enabled = gc.isenabled()
+    gc.disable()  # one seed makes little garbage; cycles are collected between seeds
+    try:
+        return Simulation(seed, path, tracing=tracing).run()
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if enabled:
+            gc.enable()

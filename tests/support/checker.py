@@ -1,0 +1,399 @@
+"""The history checker: judges what clients saw and what the disk holds, and knows nothing of how the gateway works.
+
+One file, standard library only; used by the simulator and by runs of real processes. Events carry `t` (ns of one
+clock) and `ev`; q is the topic with its tenant, grp the group. An operation without a definite answer may or may not
+have happened, for ever.
+
+    pub_inv   op q mid sha [key]    one a message, before sending; `op` joins the messages of one frame
+    pub_ok    op q mid seq dup      pub_fail  op q mid code (definite)     pub_info  op q mid (unknown)
+    sub_inv   cid sub q grp [start] sub_ok    cid sub q grp
+    unsub_inv cid sub               unsub_ok  cid sub                      unsub_end cid sub (ended by the gateway)
+    dlv       cid sub q grp seq mid sha lease attempt redelivered expires_ns [key] [granted: by the gateway's clock]
+    set_inv   op kind leases [also] [delay_ns]   kind: ack nack reject release extend; ack_through may cover `also`
+    set_ok    op leases [expires_ns]             set_stale  op leases      (op None: it had no ref; the last on it)
+    con_open  cid [boot] [until] [may: [[q, grp], ...]]                    con_auth  cid until (a refresh is sent)
+    con_close cid [since]           when the gateway saw it, or the earliest moment at which it can have
+    srv_start boot                  srv_kill  boot                         srv_exit  boot (after a drain)
+    final     kind, rows or done    db_dump (owed, unsettled), dlq, orphans, counts (also after a kill), drain
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+Event = Mapping[str, Any]
+Where = tuple[str, str, int]
+FOREVER = 1 << 62
+SOMETIMES = frozenset({
+    "ack_through", "backoff", "close", "dead_deliveries", "dead_failures", "dead_rejected", "delayed_nack",
+    "duplicate", "expiry", "expiry_extended", "id_conflict", "late_answer", "open_publish_kept", "open_publish_lost",
+    "redelivery_after_kill", "refused", "release", "retry_after_kill", "reverted_ack", "stale", "token", "unsubscribe",
+})  # fmt: skip
+"""Rare states. A run that has not seen those it asked for proves little: it is invalid, not passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    max_failures: int
+    max_deliveries: int
+    slack_ns: int = 50_000_000  # how far recorded times may be from the gateway's
+    late_ns: int = 1_000_000_000  # how late a delivery may be seen where `granted` is not known
+
+
+@dataclass(slots=True)
+class Pub:
+    """One message id: what was asked (op -> content) and what was answered (op -> "" ok fail info)."""
+
+    first_t: int
+    floor: int  # highest seq of the topic that was confirmed before the first attempt
+    ops: dict[Any, str] = field(default_factory=dict)
+    shas: dict[Any, tuple[str, Any]] = field(default_factory=dict)
+    attempts: int = 0
+    seqs: set[int] = field(default_factory=set)
+    fresh: int = 0
+    ok_t: int = FOREVER
+
+
+@dataclass(slots=True)
+class Settle:
+    kind: str
+    op: Any
+    t: int
+    named: bool  # else ack_through may cover it
+    delay_ns: int
+    result: str = ""  # "" | ok | stale
+
+
+@dataclass(slots=True)
+class Span:
+    """A connection or a subscription on one: why and when it may have ended."""
+
+    ends: list[tuple[str, int]]
+    boot: int = 0
+    scope: Any = None
+
+
+@dataclass(slots=True)
+class Lease:
+    token: str
+    con: Span
+    sub: Span
+    attempt: int
+    granted: int
+    exact: bool
+    expires: int
+    settles: list[Settle]
+    extended: bool = False
+
+    def has(self, kind: str, *results: str) -> bool:
+        return any(s.kind == kind and s.result in results for s in self.settles)
+
+
+@dataclass(slots=True)
+class Report:
+    violations: list[tuple[str, str]]
+    seen: Counter[str]
+    missing: list[str]
+    figures: dict[str, int]
+
+    @property
+    def passed(self) -> bool:
+        return not self.violations and not self.missing
+
+
+class Checker:
+    """Feed it every event in order of time, then ask for the `report`."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.violations: list[tuple[str, str]] = []
+        self.seen: Counter[str] = Counter()
+        self.pubs: dict[tuple[str, str], Pub] = {}
+        self.top: dict[str, int] = defaultdict(int)
+        self.mids: dict[tuple[str, int], str] = {}
+        self.groups: dict[str, dict[str, list[Any]]] = defaultdict(dict)  # q -> grp -> [since, {start, ...}]
+        self.subs: dict[tuple[str, str], Span] = {}
+        self.cons: dict[str, Span] = {}
+        self.leases: dict[str, Lease] = {}
+        self.settles: dict[str, list[Settle]] = defaultdict(list)  # by lease, which may be seen later
+        self.by_message: dict[Where, list[Lease]] = defaultdict(list)
+        self.boots = 0
+        self.stops: dict[int, int] = {}
+        self.kills: list[int] = []
+        self.counts: dict[Where, tuple[int, int]] = {}
+        self.dump: dict[Where, Event] | None = None
+        self.letters: dict[Where, Event] = {}
+        self.drained = False
+
+    def bad(self, code: str, where: Any, text: str) -> None:
+        self.violations.append((code, f"{where}: {text}"))
+
+    def feed(self, e: Event) -> None:
+        family, _, step = e["ev"].partition("_")
+        getattr(self, f"_{family}")(step, e)
+
+    def _pub(self, step: str, e: Event) -> None:
+        q, mid = e["q"], e["mid"]
+        pub = self.pubs.setdefault((q, mid), Pub(e["t"], self.top[q]))
+        self.seen["late_answer"] += step == "ok" and pub.ops[e["op"]] == "info"
+        pub.ops[e["op"]] = "" if step == "inv" else step
+        if step == "inv":
+            pub.shas[e["op"]] = (e["sha"], e.get("key"))
+            pub.attempts += 1
+        elif step == "fail":
+            self.seen["id_conflict" if e["code"] == "id_conflict" else "refused"] += 1
+        elif step == "ok":
+            self._receipt(pub, q, mid, e["seq"], e["dup"])
+            pub.ok_t = min(pub.ok_t, e["t"])
+
+    def _receipt(self, pub: Pub, q: str, mid: str, seq: int, duplicate: bool) -> None:
+        pub.fresh += not duplicate
+        self.seen["duplicate"] += duplicate
+        if duplicate and pub.attempts < 2:
+            self.bad("S4", (q, mid), "duplicate, but published once")
+        if seq <= pub.floor:
+            self.bad("S10", (q, mid), f"seq {seq} was given after {pub.floor}")
+        self.top[q] = max(self.top[q], seq)
+        self._one_seq(pub, q, seq, mid)
+
+    def _one_seq(self, pub: Pub, q: str, seq: int, mid: str) -> None:
+        pub.seqs.add(seq)
+        if self.mids.setdefault((q, seq), mid) != mid:
+            self.bad("S10", (q, seq), f"given to {self.mids[q, seq]} and to {mid}")
+
+    def _sub(self, step: str, e: Event) -> None:
+        group = self.groups[e["q"]].setdefault(e["grp"], [FOREVER, set()])
+        if step == "inv":
+            group[1].add(e.get("start"))
+        else:
+            group[0] = min(group[0], e["t"])
+            self.subs[e["cid"], e["sub"]] = Span([], scope=(e["q"], e["grp"]))
+
+    def _unsub(self, step: str, e: Event) -> None:
+        if sub := self.subs.get((e["cid"], e["sub"])):
+            sub.ends.append(("unsubscribe" if step != "end" else "ended", e["t"]))
+            if step != "inv":
+                del self.subs[e["cid"], e["sub"]]
+
+    def _dlv(self, _: str, e: Event) -> None:
+        where: Where = e["q"], e["grp"], e["seq"]
+        token, con, sub = e["lease"], self.cons[e["cid"]], self.subs.get((e["cid"], e["sub"]))
+        if sub is None or sub.scope != where[:2]:
+            self.bad("S11", where, f"{token} delivered without an open subscription")
+        if con.scope is not None and [*where[:2]] not in con.scope:
+            self.bad("S11", where, f"{token} delivered to {e['cid']}, which may not consume it")
+        if token in self.leases:
+            self.bad("S6", where, f"{token} delivered twice")
+        if bool(e["redelivered"]) != (e["attempt"] > 1):
+            self.bad("S7", where, f"redelivered is {e['redelivered']} at attempt {e['attempt']}")
+        at = e.get("granted", e["t"])
+        fields = sub or Span([]), e["attempt"], at, "granted" in e, at + e["expires_ns"], self.settles[token]
+        self.leases[token] = Lease(token, con, *fields)
+        self.by_message[where].append(self.leases[token])
+        self._content("delivered", e)
+
+    def _content(self, how: str, e: Event) -> None:
+        """What comes out was put in: same id, same bytes, same key, and always under the same seq."""
+        pub = self.pubs.get((e["q"], e["mid"]))
+        if pub is None:
+            self.bad("S2", (e["q"], e["mid"]), f"{how}, but never published")
+            return
+        if (e["sha"], e.get("key")) not in pub.shas.values():
+            self.bad("S2", (e["q"], e["mid"]), f"{how} with other content")
+        self._one_seq(pub, e["q"], e["seq"], e["mid"])
+
+    def _set(self, step: str, e: Event) -> None:
+        if step != "inv":
+            self._answered(step, e)
+            return
+        for named, tokens in ((True, e["leases"]), (False, e.get("also", ()))):
+            for token in tokens:
+                self.settles[token].append(Settle(e["kind"], e["op"], e["t"], named, e.get("delay_ns", 0)))
+        self.seen["ack_through"] += bool(e.get("also"))
+
+    def _answered(self, step: str, e: Event) -> None:
+        self.seen["stale"] += step == "stale"
+        for token in e["leases"]:
+            open_ = [s for s in self.settles[token] if s.named and not s.result and e["op"] in {None, s.op}]
+            for settle in open_[-1:]:  # without `op` it is the last one: what came after a settled one is stale too
+                settle.result = step
+                if settle.kind == "extend" and step == "ok" and (lease := self.leases.get(token)):
+                    lease.expires = max(lease.expires, settle.t + e.get("expires_ns", 0))
+                    lease.extended = True
+
+    def _con(self, step: str, e: Event) -> None:
+        if step == "open":
+            token = ("token", e.get("until", FOREVER))
+            self.cons[e["cid"]] = Span([token], e.get("boot", self.boots), e.get("may"))
+        elif con := self.cons.get(e["cid"]):
+            if step == "auth":
+                con.ends += [("auth", e["t"]), ("token", e["until"])]
+            else:
+                con.ends.append(("close", e.get("since", e["t"])))
+
+    def _srv(self, step: str, e: Event) -> None:
+        self.boots = e["boot"]
+        if step != "start":
+            self.stops[e["boot"]] = e["t"]
+            self.kills += [e["t"]] * (step == "kill")
+
+    def _final(self, _: str, e: Event) -> None:
+        rows, kind = e.get("rows", ()), e["kind"]
+        if kind == "drain":
+            self.drained = e["done"]
+            self.violations += [("L1", "the drain did not end in time")] * (not self.drained)
+        elif kind == "db_dump":
+            self.dump = {(row["q"], row["grp"], row["seq"]): row for row in rows}
+        elif kind == "orphans":
+            self.violations += [("S12", f"orphan: {row}") for row in rows]
+        else:
+            for row in rows:
+                self._final_row(kind, (row["q"], row["grp"], row["seq"]), row)
+
+    def _final_row(self, kind: str, where: Where, row: Event) -> None:
+        if kind == "dlq":
+            if self.letters.setdefault(where, row) is not row:
+                self.bad("S8", where, "two dead letters")
+            return
+        before, self.counts[where] = self.counts.get(where, (0, 0)), (row["deliveries"], row["failures"])
+        if row["deliveries"] < before[0] or row["failures"] < before[1]:
+            self.bad("S7", where, f"counts on disk went from {before} to {self.counts[where]}")
+
+    def report(self, required: Iterable[str] = ()) -> Report:
+        """Judge the whole history. `required`: rare states that must have been seen."""
+        for where, leases in self.by_message.items():
+            leases.sort(key=lambda lease: (lease.con.boot, lease.attempt))
+            self._judge_leases(where, leases)
+        for where, row in self.letters.items():
+            self._judge_letter(where, row, self.by_message.get(where, []))
+        for where, row in (self.dump or {}).items():
+            self._content("stored", row)
+            if any(lease.has("ack", "ok") for lease in self.by_message.get(where, ())):
+                self.bad("S12", where, "confirmed as acked, and still stored")
+            if where in self.letters:
+                self.bad("S12", where, "dead, and still stored")
+        for (q, mid), pub in self.pubs.items():
+            self._judge_publish((q, mid), pub)
+            for seq in pub.seqs:
+                for grp, (since, starts) in self.groups[q].items():
+                    only = len(self.groups[q]) == 1 and starts <= {None, "earliest"} and since < FOREVER
+                    owed = pub.ok_t < FOREVER and (since <= pub.first_t or only)
+                    self._judge_fate((q, grp, seq), mid, owed)
+        missing = sorted(set(required) - {name for name, count in self.seen.items() if count})
+        return Report(self.violations, self.seen, missing, self._figures())
+
+    def _judge_publish(self, where: tuple[str, str], pub: Pub) -> None:
+        answers = set(pub.ops.values())
+        for wrong, code, text in (
+            (len(pub.seqs) > 1, "S4", f"stored as {sorted(pub.seqs)}"),
+            (pub.fresh > 1, "S4", f"{pub.fresh} answers without duplicate"),
+            ("ok" in answers and not pub.fresh and answers <= {"ok", "fail"}, "S4", "duplicate of nothing"),
+            (pub.seqs and answers == {"fail"}, "S3", "refused for certain, yet it is there"),
+        ):
+            if wrong:
+                self.bad(code, where, text)
+        if answers & {"info", ""}:
+            self.seen["open_publish_kept" if pub.seqs else "open_publish_lost"] += 1
+
+    def _judge_leases(self, where: Where, leases: list[Lease]) -> None:
+        failures, last = 0, leases[-1]
+        for before, after in pairwise(leases):
+            failures += self._judge_pair(where, before, after)
+        if failures >= self.limits.max_failures:
+            self.bad("S7", where, f"delivered again after {failures} failures")
+        top = max(lease.attempt for lease in leases)
+        if len(leases) > top + len(self.stops) or top > self.limits.max_deliveries:
+            self.bad("S7", where, f"{len(leases)} deliveries, {len(self.stops)} stops, yet attempt {top}")
+        acked = [lease for lease in leases if lease.has("ack", "ok")]
+        if len(acked) > 1:
+            self.bad("S5", where, f"{[lease.token for lease in acked]} all confirmed as acked")
+        elif acked and acked[0] is not last:
+            self.bad("S5", where, f"delivered as {last.token} after the confirmed ack of {acked[0].token}")
+        for lease in leases:
+            by = lease.granted - (self.limits.slack_ns if lease.exact else self.limits.late_ns)
+            if by > min((t for name, t in lease.con.ends if name == "close"), default=FOREVER):
+                self.bad("S11", where, f"{lease.token} delivered after its connection was closed")
+            if by > max(t for name, t in lease.con.ends if name == "token"):
+                self.bad("S11", where, f"{lease.token} delivered after its token had ended")
+        self.seen["reverted_ack"] += any(lease.has("ack", "") for lease in leases[:-1])
+
+    def _judge_pair(self, where: Where, before: Lease, after: Lease) -> bool:
+        """Two deliveries in a row of one message. Returns whether the first certainly ended as a failure."""
+        by, same_boot = after.granted + self.limits.slack_ns, before.con.boot == after.con.boot
+        if same_boot and before.attempt == after.attempt:
+            self.bad("S7", where, f"attempt {after.attempt} twice: {before.token}, {after.token}")
+        stop = self.stops.get(before.con.boot, FOREVER)
+        causes = [("expiry", before.expires), ("stop", stop), *before.con.ends, *before.sub.ends]
+        ends = {name for name, t in causes if t <= by}
+        ends |= {s.kind for s in before.settles if s.t <= by and s.result != "stale" and s.kind != "extend"}
+        if not ends:
+            self.bad("S6", where, f"{after.token} granted while {before.token} was held")
+        for nack in before.settles:
+            if nack.kind == "nack" and nack.result == "ok":
+                self.seen["delayed_nack" if nack.delay_ns else "backoff"] += 1
+                self.seen["retry_after_kill"] += not same_boot
+                if by < nack.t + nack.delay_ns:
+                    self.bad("S13", where, f"{after.token} granted before the delay of a nack was over")
+        self.seen["redelivery_after_kill"] += not same_boot
+        if same_boot and len(ends) == 1:
+            (end,) = ends
+            self.seen[end] += 1
+            self.seen["expiry_extended"] += end == "expiry" and before.extended
+        return same_boot and ends <= {"expiry", "nack"}
+
+    def _judge_letter(self, where: Where, row: Event, leases: list[Lease]) -> None:
+        reason, died = row["reason"], row.get("t", FOREVER) + self.limits.slack_ns
+        limits = {"failures": self.limits.max_failures, "deliveries": self.limits.max_deliveries}
+        self.seen[f"dead_{reason}"] += 1
+        self._content("dead", row)
+        for wrong, text in (
+            (reason not in {*limits, "rejected", "expired", "corrupt"}, f"unknown reason {reason}"),
+            (reason in limits and row[reason] != limits[reason], f"dead after {row.get(reason)} {reason}"),
+            (reason == "rejected" and not any(x.has("reject", "ok", "") for x in leases), "nobody rejected it"),
+            (any(x.has("ack", "ok") for x in leases), "dead, yet confirmed as acked"),
+            (any(x.exact and x.granted > died for x in leases), "delivered after its death"),
+            (leases and leases[-1].attempt > row["deliveries"], f"not all {leases[-1:]} counted: {row}"),
+        ):
+            if wrong:
+                self.bad("S8", where, text)
+
+    def _judge_fate(self, where: Where, mid: str, owed: bool) -> None:
+        """What was confirmed, or once delivered, is acked, dead or still there; after a drain not there any more."""
+        leases, dead = self.by_message.get(where, []), where in self.letters
+        if not dead and any(lease.has("reject", "ok") for lease in leases):
+            self.bad("S8", where, f"{mid} was rejected, but is not with the dead letters")
+        if not (leases or owed) or dead or (leases and leases[-1].has("ack", "ok", "")):
+            return
+        if self.dump is not None and where in self.dump:
+            if self.drained:
+                self.bad("L1", where, f"{mid} is still there after the drain")
+        elif self.dump is not None or self.drained:
+            self.bad("S1'" if leases else "S1", where, f"{mid} is lost")
+
+    def _figures(self) -> dict[str, int]:
+        pubs = self.pubs.values()
+        asked, told = sorted(p.first_t for p in pubs), sorted(p.ok_t for p in pubs)
+        return {
+            "messages": len(pubs),
+            "confirmed": sum(p.ok_t < FOREVER for p in pubs),
+            "deliveries": len(self.leases),
+            "redeliveries": len(self.leases) - len(self.by_message),
+            "dead": len(self.letters),
+            "kills": len(self.kills),
+            "kills_with_open_publishes": sum(bisect_right(asked, t) > bisect_right(told, t) for t in self.kills),
+        }
+
+
+def check(events: Iterable[Event | str], limits: Limits, required: Iterable[str] = ()) -> Report:
+    """Judge a history: events, or their JSON lines, in any order (they are sorted by time, stably)."""
+    checker = Checker(limits)
+    parsed: list[Event] = [json.loads(event) if isinstance(event, str) else event for event in events]
+    for event in sorted(parsed, key=lambda event: event["t"]):
+        checker.feed(event)
+    return checker.report(required)
