@@ -13,9 +13,7 @@ SERIAL_FOLDERS = ("e2e", "faults")
 
 # No deadline: asyncio's debug mode and a busy machine make single examples slow. Under CI the examples are
 # the same each time, so that a verdict belongs to the commit; elsewhere each run looks at new ones.
-hypothesis.settings.register_profile(
-    "pushwire", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
-)
+hypothesis.settings.register_profile("pushwire", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("pushwire")
 
 

@@ -30,13 +30,14 @@ TOPIC, GROUP = "demo.orders", "billing"
 PUBLISH_EVERY_S = 0.25
 REPORT_EVERY_S = 5.0
 WORKER_LIFE_S = (8.0, 20.0)
+FAIL_SHARE = 0.05
 READY_TIMEOUT_S = 20.0
 
 
 async def publish_orders(url: str, data: str, counts: Counter[str]) -> None:
     """One order every so often, for ever."""
     number = 0
-    async with pushwire.Client(url, token=lambda: dev_traffic_token(data)) as client:
+    async with pushwire.Client(url, token=lambda _reason: dev_traffic_token(data)) as client:
         while True:
             number += 1
             await client.publish(TOPIC, {"order": number, "amount": random.randint(5, 500)})
@@ -54,24 +55,21 @@ async def work(url: str, data: str, name: str, counts: Counter[str]) -> None:
 
 
 async def handle_orders(url: str, data: str, name: str, counts: Counter[str]) -> None:
-    """Handle orders until cancelled."""
-    client = pushwire.Client(url, token=lambda: dev_traffic_token(data), name=name)
-    await client.connect()
-    try:
-        subscription = client.subscribe(TOPIC, group=GROUP, prefetch=4)
-        async with subscription:
-            async for message in subscription:
-                await asyncio.sleep(random.uniform(0.05, 0.3))
-                if message.redelivered:
-                    counts["redelivered"] += 1
-                if random.random() < 0.05:
-                    message.nack(error="card declined")
-                    counts["nacked"] += 1
-                else:
-                    message.ack()
-                    counts["acked"] += 1
-    finally:
-        await client.abort()
+    """Handle orders until cancelled, which closes the connection at once: what is held goes to the other worker."""
+    async with (
+        pushwire.Client(url, token=lambda _reason: dev_traffic_token(data), name=name) as client,
+        client.subscribe(TOPIC, group=GROUP, prefetch=4) as subscription,
+    ):
+        async for message in subscription:
+            await asyncio.sleep(random.uniform(0.05, 0.3))
+            if message.redelivered:
+                counts["redelivered"] += 1
+            if random.random() < FAIL_SHARE:
+                message.nack(error="card declined")
+                counts["nacked"] += 1
+            else:
+                message.ack()
+                counts["acked"] += 1
 
 
 def dev_traffic_token(data: str) -> str:

@@ -279,7 +279,8 @@ Counts = Sequence[tuple[int, int]]
 """(deliveries, failures) per message."""
 
 Arrivals = Callable[[Group, int, Sequence[Message], Counts | None], None]
-"""(group, priority, messages, counts): durable, unsettled and due. counts None: all zero."""
+"""(group, priority, messages, counts): durable, unsettled and due. counts None: all zero. No messages: only
+`next_due_ms` has changed."""
 
 
 class Store(Protocol):

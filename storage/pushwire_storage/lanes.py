@@ -249,6 +249,7 @@ class LaneFeed:
         if lane.closed:
             self._pump()
             return
+        due_before_ms = self.next_due_ms()
         backlog = scan.due_until_ms is None
         taken = self._take_backlog(lane, result) if backlog else self._take_due(lane, scan, result)
         lane.demand -= len(taken)
@@ -259,7 +260,8 @@ class LaneFeed:
             lane.next_on_disk_ms = result.next_due_ms
             self._feed(lane)
         self._pump()
-        if taken:
+        # Without messages: the scan met a retry, and whoever keeps the timer must hear of it.
+        if taken or self.next_due_ms() != due_before_ms:
             counts = [result.counts[index] for index in taken] if result.counts else None
             self._arrivals(lane.group, lane.priority, [result.messages[index] for index in taken], counts)
 

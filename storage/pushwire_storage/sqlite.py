@@ -43,7 +43,7 @@ T = TypeVar("T")
 DATABASE, LOCK = "pushwire.db", "pushwire.lock"
 CACHE_BYTES = 32 << 20
 """Pages kept by the writer: the leaves that a busy store writes again and again, and the ends of its indexes."""
-WAL_BYTES_MAX = 16 << 20
+WAL_BYTES_MAX = 4 << 20
 """WAL after which a checkpoint is due; see storage/DESIGN.md for what smaller and larger ones cost."""
 BUSY_TIMEOUT_S = 2.0
 """How long a foreign process may hold the write lock before a batch fails with StoreBusy."""

@@ -135,6 +135,29 @@ def cpu_s(pids: Sequence[int]) -> float:
     return total * CLOCK_TICK_S
 
 
+class Others:
+    """CPU time that everything but this run used on the machine: a benchmark beside other work says little."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._busy = self._machine_s() - self._ours_s()
+
+    def share(self) -> float:
+        """As a fraction of one core since the beginning. Counts only children that have ended as ours."""
+        return max(0.0, (self._machine_s() - self._ours_s() - self._busy) / (time.monotonic() - self._start))
+
+    @staticmethod
+    def _machine_s() -> float:
+        # proc(5): stat, the line of all cores: user nice system idle iowait irq softirq
+        user, nice, system, _, _, irq, softirq = Path("/proc/stat").read_text().split()[1:8]
+        return sum(map(int, (user, nice, system, irq, softirq))) * CLOCK_TICK_S
+
+    @staticmethod
+    def _ours_s() -> float:
+        used = os.times()
+        return used.user + used.system + used.children_user + used.children_system
+
+
 def rss_kib(pids: Sequence[int]) -> int:
     """Resident memory of these processes in KiB (proc(5): status, VmRSS)."""
     total = 0

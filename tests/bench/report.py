@@ -95,14 +95,14 @@ def table(results: Results) -> str:
     for case in results.cases:
         lines += ["", f"{case.scenario}: {case.name}"]
         heads = [*results.systems, *(f"{ours} : {other}" for other in others)]
-        lines.append(f"  {'':<28}" + "".join(f"{head:>32}" for head in heads))
+        lines.append(f"  {'':<30}" + "".join(f"{head:>34}" for head in heads))
         for metric in case.metrics:
             cells = [_shown(results.cell(case, system), metric) for system in results.systems]
             mine = results.quoted(case, ours, metric)
             cells += [factor(metric, mine, results.quoted(case, other, metric)) for other in others]
-            lines.append(f"  {metric.name + ', ' + metric.unit:<28}" + "".join(f"{cell:>32}" for cell in cells))
+            lines.append(f"  {metric.name + ', ' + metric.unit:<30}" + "".join(f"{cell:>34}" for cell in cells))
         shares = [_shares(results.cell(case, system)) for system in results.systems]
-        lines.append(f"  {'CPU share: load / broker':<28}" + "".join(f"{share:>32}" for share in shares))
+        lines.append(f"  {'CPU share: load / broker':<30}" + "".join(f"{share:>34}" for share in shares))
         for system in results.systems:
             for reason in dict.fromkeys(results.cell(case, system).failures):
                 lines.append(f"  {system} FAILED: {reason}")

@@ -38,6 +38,10 @@ BODY_BYTES = 200
 ROUNDS = 3
 START_FAILURES_MAX = 2
 """A contestant that did not start so often is not tried again in this run."""
+QUICK_S_MAX = 90
+"""Of a quick run: on a machine too slow for all rounds there are fewer, and the rows say so."""
+OTHERS_SHARE_MAX = 0.15
+"""Of one core, used by other processes, above which the run says that its figures are of a busy machine."""
 SPARE_FILES = 600
 """Beside its connections a broker has a database, logs, libraries, and may keep a reserve."""
 
@@ -54,6 +58,7 @@ class Bench:
         ]
         self.cases = [case for case in plan(options.quick) if options.only in f"{case.scenario}: {case.name}"]
         self.results = report.Results([contestant.name for contestant in self.contestants], self.cases)
+        self.others = processes.Others()
         self.start_failures: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self.env = {
@@ -62,12 +67,18 @@ class Bench:
         }
 
     def run(self) -> None:
+        started, longest_s = time.monotonic(), 0.0
         for number in range(self.options.rounds):
+            began = time.monotonic()
+            if self.options.quick and began - started + 1.25 * longest_s > QUICK_S_MAX:
+                say(f"stopped after {number} rounds: another one would end after {QUICK_S_MAX} s")
+                return
             for case in self.cases:
                 if case.scenario == "throughput" and case is self.cases[0]:
                     self.measure_bounds()
                 for contestant in turned(self.contestants, number):
                     self.round(case, contestant)
+            longest_s = max(longest_s, time.monotonic() - began)
             say(f"round {number + 1} of {self.options.rounds} done")
 
     def measure_bounds(self) -> None:
@@ -168,13 +179,15 @@ def machine(bench: Bench) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "file_system": processes.file_system_of(bench.folder),
+        "cpu_share_of_others": round(bench.others.share(), 3),
         "body_bytes": BODY_BYTES,
         "quick": bench.options.quick,
     }
 
 
 def conclude(bench: Bench, seconds: float) -> int:
-    """Print the table, write the JSON. 1 when a contestant failed or the yardstick is a straw man."""
+    """Print the table, write the JSON. 1 when a contestant failed or the yardstick is a straw man. Call it when all
+    children have ended."""
     results, place = bench.results, machine(bench)
     versions = {contestant.name: contestant.versions() for contestant in bench.contestants}
     limits = {contestant.name: dict(contestant.limits_raised) for contestant in bench.contestants}
@@ -193,6 +206,8 @@ def conclude(bench: Bench, seconds: float) -> int:
         print(f"naive reaches {share:.0%} of aiosqlite's three-hop rate ({verdict} {report.NAIVE_SHARE_MIN:.0%})")
     if place["file_system"] in ("tmpfs", "ramfs", "overlay"):
         print(f"warning: the data lies on {place['file_system']}; syncs may cost nothing there")
+    if place["cpu_share_of_others"] > OTHERS_SHARE_MAX:
+        print(f"warning: other processes used {place['cpu_share_of_others']:.0%} of a core; run it on a quiet machine")
     failed = any(cell.failures for cell in results.cells.values())
     document = {
         "machine": place,

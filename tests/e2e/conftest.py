@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import http_client, ws_client
 from support.gateway_process import GatewayProcess
 
 MakeGateway = Callable[..., GatewayProcess]
+
+
+@pytest.fixture(autouse=True)
+async def _no_connection_outlives_its_test() -> AsyncIterator[None]:
+    yield
+    for socket in list(ws_client.OPEN):
+        socket.abort()
+    for client in list(http_client.OPEN):
+        client.close()
+    await asyncio.sleep(0)  # transports close in the next turn
 
 
 @pytest.fixture

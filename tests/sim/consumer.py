@@ -138,7 +138,7 @@ class Consumer(Peer):
             self.world.record("unsub_end", cid=cid, sub=frame.sub)
             self._forget(frame.sub)
         elif frame.leases is not None:
-            self.world.record("set_stale", op=None, leases=list(frame.leases))
+            self.world.record("set_stale", op=None, leases=list(frame.leases), cid=cid)
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
@@ -249,7 +249,8 @@ class Consumer(Peer):
             for lease in (*leases, *also):
                 if lease in member.held:
                     member.held[lease].settled = True
-        world.record("set_inv", op=op, kind=kind, leases=leases, also=also, delay_ns=(delay_ms or 0) * 1_000_000)
+        cid, delay_ns = self.wire and self.wire.cid, (delay_ms or 0) * 1_000_000
+        world.record("set_inv", op=op, kind=kind, leases=leases, also=also, delay_ns=delay_ns, cid=cid)
         frame: Any
         if kind == "ack":
             frame = Ack((), leases[0]) if also else Ack(leases)

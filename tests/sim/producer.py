@@ -153,7 +153,8 @@ class Producer(Peer):
             for draft in batch.drafts:
                 ev = "pub_fail" if definite else "pub_info"
                 self.world.record(ev, op=op, q=q, mid=draft.id, code=answer.code)
-            if (answer.retryable or not definite) and not late:
+            hopeless = self.calm and answer.code == "topic_full"  # a topic without groups stays full
+            if (answer.retryable or not definite) and not (late or hopeless):
                 self._again.append(batch)
             return
         assert answer is not None

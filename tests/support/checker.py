@@ -1,16 +1,15 @@
 """The history checker: judges what clients saw and what the disk holds, and knows nothing of how the gateway works.
 
-One file, standard library only; used by the simulator and by runs of real processes. Events carry `t` (ns of one
-clock) and `ev`; q is the topic with its tenant, grp the group. An operation without a definite answer may or may not
-have happened, for ever.
+One file, standard library only, for the simulator and for real processes. Events carry `t` (ns of one clock) and
+`ev`; q is the topic with its tenant. What was not clearly answered may or may not have happened, for ever.
 
     pub_inv   op q mid sha [key]    one a message, before sending; `op` joins the messages of one frame
     pub_ok    op q mid seq dup      pub_fail  op q mid code (definite)     pub_info  op q mid (unknown)
     sub_inv   cid sub q grp [start] sub_ok    cid sub q grp
     unsub_inv cid sub               unsub_ok  cid sub                      unsub_end cid sub (ended by the gateway)
     dlv       cid sub q grp seq mid sha lease attempt redelivered expires_ns [key] [granted: by the gateway's clock]
-    set_inv   op kind leases [also] [delay_ns]   kind: ack nack reject release extend; ack_through may cover `also`
-    set_ok    op leases [expires_ns]             set_stale  op leases      (op None: it had no ref; the last on it)
+    set_inv   op kind leases [also] [delay_ns] [cid]   kind: ack nack reject release extend; `also`: by ack_through
+    set_ok    op leases [expires_ns]       set_stale  op leases [cid]      (op None: no ref; the cid's last on it)
     con_open  cid [boot] [until] [may: [[q, grp], ...]]                    con_auth  cid until (a refresh is sent)
     con_close cid [since]           when the gateway saw it, or the earliest moment at which it can have
     srv_start boot                  srv_kill  boot                         srv_exit  boot (after a drain)
@@ -43,7 +42,7 @@ class Limits:
     max_failures: int
     max_deliveries: int
     slack_ns: int = 50_000_000  # how far recorded times may be from the gateway's
-    late_ns: int = 1_000_000_000  # how late a delivery may be seen where `granted` is not known
+    late_ns: int = 1_000_000_000  # delivery stops so soon after a token's end; or is seen so late without `granted`
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ class Pub:
 @dataclass(slots=True)
 class Settle:
     kind: str
-    op: Any
+    ids: tuple[Any, Any]  # op, cid
     t: int
     named: bool  # else ack_through may cover it
     delay_ns: int
@@ -212,16 +211,18 @@ class Checker:
         if step != "inv":
             self._answered(step, e)
             return
+        ids = e["op"], e.get("cid")
         for named, tokens in ((True, e["leases"]), (False, e.get("also", ()))):
             for token in tokens:
-                self.settles[token].append(Settle(e["kind"], e["op"], e["t"], named, e.get("delay_ns", 0)))
+                self.settles[token].append(Settle(e["kind"], ids, e["t"], named, e.get("delay_ns", 0)))
         self.seen["ack_through"] += bool(e.get("also"))
 
     def _answered(self, step: str, e: Event) -> None:
         self.seen["stale"] += step == "stale"
         for token in e["leases"]:
-            open_ = [s for s in self.settles[token] if s.named and not s.result and e["op"] in {None, s.op}]
-            for settle in open_[-1:]:  # without `op` it is the last one: what came after a settled one is stale too
+            ids = (0, e["op"]) if e["op"] is not None else (1, e.get("cid"))
+            open_ = [s for s in self.settles[token] if s.named and not s.result and s.ids[ids[0]] == ids[1]]
+            for settle in open_[-1:]:  # without `op` the last one: what comes after one that counted is stale
                 settle.result = step
                 if settle.kind == "extend" and step == "ok" and (lease := self.leases.get(token)):
                     lease.expires = max(lease.expires, settle.t + e.get("expires_ns", 0))
@@ -319,7 +320,7 @@ class Checker:
             by = lease.granted - (self.limits.slack_ns if lease.exact else self.limits.late_ns)
             if by > min((t for name, t in lease.con.ends if name == "close"), default=FOREVER):
                 self.bad("S11", where, f"{lease.token} delivered after its connection was closed")
-            if by > max(t for name, t in lease.con.ends if name == "token"):
+            if lease.granted - self.limits.late_ns > max(t for name, t in lease.con.ends if name == "token"):
                 self.bad("S11", where, f"{lease.token} delivered after its token had ended")
         self.seen["reverted_ack"] += any(lease.has("ack", "") for lease in leases[:-1])
 

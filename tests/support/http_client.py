@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TIMEOUT_S = 10.0
+OPEN: set[HttpClient] = set()
+"""Every client not closed yet: for a fixture that cleans up behind failed tests."""
 
 
 class BadResponse(Exception):
@@ -92,6 +94,7 @@ class HttpClient:
         self._reader = reader
         self._writer = writer
         self._rest = b""
+        OPEN.add(self)
 
     @classmethod
     async def connect(cls, port: int, tls: ssl.SSLContext | None = None) -> HttpClient:
@@ -139,6 +142,7 @@ class HttpClient:
         return await self.response(timeout_s)
 
     def close(self) -> None:
+        OPEN.discard(self)
         self._writer.transport.abort()
 
 

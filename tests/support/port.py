@@ -8,7 +8,7 @@ import secrets
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from pushwire.wire.codec import loads
 from pushwire.wire.frames import ClientFrame, Ok
@@ -20,7 +20,7 @@ from pushwire_gateway.outbox import Outbox
 from pushwire_gateway.ports import Link, PublishDone, ServerCodec
 from pushwire_gateway.refusal import Refusal
 from pushwire_gateway.rights import Principal
-from pushwire_gateway.settings import Settings
+from pushwire_gateway.settings import Settings, load
 from pushwire_gateway.throttle import Throttle
 
 SECRET = secrets.token_bytes(32)
@@ -150,9 +150,7 @@ class SmallGateway:
 
     def token(self, subject: str = "ann", **more: Any) -> str:
         key = SigningKey("main", "HS256", SECRET)
-        return sign_token(
-            key, subject=subject, audience="pushwire", issuer="pushwire", now=self.clock.now(), **more
-        )
+        return sign_token(key, subject=subject, audience="pushwire", issuer="pushwire", now=self.clock.now(), **more)
 
 
 class Port:
@@ -190,10 +188,16 @@ class Port:
     async def websocket(self, *, receive_bytes: int | None = None, **headers: str) -> RawClient:
         """An open WebSocket, with a token unless `authorization` says otherwise."""
         client = await self.client(receive_bytes=receive_bytes)
-        await client.send(upgrade_request(**{"authorization": f"Bearer {self.gateway.token()}", **headers}))
+        fields: dict[str, Any] = {"authorization": f"Bearer {self.gateway.token()}", **headers}
+        await client.send(upgrade_request(**fields))
         head = await client.head()
         assert head.startswith("HTTP/1.1 101 "), head
         return client
+
+    def only(self) -> Any:
+        """The one connection alive."""
+        (connection,) = self.listener._hub.live
+        return connection
 
     async def until_alone(self) -> None:
         """Wait until no connection is left."""
@@ -210,7 +214,7 @@ class Port:
 async def open_port(clock: Clock | None = None, *, app: Any = None, **settings: Any) -> AsyncIterator[Port]:
     """A listener on a free port of loopback."""
     chosen = {"port": 0, "connects_per_s_per_ip": 0, "connects_per_s": 0, **settings}
-    gateway = SmallGateway(Settings(**chosen), clock or AnchoredClock())
+    gateway = SmallGateway(load(**chosen), clock or AnchoredClock())
     listener = Listener(gateway, app)
     url = await listener.start()
     try:
@@ -227,7 +231,7 @@ class RawClient:
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
 
-    async def __aenter__(self) -> RawClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -23,6 +23,8 @@ from support.http_client import Response, parse_response
 TIMEOUT_S = 10.0
 SUBPROTOCOL = "pushwire.v1"
 NO_CLOSE_FRAME = 1006
+OPEN: set[WsClient] = set()
+"""Every client whose connection has not ended: for a fixture that cleans up behind failed tests."""
 
 Op = dict[str, Any]
 
@@ -100,6 +102,7 @@ class WsClient(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        OPEN.add(self)
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -138,6 +141,7 @@ class WsClient(asyncio.Protocol):
         return rest
 
     def connection_lost(self, exc: Exception | None) -> None:
+        OPEN.discard(self)
         error = Closed(self._code)
         waiting: list[asyncio.Future[Any]] = [self.opened, self._welcomed, *self._replies.values()]
         for future in waiting:

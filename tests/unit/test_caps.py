@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pushwire_gateway.caps import Admission, Caps, network_of
-from pushwire_gateway.settings import Settings
+from pushwire_gateway.settings import load
 
 
-def caps(**settings: int) -> Caps:
-    return Caps(Settings(**settings), descriptors=100_000)
+def caps(**settings: Any) -> Caps:
+    return Caps(load(**settings), descriptors=100_000)
 
 
 def admitted(counters: Caps, ip: str) -> Admission:
@@ -35,9 +37,7 @@ def test_an_ipv6_site_and_a_mapped_ipv4_address_count_as_one(one, other, same):
 
 
 def test_each_cap_refuses_by_its_name_and_opens_again():
-    counters = caps(
-        connections_max=4, connections_per_ip=3, unauthenticated_per_ip=2, unauthenticated_max=3
-    )
+    counters = caps(connections_max=4, connections_per_ip=3, unauthenticated_per_ip=2, unauthenticated_max=3)
     first, second = admitted(counters, "192.0.2.1"), admitted(counters, "192.0.2.1")
     assert counters.connect("192.0.2.1") == "unauthenticated_address"
     first.authenticated()
@@ -94,7 +94,7 @@ def test_a_subject_has_its_places_within_its_tenant():
 
 
 def test_descriptors_bound_the_total():
-    assert Caps(Settings(), descriptors=1512).connections_max == 1000
-    assert Caps(Settings(connections_max=7), descriptors=1512).connections_max == 7
-    assert Caps(Settings(), descriptors=64).connections_max == 16
-    assert Caps(Settings()).connections_max >= 16  # as the system says
+    assert Caps(load(), descriptors=1512).connections_max == 1000
+    assert Caps(load(connections_max=7), descriptors=1512).connections_max == 7
+    assert Caps(load(), descriptors=64).connections_max == 16
+    assert Caps(load()).connections_max >= 16  # as the system says

@@ -282,6 +282,7 @@ def after_token_end(story: Story, *, bad: bool) -> None:
     story.publish("m2", 2)
     if not bad:
         story.add("con_auth", cid="c2", until=story.now + 60 * S)
+    story.now += 3 * S
     story.settle("ack", story.deliver("c2", 2, 1, granted=story.now))
 
 

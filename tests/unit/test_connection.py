@@ -122,8 +122,10 @@ async def test_a_protocol_error_ends_the_connection_with_its_code(name):
 async def test_a_character_split_over_fragments_is_whole():
     async with open_port() as port, await port.websocket() as client:
         text = '{"op":"ping","ref":1,"note":"\U0001f600"}'.encode()
-        await client.send(client_frame(text[:-4], fin=False) + client_frame(text[-4:], CONT))
-        await port.session.until(lambda: port.session.frames == [Ping(1)])
+        cut = text.index(b"\xf0") + 2
+        await client.send(client_frame(text[:cut], fin=False) + client_frame(text[cut:], CONT))
+        await port.session.until_called("receive")
+        assert port.session.frames == [Ping(1)]
 
 
 async def test_what_is_no_operation_is_the_sessions_business():
@@ -351,5 +353,4 @@ async def test_data_after_our_close_is_not_parsed_for_long():
         await client.send(client_frame(b"x" * 1000) * (CLOSING_BYTES_MAX // 1000 + 2))
         assert await client.closed_with() == 1000
         assert await client.rest() == b""  # EOF although we have not sent a close frame
-        (connection,) = port.listener._hub.live
-        assert connection._protocol.eof_sent
+        assert port.only()._protocol.eof_sent

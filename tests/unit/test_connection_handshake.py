@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import types
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,7 @@ async def test_the_known_subprotocol_is_chosen_wherever_it_stands():
         assert "Sec-WebSocket-Protocol: pushwire.v1\r\n" in await client.head()
 
 
-BAD_HANDSHAKES = {
+BAD_HANDSHAKES: dict[str, tuple[dict[str, Any], int]] = {
     "no subprotocol": ({"sec_websocket_protocol": ""}, 400),
     "only a token": ({"sec_websocket_protocol": "bearer.a.b.c"}, 400),
     "no token syntax": ({"sec_websocket_protocol": "<script>"}, 400),
@@ -194,7 +195,7 @@ async def test_the_request_does_not_stay_in_memory():
         token = port.gateway.token()
         async with await port.websocket(authorization=f"Bearer {token}"):
             await port.gateway.opened.wait()
-            (connection,) = port.listener._hub.live
+            connection = port.only()
             elsewhere = [port.listener._hub, connection._transport, port.session, port.gateway.caps]
             held = reachable(connection, elsewhere)
             assert len(held) > 50  # the walk does see the connection's parts
@@ -276,10 +277,10 @@ async def test_a_session_that_cannot_be_made_costs_its_client_1011_and_nobody_el
     async with open_port() as port, await port.websocket() as other:
         await asyncio.wait_for(port.gateway.opened.wait(), 5)
         made = port.gateway.make_session
-        port.gateway.make_session = lambda *_: 1 / 0
+        setattr(port.gateway, "make_session", lambda *_: 1 / 0)  # noqa: B010 - a fault put in; its type is wrong
         async with await port.websocket() as client:
             assert await client.closed_with() == 1011
-        port.gateway.make_session = made
+        setattr(port.gateway, "make_session", made)  # noqa: B010 - as above
         await other.frame('{"op":"ping","ref":1}')
         await port.session.until_called("receive")
         assert caplog.text.count("ZeroDivisionError") == 1

@@ -54,10 +54,14 @@ async def test_what_it_sends_does_not_keep_it_alive():
         for count in range(1, 24):
             port.step(0.25)
             await client.frame(PING_1)
-            await port.session.until(lambda count=count: len(port.session.frames) >= count or _closed(port))
+            await until_frames(port, count)
             if _closed(port):
                 break
         assert 20 <= count <= 22
+
+
+async def until_frames(port: Port, count: int) -> None:
+    await port.session.until(lambda: len(port.session.frames) >= count or _closed(port))
 
 
 def _closed(port: Port) -> bool:
@@ -68,7 +72,7 @@ async def test_a_lone_ping_that_cannot_leave_counts():
     """The window was closed by data that was sent; nothing waits but a few bytes."""
     clock = SteppedClock()
     async with open_port(clock, write_stall_s=5) as port, await open_slow(port):
-        connection = next(iter(port.listener._hub.live))
+        connection = port.only()
         while not connection._stalled(clock.now()) and not _held(connection):
             push(port.session, 256)
         assert connection.unsent_bytes == 0  # the transport has handed over everything
@@ -138,7 +142,7 @@ async def test_a_client_that_pings_and_does_not_read_takes_no_memory():
         for number in range(20):
             await client.send(client_frame(b"%05d" % number * 20, PING) * 500)
             await client.frame(PING_1)
-            await port.session.until(lambda number=number: len(port.session.frames) > number)
+            await until_frames(port, number + 1)
             port.step(0.1)
         assert port.session.link.unsent_bytes <= held
         await client.receive()
@@ -151,7 +155,9 @@ async def test_a_client_that_closes_but_does_not_read_is_cut_off():
         push(port.session, 1024 * 1024)
         client.end()
         await port.session.until_called("closed")
-        port.step(2.1)
+        port.step(1.9)
+        assert port.listener.connections == 1
+        port.step(0.2)
         await port.until_alone()
 
 

@@ -195,9 +195,7 @@ def test_a_disconnect_gives_back_at_once_in_order_and_counts_only_the_delivery()
     d.effects()
     d.disconnect(gone, now=1)
     effects = d.effects()
-    assert [(c.message.seq, c.deliveries, c.failures) for c in effects.settlements] == [
-        (n, 1, 0) for n in range(1, 33)
-    ]
+    assert [(c.message.seq, c.deliveries, c.failures) for c in effects.settlements] == [(n, 1, 0) for n in range(1, 33)]
     assert all(isinstance(c, Counted) for c in effects.settlements)
     queues = list(effects.pushes.values())
     assert [p.message.seq for queue in queues for p in queue] == list(range(1, 33))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import datetime as dt
 import ssl
+from typing import Any
 
 import pytest
 import trustme
 from websockets.asyncio.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from pushwire.wire.codec import dumps, loads
 from pushwire_gateway.listener import SWEEP_SLICE, Listener, tls_context
-from pushwire_gateway.settings import Settings
+from pushwire_gateway.settings import load
 from support.port import (
     PATIENCE_S,
     Port,
@@ -125,7 +127,7 @@ async def test_a_check_that_fails_costs_its_connection_and_not_the_sweep(caplog)
     clock = SteppedClock()
     async with open_port(clock) as port, await port.client() as client, await port.websocket():
         assert await alive(client)
-        http = next(one for one in port.listener._hub.live if not hasattr(one, "ip"))
+        http: Any = next(one for one in port.listener._hub.live if not hasattr(one, "ip"))
         http.check = lambda _now: 1 / 0
         await port.session.until(lambda: port.session.checks >= 2)
         assert await client.rest() == b""
@@ -184,7 +186,7 @@ async def test_an_ipv6_address_has_brackets_in_its_url_and_counts_by_site():
 
 async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing_open():
     async with open_port() as port:
-        gateway = SmallGateway(Settings(port=port.address[1]), SteppedClock())
+        gateway = SmallGateway(load(port=port.address[1]), SteppedClock())
         with pytest.raises(OSError, match="in use"):
             await Listener(gateway).start()
 
@@ -220,9 +222,9 @@ async def test_a_websocket_over_tls_talks_and_closes(authority, files):
         async with connect(
             url,
             ssl=trusting(authority),
-            subprotocols=["pushwire.v1"],
+            subprotocols=[Subprotocol("pushwire.v1")],
             additional_headers={"Authorization": f"Bearer {port.gateway.token()}"},
-            origin=port.url,
+            origin=Origin(port.url),
         ) as client:
             for ref in range(5):
                 await client.send(dumps({"op": "ping", "ref": ref, "note": "x" * 200_000}).decode())
@@ -261,13 +263,13 @@ async def test_what_is_no_tls_comes_to_nothing(authority, files):
 
 
 def test_tls_is_version_1_2_or_newer_and_asked_for_by_two_files(files):
-    assert tls_context(Settings()) is None
-    context = tls_context(Settings(**files))
+    assert tls_context(load()) is None
+    context = tls_context(load(**files))
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.verify_mode is ssl.CERT_NONE
     files["tls_key_file"].write_text("no key")
     with pytest.raises(ssl.SSLError):
-        tls_context(Settings(**files))
+        tls_context(load(**files))
 
 
 async def test_tls_connections_count_before_their_handshake(files):
@@ -298,7 +300,7 @@ async def _turn() -> None:
 
 
 async def test_the_answers_have_a_date_and_no_banner():
-    clock = SteppedClock(datetime.datetime(2026, 11, 24, 1, 2, 3, tzinfo=datetime.UTC).timestamp())
+    clock = SteppedClock(dt.datetime(2026, 11, 24, 1, 2, 3, tzinfo=dt.UTC).timestamp())
     async with open_port(clock) as port, await port.client() as client:
         await client.send(LIVEZ)
         _, headers, _ = await client.response()

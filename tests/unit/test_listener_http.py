@@ -301,7 +301,7 @@ async def test_an_error_does_not_overtake_the_answer_before_it(broken):
         await app.started.wait()
         await accepted_by(port, app)
         app.may_answer.set()
-        status, headers, body = await client.response()
+        status, _, body = await client.response()
         assert (status, body) == (200, "/a")
         assert await client.rest() == NO_WORDS
         assert app.requests == [("/a", b"1")]

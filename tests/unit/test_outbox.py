@@ -114,9 +114,7 @@ def test_a_client_with_too_much_unsent_is_told_why_and_cut_off(outbox, link):
     assert not link.closes
     outbox.send(Ok(1))
     assert [code for code, _ in link.closes] == [4000]
-    goodbye = JsonServerCodec().encode(
-        Goodbye(4000, "slow consumer: the client stopped reading", reconnect=True)
-    )
+    goodbye = JsonServerCodec().encode(Goodbye(4000, "slow consumer: the client stopped reading", reconnect=True))
     assert link.writes == [[goodbye]]  # the megabyte is dropped
     outbox.send(Ok(1))
     outbox.flush()

@@ -21,7 +21,7 @@ METRICS = (
 
 
 def cases(quick: bool) -> list[Case]:
-    times = {"warm_s": 0.2, "measure_s": 0.8} if quick else {"warm_s": 0.5, "measure_s": 4.0}
+    times = {"warm_s": 0.1, "measure_s": 0.5} if quick else {"warm_s": 0.5, "measure_s": 4.0}
     return [
         Case(
             "fan-out",

@@ -16,7 +16,7 @@ from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger, percentile
 
 SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
-UNCONFIRMED_MAX = 4000
+UNCONFIRMED_MAX = 1000
 """Beyond this the broker does not keep the rate, and a percentile would only say how long the run was."""
 
 METRICS = tuple(
@@ -25,7 +25,7 @@ METRICS = tuple(
 
 
 def cases(quick: bool) -> list[Case]:
-    times = {"warm_s": 0.3, "measure_s": 2.0} if quick else {"warm_s": 0.5, "measure_s": 8.0}
+    times = {"warm_s": 0.2, "measure_s": 1.2} if quick else {"warm_s": 0.5, "measure_s": 8.0}
     return [Case("latency", "500 messages/s, 1P/1C", {"rate_per_s": 500, **times}, METRICS, connections=2)]
 
 

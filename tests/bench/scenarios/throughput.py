@@ -29,7 +29,7 @@ MODES = {
 
 
 def cases(quick: bool) -> list[Case]:
-    times = {"warm_s": 0.2, "measure_s": 1.0} if quick else {"warm_s": 0.5, "measure_s": 4.0}
+    times = {"warm_s": 0.2, "measure_s": 0.7} if quick else {"warm_s": 0.5, "measure_s": 4.0}
     return [
         Case(
             "throughput",

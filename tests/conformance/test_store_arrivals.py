@@ -1,0 +1,298 @@
+"""How messages arrive, over every store: once per open, in order, as far as wanted, from commit, backlog and due."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from conformance.harness import START_MS, World, message
+from pushwire_storage.base import Append, Batch, Counted, Counts, CreateGroup, Done, Group, Message, Retry
+from pushwire_storage.lanes import SCAN_BYTES_MAX, SCAN_MESSAGES_MAX
+
+
+async def test_new_messages_arrive_in_the_turn_of_their_commit(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.want(group, 1, 9)
+    append = Append(topic, [message("a"), message("b")])
+    seen: list[str] = []
+    world.on_arrivals = lambda group, priority, messages, counts: seen.append("arrivals")
+
+    def done(batch: Batch) -> None:
+        seen.append("done")
+        asyncio.get_running_loop().call_soon(seen.append, "next turn")
+
+    over = world.give(Batch(appends=[append]), done)
+    await world.over(over)
+    assert seen[:2] == ["done", "arrivals"]
+    assert [world.messages[("g", seq)] for seq in (1, 2)] == append.messages, "the same objects"
+    assert world.arrived == [("g", 1, 1, (0, 0)), ("g", 1, 2, (0, 0))]
+
+
+async def test_the_backlog_arrives_in_order_and_then_the_new(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.publish(topic, *(f"old-{n}" for n in range(5)))
+    assert await world.want(group, 1, 3) == [1, 2, 3]
+    await world.publish(topic, "new-1", "new-2")
+    assert await world.want(group, 1, 3) == [4, 5, 6]
+    assert await world.want(group, 1, 3) == [7]
+    await world.publish(topic, "new-3")
+    assert world.seqs() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+async def test_never_more_than_wanted(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.want(group, 1, 2)
+    await world.publish(topic, "a")
+    await world.publish(topic, "b", "c", "d")
+    assert world.seqs() == [1, 2]
+    assert await world.want(group, 1, 1) == [3]
+    await world.want(group, 1, 5)
+    await world.want(group, 1, 0)
+    await world.publish(topic, "e", "f")
+    assert world.seqs() == [1, 2, 3, 4]
+    assert await world.want(group, 1, 1) == [5]
+
+
+async def test_demand_lowered_while_a_scan_is_under_way_counts(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.publish(topic, *map(str, range(10)))
+    world.store.want(group, 1, 10)
+    world.store.want(group, 1, 2)
+    await world.quiet()
+    assert world.seqs() == [1, 2]
+    world.store.want(group, 1, 10)
+    world.store.want(group, 1, 0)
+    await world.quiet()
+    assert world.seqs() == [1, 2]
+    assert await world.want(group, 1, 10) == list(range(3, 11))
+
+
+async def test_lanes_are_apart(world: World) -> None:
+    topic, other = await world.topic(), await world.topic("other")
+    one, two = await world.group(topic, "one"), await world.group(topic, "two", "earliest")
+    await world.publish(topic, "low", priority=0)
+    await world.publish(topic, "high", "higher", priority=3)
+    await world.publish(other, "elsewhere")
+    assert await world.want(one, 3, 9) == [2, 3]
+    assert await world.want(one, 0, 9) == [1]
+    assert await world.want(two, 3, 1) == [2]
+    await world.publish(topic, "low-2", priority=0)
+    assert [each[:3] for each in world.arrived] == [
+        ("one", 3, 2),
+        ("one", 3, 3),
+        ("one", 0, 1),
+        ("two", 3, 2),
+        ("one", 0, 4),
+    ]
+
+
+async def test_a_long_backlog_comes_in_bounded_pieces(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    count = 2 * SCAN_MESSAGES_MAX + 10
+    await world.publish(topic, *map(str, range(count)))
+    sizes: list[int] = []
+    world.on_arrivals = lambda group, priority, messages, counts: sizes.append(len(messages))
+    assert await world.want(group, 1, count) == list(range(1, count + 1))
+    assert sizes == [SCAN_MESSAGES_MAX, SCAN_MESSAGES_MAX, 10]
+
+
+async def test_large_messages_come_in_pieces_bounded_by_bytes(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    body = b"x" * (SCAN_BYTES_MAX // 2)
+    await world.publish(topic, *map(str, range(5)), data=body)
+    sizes: list[int] = []
+    world.on_arrivals = lambda group, priority, messages, counts: sizes.append(len(messages))
+    assert await world.want(group, 1, 9) == [1, 2, 3, 4, 5]
+    assert sizes == [2, 2, 1]
+    for each in [world.messages[("g", seq)] for seq in range(1, 6)]:
+        await world.settle(Retry(group, each, START_MS + 1, 1, 1))
+    sizes.clear()
+    assert await world.due(START_MS + 1) == [1, 2, 3, 4, 5]
+    assert sizes == [2, 2, 1]
+
+
+async def test_more_is_wanted_from_within_arrivals(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.publish(topic, *map(str, range(7)))
+
+    def one_more(group: Group, priority: int, messages: Sequence[Message], counts: Counts | None) -> None:
+        world.store.want(group, priority, 1)
+
+    world.on_arrivals = one_more
+    assert await world.want(group, 1, 1) == [1, 2, 3, 4, 5, 6, 7]
+    await world.publish(topic, "x", "y")
+    await world.quiet()
+    assert world.seqs() == list(range(1, 10))
+
+
+async def test_forgetting_from_within_arrivals_is_safe(world: World) -> None:
+    topic = await world.topic()
+    groups = [await world.group(topic, name, "earliest") for name in "ab"]
+    for group in groups:
+        await world.want(group, 1, 9)
+    world.on_arrivals = lambda group, priority, messages, counts: [world.store.forget(each) for each in groups][:0]
+    await world.publish(topic, "a", "b")
+    assert [each[0] for each in world.arrived] == ["a", "a"], "the other group's lanes were closed by then"
+    world.on_arrivals = None
+    assert await world.want(groups[1], 1, 9) == [1, 2]
+
+
+async def test_a_forgotten_group_reads_from_the_beginning(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    a, b, c, d = await world.publish(topic, "a", "b", "c", "d")
+    assert await world.want(group, 1, 9) == [1, 2, 3, 4]
+    await world.settle(Done(group, [b]), Counted(group, c, 2, 0), Retry(group, d, START_MS + 50, 1, 1))
+    world.store.forget(group)
+    await world.publish(topic, "e")
+    assert await world.want(group, 1, 9) == [1, 3, 5]
+    assert world.arrived[-2:] == [("g", 1, 3, (2, 0)), ("g", 1, 5, (0, 0))]
+    assert await world.due(START_MS + 50) == [4]
+    assert world.arrived[-1][3] == (1, 1)
+
+
+async def test_settlements_given_before_forget_are_honoured(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    a, b = await world.publish(topic, "a", "b")
+    await world.want(group, 1, 9)
+    over = world.give(Batch(settlements=[Done(group, [a]), Retry(group, b, START_MS + 10, 1, 1)]))
+    world.store.forget(group)
+    world.store.want(group, 1, 9)
+    await world.over(over)
+    await world.quiet()
+    assert world.seqs() == [1, 2]
+    assert await world.due(START_MS + 10) == [2]
+
+
+async def test_a_scan_of_a_forgotten_lane_hands_out_nothing(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.publish(topic, "a")
+    world.store.want(group, 1, 9)
+    world.store.forget(group)
+    await world.quiet()
+    assert world.arrived == []
+
+
+async def test_retries_wait_for_demand_and_come_in_seq_order(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    sent = await world.publish(topic, *"abcd")
+    await world.want(group, 1, 4)
+    dues = [40, 10, 30, 20]
+    await world.settle(*(Retry(group, each, START_MS + due, 1, 1) for each, due in zip(sent, dues, strict=True)))
+    assert world.store.next_due_ms() is None, "nobody wants any"
+    assert await world.due(START_MS + 40) == []
+    await world.want(group, 1, 1)
+    assert world.store.next_due_ms() == START_MS + 10
+    assert await world.due(START_MS + 40) == [2]
+    await world.want(group, 1, 9)
+    assert await world.due(START_MS + 40) == [1, 3, 4]
+    assert await world.due(START_MS + 90) == []
+
+
+async def test_a_retry_that_is_due_at_once_is_not_lost(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    a, b = await world.publish(topic, "a", "b")
+    await world.want(group, 1, 9)
+    await world.settle(Retry(group, a, START_MS + 10, 1, 1))
+    assert await world.due(START_MS + 100) == [1]
+    for round_ in range(3):  # each due lies behind what `due` has seen
+        await world.settle(Retry(group, a, START_MS + round_, 2, 2), Retry(group, b, START_MS + 100, 1, 1))
+        assert (world.store.next_due_ms() or 0) <= START_MS + 100
+        assert await world.due(START_MS + 100) == [1, 2]
+    assert world.store.next_due_ms() is None
+
+
+async def test_the_backlog_leaves_out_what_is_not_due(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    sent = await world.publish(topic, *"abc")
+    await world.want(group, 1, 9)
+    await world.settle(Retry(group, sent[0], START_MS + 10, 1, 1), Retry(group, sent[1], START_MS + 99, 2, 1))
+    if world.persistent:
+        world.now_ms = START_MS + 20
+        await world.reopen()
+        group = world.store.topics[("t", "orders")].groups["g"]
+    else:
+        world.store.forget(group)
+        await world.due(START_MS + 20)
+    assert await world.want(group, 1, 9) == [1, 3]
+    assert world.store.next_due_ms() == START_MS + 99
+    assert await world.due(START_MS + 98) == []
+    assert await world.due(START_MS + 99) == [2]
+    assert world.arrived[-1][3] == (2, 1)
+
+
+async def test_a_settled_message_does_not_come_back_as_a_retry(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    a, b, c = await world.publish(topic, "a", "b", "c")
+    await world.want(group, 1, 9)
+    await world.due(START_MS + 50)
+    await world.settle(Retry(group, a, START_MS + 10, 1, 1), Retry(group, b, START_MS + 60, 1, 1))
+    await world.settle(Retry(group, c, START_MS + 10, 1, 1))
+    await world.settle(Done(group, [a, b]), Counted(group, c, 2, 1))
+    assert await world.due(START_MS + 99) == []
+
+
+async def test_a_group_made_with_the_messages_gets_them(world: World) -> None:
+    topic = await world.topic()
+    make = CreateGroup(topic, "g", "new")
+    wanted = []
+
+    def done(batch: Batch) -> None:
+        assert make.result is not None
+        wanted.append(make.result)
+        world.store.want(make.result, 1, 9)
+
+    await world.over(world.give(Batch(changes=[make], appends=[Append(topic, [message("a")])]), done))
+    await world.quiet()
+    assert wanted == [topic.groups["g"]]
+    assert world.seqs() == [1]
+
+
+async def test_duplicates_do_not_arrive_again(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.want(group, 1, 9)
+    await world.publish(topic, "a")
+    await world.publish(topic, "a", "b")
+    assert world.seqs() == [1, 2]
+
+
+async def test_reading_leases_nothing_and_merges_priorities(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    for n, priority in enumerate([3, 0, 1, 2, 0, 3]):
+        await world.publish(topic, str(n), priority=priority)
+    assert [m.seq for m in await world.store.read(topic, 0, 99)] == [1, 2, 3, 4, 5, 6]
+    assert [m.seq for m in await world.store.read(topic, 2, 3)] == [3, 4, 5]
+    assert await world.store.read(topic, 6, 3) == []
+    assert await world.want(group, 0, 9) == [2, 5]
+    assert await world.want(group, 3, 9) == [1, 6]
+
+
+async def test_closing_finishes_what_was_given(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.want(group, 1, 9)
+    append = Append(topic, [message("a")])
+    over = world.give(Batch(appends=[append]))
+    await world.store.close()
+    assert over.done()
+    assert over.result().error is None
+    assert world.seqs() == [1]
+    await world.store.close()
+    if world.persistent:
+        await world.open()
+        assert world.store.topics[("t", "orders")].last_seq == 1
