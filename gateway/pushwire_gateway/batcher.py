@@ -138,6 +138,7 @@ class Batcher:
         if not (batch.changes or batch.appends or batch.settlements):
             for callback in callbacks:
                 callback(self.broken)
+            self._after()  # what they had to say is still to be sent
             return
         done = [callback for _, callback in changes]
         done += [callback for _, _, callback in appends]

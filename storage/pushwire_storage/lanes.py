@@ -257,7 +257,8 @@ class LaneFeed:
             lane.asked_until_ms = None
             self._stalled[lane] = None
         else:
-            lane.next_on_disk_ms = result.next_due_ms
+            if lane.horizon == result.horizon:  # else something it found was left, above the horizon
+                lane.next_on_disk_ms = result.next_due_ms
             self._feed(lane)
         self._pump()
         # Without messages: the scan met a retry, and whoever keeps the timer must hear of it.

@@ -163,11 +163,7 @@ async def test_forgotten_ids_free_their_bytes(world: World) -> None:
 
 
 async def test_a_full_topic_names_who_holds_it(world: World) -> None:
-    if world.persistent:
-        await world.reopen(quota_messages=3)
-    else:
-        await world.close()
-        await world.open(quota_messages=3)
+    await world.reopen(quota_messages=3)
     topic = await world.topic()
     append = Append(topic, [message(str(n)) for n in range(4)])
     await world.commit(append)
@@ -197,7 +193,7 @@ async def _refusal(world: World, topic: Topic) -> str:
 
 async def test_a_topic_is_full_by_bytes_and_by_remembered_ids(world: World) -> None:
     settings = {"quota_bytes": 3 * (ID_BYTES + 100)}
-    await (world.reopen(**settings) if world.persistent else world.open(**settings))
+    await world.reopen(**settings)
     topic = await world.topic()
     group = await world.group(topic)
     sent = await world.publish(topic, "a", "b", "c", data=b"x" * 100)
@@ -212,7 +208,7 @@ async def test_a_topic_is_full_by_bytes_and_by_remembered_ids(world: World) -> N
 
 
 async def test_one_append_refused_does_not_touch_the_others(world: World) -> None:
-    await (world.reopen(quota_messages=5) if world.persistent else world.open(quota_messages=5))
+    await world.reopen(quota_messages=5)
     topic, other = await world.topic(), await world.topic("other")
     appends = [
         Append(topic, [message("a"), message("b"), message("c")]),

@@ -113,6 +113,7 @@ async def test_large_messages_come_in_pieces_bounded_by_bytes(world: World) -> N
     for each in [world.messages[("g", seq)] for seq in range(1, 6)]:
         await world.settle(Retry(group, each, START_MS + 1, 1, 1))
     sizes.clear()
+    await world.want(group, 1, 9)
     assert await world.due(START_MS + 1) == [1, 2, 3, 4, 5]
     assert sizes == [2, 2, 1]
 
@@ -137,7 +138,12 @@ async def test_forgetting_from_within_arrivals_is_safe(world: World) -> None:
     groups = [await world.group(topic, name, "earliest") for name in "ab"]
     for group in groups:
         await world.want(group, 1, 9)
-    world.on_arrivals = lambda group, priority, messages, counts: [world.store.forget(each) for each in groups][:0]
+
+    def forget_all(group: Group, priority: int, messages: Sequence[Message], counts: Counts | None) -> None:
+        for each in groups:
+            world.store.forget(each)
+
+    world.on_arrivals = forget_all
     await world.publish(topic, "a", "b")
     assert [each[0] for each in world.arrived] == ["a", "a"], "the other group's lanes were closed by then"
     world.on_arrivals = None
@@ -147,7 +153,7 @@ async def test_forgetting_from_within_arrivals_is_safe(world: World) -> None:
 async def test_a_forgotten_group_reads_from_the_beginning(world: World) -> None:
     topic = await world.topic()
     group = await world.group(topic)
-    a, b, c, d = await world.publish(topic, "a", "b", "c", "d")
+    _, b, c, d = await world.publish(topic, "a", "b", "c", "d")
     assert await world.want(group, 1, 9) == [1, 2, 3, 4]
     await world.settle(Done(group, [b]), Counted(group, c, 2, 0), Retry(group, d, START_MS + 50, 1, 1))
     world.store.forget(group)

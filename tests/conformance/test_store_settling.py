@@ -122,7 +122,7 @@ async def test_a_dead_letter_keeps_bytes_and_history(world: World) -> None:
 
 async def test_dead_letters_are_bounded_by_number_and_age(world: World) -> None:
     limits = {"dead_letters_max": 3, "dead_letters_keep_s": 100.0}
-    await (world.reopen(**limits) if world.persistent else world.open(**limits))
+    await world.reopen(**limits)
     topic = await world.topic()
     group = await world.group(topic)
     sent = await world.publish(topic, *map(str, range(6)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 
@@ -26,7 +27,8 @@ async def _closed_after(client: HttpClient, drip: bytes) -> tuple[float, bytes]:
         if done:
             break
         await client.send(drip[at : at + 1])
-    return time.monotonic() - began, await rest
+    said = await rest
+    return time.monotonic() - began, said
 
 
 @pytest.mark.parametrize(
@@ -69,15 +71,13 @@ def test_a_head_without_end_takes_no_memory(gateway):
     before_kib = gateway.memory_kib()
     with socket.create_connection(("127.0.0.1", gateway.port)) as sock:
         sock.settimeout(5)
-        sent = 0
-        try:
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             sock.sendall(b"GET / HTTP/1.1\r\nX-A: ")
-            for _ in range(1000):
+            while time.monotonic() < began + 10:
                 sock.sendall(b"a" * 65536)
-                sent += 65536
-        except (ConnectionResetError, BrokenPipeError):
-            pass
-    assert sent < 16 * 1024 * 1024
+    # What is sent after the refusal is thrown away unread, for as long as a close may take.
+    assert time.monotonic() - began < 4.0
     assert gateway.memory_kib() - before_kib < 4096
 
 

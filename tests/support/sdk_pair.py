@@ -22,7 +22,7 @@ class Told:
 
     def __init__(self) -> None:
         self.result: Any = None
-        self.error: BaseException | None = None
+        self.error: Any = None
         self.gone = False
         """The caller went away: as a cancelled future."""
         self._done = False

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
 from support.sdk_peer import Peer, PeerLink
 
@@ -99,7 +100,7 @@ async def serving(peer: Peer | None = None, subprotocol: str = "pushwire.v1") ->
         server._handle,
         "127.0.0.1",
         0,
-        subprotocols=[subprotocol],
+        subprotocols=[Subprotocol(subprotocol)],
         compression=None,
         max_size=2**21,
         process_request=server._check,

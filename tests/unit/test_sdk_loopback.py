@@ -384,11 +384,15 @@ async def test_the_connection_is_closed_with_1000():
 async def test_an_exception_leaves_without_waiting_for_handlers():
     async with serving() as server:
         server.peer.fill("orders", 2)
-        with pytest.raises(RuntimeError):
+
+        async def fail():
             async with client_of(server) as client, client.subscribe("orders") as sub:
                 first, _second = await anext(sub), await anext(sub)
                 first.ack()
                 raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            await fail()
         await server.until(lambda: not server._open)
         assert server.peer.acked() == [1]
         assert server.peer.held() == 0
@@ -421,8 +425,9 @@ async def test_closed_while_it_dials_or_waits():
         with pytest.raises(ClientClosed):
             await publishing
     with pytest.raises(ClientClosed):
-        client.subscribe("orders")
         await client.publish("orders", 1)
+    with pytest.raises(ClientClosed):
+        await client.subscribe("orders").__aenter__()
 
 
 async def test_a_client_is_entered_once_and_may_be_left_unused():

@@ -144,22 +144,24 @@ async def test_a_lease_lost_meanwhile_is_not_silent():
     assert not message.settled
 
 
+async def lose_and_raise(pair: Pair, message: Message, raised: type[BaseException]) -> None:
+    async with message:
+        pair.cut()
+        raise raised
+
+
 @pytest.mark.parametrize("raised", [ValueError, asyncio.CancelledError])
 async def test_a_failure_matters_more_than_a_lost_lease(raised):
     pair, (message,), _ = held()
     with pytest.raises(raised):
-        async with message:
-            pair.cut()
-            raise raised
+        await lose_and_raise(pair, message, raised)
 
 
 @pytest.mark.parametrize("raised", [Retry, Reject])
 async def test_what_cannot_be_steered_any_more_says_so(raised):
     pair, (message,), _ = held()
     with pytest.raises(LeaseLost):
-        async with message:
-            pair.cut()
-            raise raised
+        await lose_and_raise(pair, message, raised)
 
 
 # --- verbs -----------------------------------------------------------------------------------------------------
@@ -400,7 +402,7 @@ def test_a_gateway_that_ignores_the_window_cannot_fill_the_memory():
     pair.peer.fill("orders", HELD_MESSAGES_MAX)
     pair.pump()
     pair.peer.fill("orders", 10)
-    pair.session.receive(pair.link.take(), pair.now)
+    pair.session.receive(pair.link.take() or b"", pair.now)
     assert len(consumer.queue) == HELD_MESSAGES_MAX
 
 

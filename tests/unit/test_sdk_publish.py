@@ -22,7 +22,7 @@ from pushwire import (
 from pushwire.collector import Collector, Slot
 from pushwire.publisher import WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX, Publisher
 from pushwire.wire.codes import ERRORS
-from pushwire.wire.frames import Error, Goodbye, Publish
+from pushwire.wire.frames import Error, Goodbye, Publish, Receipt
 from support.sdk_pair import Pair, Told
 from support.sdk_peer import Peer
 
@@ -267,7 +267,7 @@ def test_an_answer_that_comes_too_late_is_nobodys():
 def test_deadlines_are_kept_in_any_order():
     pair = Pair(connect=False)
     told = {timeout_s: pair.publish(timeout_s=timeout_s) for timeout_s in (9, 2, 5)}
-    ended = {}
+    ended: dict[int, float] = {}
     for _ in range(100):
         pair.step(0.1)
         for timeout_s, one in told.items():
@@ -362,26 +362,30 @@ def test_the_window_has_limits_by_default():
 # --- many for one caller ---------------------------------------------------------------------------------------
 
 
+def receipt(seq: int) -> Receipt:
+    return Receipt(f"m{seq}", seq, duplicate=False)
+
+
 def test_a_collector_waits_for_the_last_and_keeps_the_order():
     whole = Told()
     collector = Collector(3, whole)
     slots = [Slot(collector, n) for n in range(3)]
-    slots[2].set_result("c")
-    slots[0].set_result("a")
+    slots[2].set_result(receipt(3))
+    slots[0].set_result(receipt(1))
     assert not whole.done()
     assert slots[2].done()
     assert not slots[1].done()
-    slots[1].set_result("b")
-    assert whole.result == ["a", "b", "c"]
+    slots[1].set_result(receipt(2))
+    assert [one.seq for one in whole.result] == [1, 2, 3]
 
 
 def test_a_collector_with_a_failure_has_every_outcome():
     whole = Told()
     collector = Collector(2, whole)
     Slot(collector, 1).set_exception(IdConflict("other content"))
-    Slot(collector, 0).set_result("a")
+    Slot(collector, 0).set_result(receipt(1))
     assert type(whole.error) is BatchError
-    assert whole.error.outcomes[0] == "a"
+    assert whole.error.outcomes[0] == receipt(1)
     assert type(whole.error.outcomes[1]) is IdConflict
     assert whole.error.code == "id_conflict"
     assert "1 of 2" in str(whole.error)

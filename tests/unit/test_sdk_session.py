@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from pushwire import ClientClosed, Forbidden, ProtocolError, State, SubscribeError, Unauthorized
+from pushwire import ClientClosed, Forbidden, ProtocolError, PushwireError, State, SubscribeError, Unauthorized
 from pushwire.backoff import Backoff
 from pushwire.consumer import Phase
 from pushwire.message import Message
@@ -30,7 +30,8 @@ def test_the_first_connection_and_its_states():
     pair = Pair(connect=False)
     assert pair.session.state is State.NEW
     pair.session.next_attempt()
-    assert pair.session.state is State.CONNECTING
+    pair._effects()
+    assert states(pair) == [State.CONNECTING]
     pair.connect()
     assert pair.session.connected
     assert states(pair) == [State.CONNECTING, State.CONNECTED]
@@ -143,8 +144,9 @@ def test_a_final_close_ends_everything_with_its_error(code, kind):
     assert pair.session.state is State.CLOSED
     assert type(pair.session.error) is kind
     assert pair.session.next_attempt() is None
-    with pytest.raises(kind):
+    with pytest.raises(PushwireError) as caught:
         consumer.over()
+    assert type(caught.value) is kind
 
 
 def test_goodbye_says_when_to_come_back():

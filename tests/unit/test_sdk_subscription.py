@@ -87,7 +87,7 @@ async def test_a_waiter_cancelled_in_the_turn_it_was_told_passes_the_message_on(
         first, second = asyncio.create_task(anext(sub)), asyncio.create_task(anext(sub))
         await turns(2)
         client.peer.fill("orders", 1)
-        client._session.receive(client.link.take(), client._now())  # tells the first
+        client._session.receive(client.link.take() or b"", client._now())  # tells the first
         first.cancel()
         assert (await second).seq == 1
         with pytest.raises(asyncio.CancelledError):

@@ -1,0 +1,39 @@
+"""Hundreds of seeded runs of the driver against the model, over every store. A failure names its seed: run it alone
+with `-k 'seed-N'`, and add it to REGRESSIONS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conformance.driver import Driver
+
+STEPS = 120
+SEEDS = {"inline": 60, "memory": 40, "sqlite": 10}
+BLOCK = 5
+"""Seeds per test."""
+REGRESSIONS: list[tuple[str, int]] = []
+
+BLOCKS = [(kind, first) for kind, blocks in SEEDS.items() for first in range(0, blocks * BLOCK, BLOCK)]
+
+
+@pytest.mark.parametrize(("kind", "first"), BLOCKS, ids=[f"{kind}-{first}" for kind, first in BLOCKS])
+async def test_random_use_agrees_with_the_model(kind: str, first: int, tmp_path: Path) -> None:
+    for seed in range(first, first + BLOCK):
+        await run(kind, seed, tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "seed"), REGRESSIONS)
+async def test_seeds_that_failed_once(kind: str, seed: int, tmp_path: Path) -> None:
+    await run(kind, seed, tmp_path)
+
+
+async def run(kind: str, seed: int, path: Path) -> None:
+    try:
+        driver = Driver(kind, path / str(seed), seed)
+        await driver.run(STEPS)
+    except BaseException as error:
+        error.add_note(f"{kind}, seed {seed}")
+        raise
+    assert driver.model.topics
