@@ -146,6 +146,10 @@ class Listener:
 
     async def _handshake(self, gate: _Gate, transport: asyncio.Transport, admission: Admission) -> None:
         assert self._tls is not None  # or nobody would have called
+        if transport.is_closing():
+            admission.release()
+            return
+        gate.tls_begins(self._loop)
         try:
             secured = await self._loop.start_tls(
                 transport, gate, self._tls, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE_S,
@@ -233,14 +237,17 @@ class Listener:
 class _Gate(asyncio.Protocol):
     """A connection between accept and HTTP: admission, and TLS where it is spoken."""
 
-    __slots__ = ("_listener", "early")
+    __slots__ = ("_listener", "_raw", "_transport", "early")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._raw: bytearray | None = bytearray()  # read before TLS had the transport; None: it has it
         self.early = bytearray()  # decrypted before the handshake's task ran on; at most one read
 
     def connection_made(self, base: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.Transport", base)  # uvloop's transports have no base class
+        transport = cast(asyncio.Transport, base)  # uvloop's transports have no base class
+        self._transport = transport
         transport.set_write_buffer_limits(TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES)
         admission = self._listener.admit(transport)
         if admission is None:
@@ -252,7 +259,25 @@ class _Gate(asyncio.Protocol):
             self._listener.begin(transport, admission)
 
     def data_received(self, data: bytes) -> None:
-        self.early += data
+        if self._raw is None:
+            self.early += data
+        elif self._transport is not None:
+            # uvloop begins to read after connection_made, paused or not.
+            self._raw += data
+            self._transport.pause_reading()
+
+    def tls_begins(self, loop: asyncio.AbstractEventLoop) -> None:
+        """To be called right before `start_tls`: what was read too early gets to TLS before anything else does."""
+        raw, self._raw = self._raw, None
+        if raw:
+            loop.call_soon(self._replay, raw)
+
+    def _replay(self, raw: bytearray) -> None:
+        assert self._transport is not None  # there was something to read
+        tls = self._transport.get_protocol()
+        if isinstance(tls, asyncio.BufferedProtocol):
+            tls.get_buffer(len(raw))[: len(raw)] = raw
+            tls.buffer_updated(len(raw))
 
 
 async def _bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:

@@ -194,7 +194,7 @@ class Driver:
             if old and self.random.random() < 0.15:
                 first = self.random.choice(old)
                 data = first.data if self.random.random() < 0.8 else b"other"
-                message = Message(first.id, data, START_MS, priority=first.priority, key=first.key)
+                message = Message(first.id, data, START_MS, first.encoding, first.priority, first.key)
             else:
                 id_ = f"{len(old)}-{self.random.randrange(1000)}"
                 key = self.random.choice([None, None, "k"])

@@ -86,7 +86,12 @@ class Dispatcher:
         ring = group.ring
         idle: list[Subscription] = []  # members that were offered everything and may take nothing of it yet
         served: list[Subscription] = []  # members that had their share of this round
-        while group.ready and ring:
+        while group.ready and (ring or served):
+            if not ring:
+                for sub in served:
+                    self._freed(sub)
+                served = []
+                continue
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
@@ -101,10 +106,6 @@ class Dispatcher:
                 sub.session.starved[sub] = None
             else:
                 idle.append(sub)
-            if not ring:
-                for sub in served:
-                    self._freed(sub)
-                served = []
         for sub in (*served, *idle):
             self._freed(sub)
         lanes.replenish(group, self._ready, self._effects)
