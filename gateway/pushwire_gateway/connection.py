@@ -141,6 +141,7 @@ class Connection(asyncio.Protocol):
         "_empty_frames",
         "_hub",
         "_open",
+        "_opened_at",
         "_outbox",
         "_partial",
         "_partial_is_text",
@@ -167,6 +168,7 @@ class Connection(asyncio.Protocol):
         self._session: SessionLike | None = None
         self._outbox: Outbox | None = None
         self._open = True  # frames may come and go
+        self._opened_at = hub.gateway.clock.now()
         self._close_at = float("inf")  # when the connection is cut, whatever the client does
         self._closing_bytes = 0  # received after our close frame
         self._empty_frames = 0  # frames without a message since the last check
@@ -346,7 +348,10 @@ class Connection(asyncio.Protocol):
         self._admission.release()
         self._hub.leave(self)
         close = self._protocol.close_sent or self._protocol.close_rcvd
-        self._hub.stats.websockets_closed[1006 if close is None else int(close.code)] += 1
+        code = 1006 if close is None else int(close.code)
+        self._hub.stats.websockets_closed[code] += 1
+        seconds = self._hub.gateway.clock.now() - self._opened_at
+        _log.info("websocket closed code=%d ip=%s seconds=%.1f", code, self.ip, seconds)
         self._outbox = None
 
     def pause_writing(self) -> None:

@@ -140,32 +140,34 @@ class Listener:
 
     def handshake(self, gate: _Gate, transport: asyncio.Transport, admission: Admission) -> None:
         """TLS first. The only task of a connection, gone when the handshake is."""
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._handshakes.discard(task)
+            failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if failure is not None:
+                admission.release()
+                transport.abort()
+                self._hub.stats.http_cut["tls"] += 1
+                if not isinstance(failure, OSError | TimeoutError | asyncio.CancelledError):
+                    self._hub.stats.failures += 1
+                    _log.error("TLS handshake failed in our code", exc_info=failure)
+
         task = self._loop.create_task(self._handshake(gate, transport, admission))
         self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        task.add_done_callback(over)
 
     async def _handshake(self, gate: _Gate, transport: asyncio.Transport, admission: Admission) -> None:
+        """Raises OSError (ssl.SSLError is one) when the client fails, TimeoutError when it is too slow."""
         assert self._tls is not None  # or nobody would have called
         if transport.is_closing():
-            admission.release()
-            return
+            raise ConnectionResetError
         gate.tls_begins(self._loop)
-        try:
-            secured = await self._loop.start_tls(
-                transport, gate, self._tls, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE_S,
-                ssl_shutdown_timeout=self._gateway.settings.close_timeout_s,
-            )  # fmt: skip
-        except (OSError, TimeoutError) as exc:  # ssl.SSLError is an OSError
-            admission.release()
-            self._hub.stats.http_cut["tls"] += 1
-            _log.debug("TLS handshake failed: %s", exc)
-            return
-        except BaseException:
-            admission.release()
-            raise
+        secured = await self._loop.start_tls(
+            transport, gate, self._tls, server_side=True, ssl_handshake_timeout=TLS_HANDSHAKE_S,
+            ssl_shutdown_timeout=self._gateway.settings.close_timeout_s,
+        )  # fmt: skip
         if secured is None or secured.is_closing():
-            admission.release()
-            return
+            raise ConnectionResetError
         http = self.begin(secured, admission)
         if gate.early:
             http.data_received(bytes(gate.early))
@@ -274,8 +276,9 @@ class _Gate(asyncio.Protocol):
 
     def _replay(self, raw: bytearray) -> None:
         assert self._transport is not None  # there was something to read
-        tls = self._transport.get_protocol()
-        if isinstance(tls, asyncio.BufferedProtocol):
+        # A buffered protocol by its methods, on every loop; uvloop's is none by its type.
+        tls: Any = self._transport.get_protocol()
+        if not self._transport.is_closing():
             tls.get_buffer(len(raw))[: len(raw)] = raw
             tls.buffer_updated(len(raw))
 

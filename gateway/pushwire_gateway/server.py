@@ -130,11 +130,15 @@ class Server:
         """Begin the drain. Harmless when repeated."""
         self._stopping.set()
 
-    async def wait(self) -> None:
-        """Until a signal or a failure asks for the end."""
+    def catch_signals(self) -> None:
+        """SIGTERM and SIGINT begin the drain. To be called before `start`: whoever reads that the gateway is ready may
+        stop it at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop)
+
+    async def wait(self) -> None:
+        """Until a signal or a failure asks for the end."""
         await self._stopping.wait()
 
     async def drain(self) -> int:
@@ -171,6 +175,7 @@ class Server:
 async def serve(settings: Settings, ready: Callable[[Server], None] | None = None) -> int:
     """Run a gateway until it is told to stop. Returns the exit code; raises what `start` and `ready` raise."""
     server = Server(settings)
+    server.catch_signals()
     try:
         await server.start()
         if ready is not None:

@@ -166,6 +166,9 @@ class Session:
     # --- who the client is -------------------------------------------------------------------------------------
 
     def _admit(self, principal: Principal, ref: Ref | None, now: float) -> None:
+        if self._gateway.draining:  # came in before, shows its token only now: nothing is handed out any more
+            self._end(1012)
+            return
         settings = self._gateway.settings
         limit = principal.limits.connections or settings.connections_per_subject
         self._seat = self._gateway.caps.take_subject(

@@ -27,8 +27,12 @@ _FOR_ALL = frozenset(
 )
 """Refusals of the topic or the client: true of every message of the operation, so asking again for each would only
 count as more faults of ours."""
-_BY_AMOUNT = frozenset({"rate_limited", "rate_limited_bytes", "topic_full", "insufficient_storage", "batch_too_large"})
-"""Refusals of the amount: half of it may pass, or what remains of the burst or quota would never be used."""
+_BY_AMOUNT = frozenset({"batch_too_large", "topic_full", "insufficient_storage"})
+"""Refusals of the amount: half of it may pass, and what is left of a quota is used."""
+_BY_RATE = frozenset({"rate_limited", "rate_limited_bytes"})
+"""Refusals of the moment: the whole will pass after the hint. Where it does not, half of it may."""
+SPLIT_AFTER = 3
+"""Refusals of the moment after which the amount is to blame."""
 
 
 class Waiter(Protocol):
@@ -85,6 +89,7 @@ class Publisher:
         self.size_bytes = 0
         self.last_failure: PushwireError | None = None
         """Why there is no connection; the cause of a NotConnected."""
+        self._op_messages_max = MESSAGES_PER_OP_MAX  # less, once the gateway has said so
         self._fresh: list[Outgoing] = []  # since the last flush
         self._ready: deque[Batch] = deque()
         self._delayed: list[Batch] = []
@@ -126,7 +131,7 @@ class Publisher:
         for entry in fresh:
             topics.setdefault(entry.topic, []).append(entry)
         for entries in topics.values():
-            self._ready.extend(Batch(part) for part in _chunks(entries, frame_max))
+            self._ready.extend(Batch(part) for part in _chunks(entries, self._op_messages_max, frame_max))
 
     def _sendable(self, entries: list[Outgoing], frame_max: int, message_max: int) -> list[Outgoing]:
         """Without those whose caller has gone, and those too large: sent, one would end the whole connection."""
@@ -170,6 +175,7 @@ class Publisher:
         """What was sent and not answered may or may not be stored: it is sent again, first, with the same ids."""
         self._ready.extendleft(reversed(self._inflight.values()))
         self._inflight = {}
+        self._op_messages_max = MESSAGES_PER_OP_MAX
 
     def _refused(self, batch: Batch, frame: Error, now: float) -> None:
         """A shared operation was refused as a whole; see that each message gets the outcome it deserves."""
@@ -202,7 +208,11 @@ class Publisher:
                 self._finish(entry, again(error))
             else:
                 kept.append(entry)
-        half = (len(kept) + 1) // 2 if error.code in _BY_AMOUNT else len(kept)
+        half = len(kept)
+        if error.code in _BY_AMOUNT or (error.code in _BY_RATE and batch.attempt >= SPLIT_AFTER):
+            half = (len(kept) + 1) // 2
+        if error.code == "batch_too_large":
+            self._op_messages_max = max(1, min(self._op_messages_max, half))
         for part in (kept[:half], kept[half:]):
             if part:
                 self._delayed.append(Batch(part, now + wait_s, batch.attempt + 1))
@@ -236,13 +246,16 @@ class Publisher:
         for entry in self._entries():
             if entry.finished:
                 continue
-            if entry.waiter.done():
-                if not entry.sent:
-                    self._finish(entry)
+            if entry.waiter.done() and not entry.sent:
+                self._finish(entry)
             elif entry.deadline <= now:
                 self._finish(entry, self._timed_out(entry, connected=connected))
             else:
                 soonest = min(soonest, entry.deadline)
+        # Of a gateway that never answers, nothing must be left to pile up.
+        self._inflight = {
+            ref: batch for ref, batch in self._inflight.items() if not all(entry.finished for entry in batch.entries)
+        }
         return soonest
 
     def due_at(self) -> float:
@@ -268,12 +281,12 @@ class Publisher:
             self._finish(entry, again(error))
 
 
-def _chunks(entries: list[Outgoing], frame_max: int) -> Iterable[list[Outgoing]]:
+def _chunks(entries: list[Outgoing], messages_max: int, frame_max: int) -> Iterable[list[Outgoing]]:
     """Cut to what one operation may hold. A message that is too large alone is left to be refused alone."""
     part: list[Outgoing] = []
     size_bytes = 0
     for entry in entries:
-        if part and (len(part) == MESSAGES_PER_OP_MAX or size_bytes + entry.size_bytes > frame_max):
+        if part and (len(part) == messages_max or size_bytes + entry.size_bytes > frame_max):
             yield part
             part, size_bytes = [], 0
         part.append(entry)

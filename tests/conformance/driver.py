@@ -66,6 +66,8 @@ class Driver:
         self.model = Model(QUOTA_MESSAGES)
         self.model.now_ms = START_MS
         self.world.on_arrivals = self._arrived
+        self.restless = True
+        """Whether callbacks change the demand."""
         self.outstanding: asyncio.Future[Batch] | None = None
         self.batch = Batch()
         self.sent: dict[str, list[Message]] = {name: [] for name in TOPICS}
@@ -76,14 +78,16 @@ class Driver:
         self.model.arrived(group, priority, messages, counts)
         for message in messages:
             self.hands[(group.topic.name, group.name, message.seq)] = message
-        if self.random.random() < 0.2:
+        if self.restless and self.random.random() < 0.2:
             self.want(group)
 
     async def run(self, steps: int) -> None:
         await self.world.open()
         self.outstanding = None
         for _ in range(steps):
-            actions = [self.write] * 5 + [self.want] * 4 + [self.move] * 4 + [self.forget, self.due, self.reopen]
+            actions = (
+                [self.write] * 5 + [self.want] * 4 + [self.move] * 4 + [self.forget, self.due, self.rest, self.reopen]
+            )
             outcome = self.random.choice(actions)()
             if outcome is not None:
                 await outcome
@@ -105,7 +109,7 @@ class Driver:
     def _committed(self, batch: Batch) -> None:
         assert batch.error is None
         self.model.committed(batch)
-        if self.random.random() < 0.3:
+        if self.restless and self.random.random() < 0.3:
             self.want()
 
     def want(self, group: Group | None = None) -> None:
@@ -138,6 +142,19 @@ class Driver:
                         return  # killed
         elif self.outstanding is not None and self.random.random() < 0.7:
             await self.world.over(self.outstanding)
+
+    async def rest(self) -> None:
+        """Let all of it be done."""
+        if self.outstanding is not None:
+            await self.world.over(self.outstanding)
+        await self.world.quiet()
+        if not self.restless_work():
+            self.model.check_at_rest(self.world.store.next_due_ms())
+
+    def restless_work(self) -> bool:
+        """Whether a callback of the last work has asked for more."""
+        feed = self.world.store._feed
+        return bool(feed._scans or feed._hungry)
 
     async def _step(self, store: InlineSqliteStore) -> None:
         self.hook.at = self.random.choice(
@@ -227,6 +244,7 @@ class Driver:
 
     async def settle_down(self) -> None:
         """Everything that is owed must come, once; then again after a fresh open; and the books must be right."""
+        self.restless = False
         if self.outstanding is not None:
             await self.world.over(self.outstanding)
         await self._everything_arrives()
@@ -255,4 +273,4 @@ class Driver:
         await self.world.quiet()
         for group, priority in lanes:
             assert not self.model.missing(group, priority)
-        assert self.world.store.next_due_ms() is None
+        self.model.check_at_rest(self.world.store.next_due_ms())

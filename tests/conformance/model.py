@@ -176,8 +176,9 @@ class Model:
         """Check one call of `arrivals`."""
         topic = self.topics[group.topic.name]
         lane = self.lanes[(group.topic.name, group.name, priority)]
+        if not messages:
+            return  # a hint that the next due has changed
         seqs = [message.seq for message in messages]
-        assert seqs, "an empty call"
         assert seqs == sorted(set(seqs)), f"out of order: {seqs}"
         lane.demand -= len(seqs)
         assert lane.demand >= 0, "more than wanted"
@@ -204,6 +205,18 @@ class Model:
         topic = self.topics[group.topic.name]
         owed = {seq for seq, kept in topic.kept.items() if kept.priority == priority and topic.owed(group.name, seq)}
         return owed - self.lanes[(group.topic.name, group.name, priority)].in_hand
+
+    def check_at_rest(self, next_due_ms: int | None) -> None:
+        """Nothing is under way: what a hungry lane still lacks waits for its retry, and the store knows until when."""
+        for (topic_name, group, priority), lane in self.lanes.items():
+            if lane.demand > 0:
+                topic = self.topics[topic_name]
+                owed = {seq for seq in topic.kept if topic.kept[seq].priority == priority and topic.owed(group, seq)}
+                for seq in owed - lane.in_hand:
+                    due_ms = topic.kept[seq].due_ms.get(group, 0)
+                    assert due_ms > 0, f"seq {seq} is wanted, and did not come"
+                    assert next_due_ms is not None, f"seq {seq} waits for {due_ms}, and will not be looked at"
+                    assert next_due_ms <= due_ms, f"seq {seq} waits for {due_ms}, and will be late"
 
     def check_books(self, topic: Topic) -> None:
         model = self.topics[topic.name]

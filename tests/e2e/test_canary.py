@@ -184,15 +184,15 @@ async def test_no_token_is_in_the_log_of_a_client_at_debug(gateway):
         assert part[:-6] not in text
 
 
-@pytest.mark.parametrize("command", ["publish", "consume"])
+@pytest.mark.parametrize("command", [("publish", "orders", "1"), ("consume", "orders")])
 async def test_no_token_is_in_what_a_failing_command_prints(gateway, command):
     token = gateway.token("canary")[:-6] + "canary"
     env = {**clean_env(), "PUSHWIRE_URL": gateway.url, "PUSHWIRE_TOKEN": token}
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, command, "orders", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        *COMMAND, *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT, env=env,
     )  # fmt: skip
     out, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 4, out
-    assert out.startswith(b"pushwire: ")
+    assert out.splitlines()[-1].startswith(b"pushwire: ")
     assert not [part for part in token.split(".")[1:] if part in out.decode()]

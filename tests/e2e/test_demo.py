@@ -21,7 +21,7 @@ def test_the_demo_shows_traffic_that_a_stranger_can_watch(tmp_path):
         "--seconds", "8", "--port", str(port), "--data", str(tmp_path / "demo"), module="pushwire_gateway.demo"
     )  # fmt: skip
     try:
-        assert demo.line("URL").split()[1] == f"ws://127.0.0.1:{port}"
+        assert demo.line("URL").split()[1] == f"http://127.0.0.1:{port}"
         demo.line("token")
         exports = demo.line("export PUSHWIRE_URL=").strip()
         demo.line("curl")

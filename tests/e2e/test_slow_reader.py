@@ -7,6 +7,7 @@ with the default timeouts; only rates are raised.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import gc
 import itertools
@@ -24,6 +25,7 @@ from bench import framing
 from bench.links import Link, Loop, Target
 from bench.processes import cores, pinned_to
 from support.gateway_process import GatewayProcess
+from support.ws_client import WsClient
 
 OTHERS = 19
 PAIRS = 9
@@ -185,6 +187,7 @@ def _measure(room: Room, gateway: GatewayProcess) -> tuple[list[float], list[flo
 
 def _gone_after(room: Room, gateway: GatewayProcess) -> tuple[float, float]:
     """Seconds until the gateway has dropped one that stays silent, and the latest push to the others meanwhile."""
+    room.window(0.2)  # the one before is gone by then
     sockets = gateway.sockets()
     slow = Slow(gateway)
     assert gateway.sockets() == sockets + 1
@@ -192,7 +195,18 @@ def _gone_after(room: Room, gateway: GatewayProcess) -> tuple[float, float]:
     while gateway.sockets() > sockets:
         latest = max(latest, room.window(0.1)[-1])
         assert time.monotonic() < slow.silent_since + 2 * GONE_S_MAX, "still connected"
-    return time.monotonic() - slow.silent_since, latest
+    gone_s = time.monotonic() - slow.silent_since
+    slow.sock.close()
+    return gone_s, latest
+
+
+async def _what_it_held(gateway: GatewayProcess) -> dict:
+    """The first message of the slow one's group, at a consumer that reads."""
+    heir = await WsClient.open(gateway.port, gateway.token("heir"))
+    await heir.subscribe("fat", group="slow", prefetch=1)
+    (row,) = await heir.take(1, timeout_s=1)
+    heir.abort()
+    return row
 
 
 @pytest.mark.slow
@@ -213,6 +227,7 @@ def test_one_that_stops_reading_is_gone_and_19_others_do_not_care(tmp_path):
         print(f"latest push {max(latest) * 1e3:.1f} ms, while being cut off {late_at_the_end_s * 1e3:.1f} ms")
         print(f"gone after {gone_s:.2f} s; load average {os.getloadavg()[0]:.1f}")
         assert gone_s <= GONE_S_MAX
+        assert asyncio.run(_what_it_held(gateway))["redelivered"]
         assert max(*latest, late_at_the_end_s) <= LATE_S_MAX
         assert statistics.median(ratios) <= RATIO_MAX
         room.loop.close()

@@ -24,7 +24,7 @@ from support.ws_client import Closed, Op, WsClient
 
 KNOCK_S = 0.02
 ANSWER_S = 4.0
-LATE_S = 0.25
+LATE_S = 0.15
 """So long after its lease has run out a held message is acked: in vain."""
 THROUGH_SHARE, UNCONFIRMED_SHARE = 0.1, 0.05
 
@@ -188,18 +188,18 @@ class Consumer:
 class Chaos(Consumer):
     """Fails, holds, extends, gives back, rejects, leaves, and dies."""
 
-    ack_timeout_ms = 800
+    ack_timeout_ms = 300
     prefetch = 16
 
     async def handle(self, leases: list[str]) -> None:
         chance = self.rng.random()
-        if chance < 0.004:
+        if chance < 0.0015:
             self.closing()
             os.kill(os.getpid(), signal.SIGKILL)
-        elif chance < 0.012:
+        elif chance < 0.005:
             self.closing()
             self.client.abort()
-        elif chance < 0.02:
+        elif chance < 0.01:
             await self._leave_and_return()
         else:
             for lease in leases:
@@ -227,13 +227,13 @@ class Chaos(Consumer):
             await self.settle("release", [lease])
         elif chance < 0.23:
             await self.settle("reject", [lease], error="cannot ever succeed")
-        elif chance < 0.27:
+        elif chance < 0.31:
             await asyncio.sleep(self.ack_timeout_ms / 1000 + LATE_S)
             await self.settle("ack", [lease])
-        elif chance < 0.30:
+        elif chance < 0.35:
             await asyncio.sleep(self.ack_timeout_ms / 2000)
             await self.settle("extend", [lease])
-            await asyncio.sleep(self.ack_timeout_ms / 1000 + (0 if chance < 0.29 else LATE_S))
+            await asyncio.sleep(self.ack_timeout_ms / 1000 + (0 if chance < 0.33 else LATE_S))
             await self.settle("ack", [lease])
         else:
             await self.settle("ack", [lease])

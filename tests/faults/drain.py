@@ -12,7 +12,7 @@ import socket
 import time
 from pathlib import Path
 
-from faults.supervisor import TOPIC, Supervisor, Verdict
+from faults.supervisor import Supervisor, Verdict
 from support.ws_client import WsClient
 
 LIFE_S = (0.4, 1.0)
@@ -34,7 +34,6 @@ class Listeners:
 
     async def connect(self) -> None:
         self.listener = await WsClient.open(self._port, self._token)
-        await self.listener.subscribe(TOPIC, group="listener", prefetch=0, start="new")
         for _ in range(STUCK_MESSAGES // 16):
             rows = [{"data_text": "x" * STUCK_BYTES} for _ in range(16)]
             await self.listener.ok({"op": "publish", "topic": STUCK_TOPIC, "messages": rows})
@@ -62,7 +61,8 @@ async def _drain_once(supervisor: Supervisor) -> None:
         supervisor.gateway.signal(signal.SIGTERM)  # harmless
     code = await asyncio.to_thread(supervisor.gateway.wait, DRAIN_S_MAX + 5)
     took_s = (time.monotonic_ns() - told_at) / 1e9
-    supervisor.exited_gateway(told_at)
+    supervisor.lives.append((supervisor.ready_at, told_at))
+    supervisor.exited_gateway()
     supervisor.drain_s.append(took_s)
     if code != 0:
         supervisor.problems.append(f"drain {supervisor.boot}: exit code {code}")

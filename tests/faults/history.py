@@ -7,6 +7,7 @@ answer has come, so that a killed process loses nothing that had happened; it ju
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import os
 import time
@@ -14,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+OUT_OF_ORDER_MAX = 200
+"""Lines of one file that may be written in another order than their times: a connection is dated before it was opened,
+and is noted once it is."""
 SHA_CHARS = 20
 """Of the hash of a body: 80 bits, far more than a run has messages."""
 
@@ -33,17 +37,26 @@ class Recorder:
         os.write(self._file, b"".join([json.dumps(event).encode() + b"\n" for event in events]))
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """All events of a run, by time."""
-    events = [event for path in sorted(folder.glob("*.jsonl")) for event in _events(path)]
-    events.sort(key=lambda event: event["t"])
-    return events
+def stream(folder: Path) -> Iterator[dict[str, Any]]:
+    """All events of a run, by time, one after the other: a long run has millions."""
+    return heapq.merge(*[_sorted(path) for path in sorted(folder.glob("*.jsonl"))], key=lambda event: event["t"])
+
+
+def _sorted(path: Path) -> Iterator[dict[str, Any]]:
+    waiting: list[tuple[int, int, dict[str, Any]]] = []
+    for number, event in enumerate(_events(path)):
+        heapq.heappush(waiting, (event["t"], number, event))
+        if len(waiting) > OUT_OF_ORDER_MAX:
+            yield heapq.heappop(waiting)[2]
+    while waiting:
+        yield heapq.heappop(waiting)[2]
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):  # a process killed in the middle of a line had not sent what the line announces
-            yield json.loads(line)
+    with path.open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):  # a process killed in the middle of a line had not sent what the line announces
+                yield json.loads(line)
 
 
 def fingerprint(encoding: str, body: bytes) -> str:

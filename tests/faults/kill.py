@@ -17,9 +17,8 @@ READY_S_MAX = 2.0
 IN_FLIGHT_SHARE_MIN = 0.9
 
 REQUIRED = (
-    "ack_through", "backoff", "dead_rejected", "delayed_nack", "disconnect_return", "duplicate", "expiry",
-    "id_conflict", "killed_publish_kept", "redelivery_after_kill", "release", "retry_after_kill", "reverted_ack",
-    "stale_ack",
+    "ack_through", "backoff", "close", "dead_rejected", "delayed_nack", "duplicate", "expiry", "id_conflict",
+    "open_publish_kept", "redelivery_after_kill", "release", "retry_after_kill", "reverted_ack", "stale", "unsubscribe",
 )  # fmt: skip
 """Rare states that every run must have seen. 20 kills see each of them many times."""
 
@@ -49,7 +48,7 @@ def _bars(verdict: Verdict, cycles: int) -> None:
     figures = verdict.figures
     if figures["ready s max"] > READY_S_MAX:
         verdict.problems.append(f"ready after {figures['ready s max']} s, at most {READY_S_MAX} s")
-    share = figures["lives ended with a publish in flight"] / figures["lives"]
+    share = figures["deaths that met a publish in flight"] / cycles
     if share < IN_FLIGHT_SHARE_MIN:
         verdict.problems.append(f"only {share:.0%} of the kills met a publish in flight: the run proves nothing")
     if figures["kills"] != cycles:

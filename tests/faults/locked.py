@@ -14,6 +14,7 @@ from support.gateway_process import GatewayProcess
 from support.ws_client import WsClient
 
 EXIT_CONFIG = 3
+TOOK_S_MAX = 1.0
 
 
 @dataclass

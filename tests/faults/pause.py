@@ -15,7 +15,7 @@ from typing import Any
 from faults import database
 from faults.bodies import sha_of_row
 from faults.consumers import Consumer
-from faults.history import Recorder, read
+from faults.history import Recorder, stream
 from faults.supervisor import SETTINGS, SLACK_NS
 from support.checker import Limits, Report, check
 from support.gateway_process import GatewayProcess
@@ -120,4 +120,4 @@ def run(folder: Path) -> Report:
         gateway.check_log()
     finally:
         gateway.stop()
-    return check(read(folder / "history"), Limits(10, 50, slack_ns=SLACK_NS))
+    return check(stream(folder / "history"), Limits(10, 50, slack_ns=SLACK_NS))

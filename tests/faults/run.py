@@ -34,7 +34,8 @@ def _drain(folder: Path, options: argparse.Namespace) -> bool:
 def _locked(folder: Path, _options: argparse.Namespace) -> bool:
     refusal = locked.run(folder)
     print(f"second gateway: exit code {refusal.code} after {refusal.took_s:.2f} s: {refusal.words.strip()}")
-    return refusal.code == locked.EXIT_CONFIG and refusal.names_owner and refusal.first_still_works
+    in_time = refusal.took_s <= locked.TOOK_S_MAX
+    return refusal.code == locked.EXIT_CONFIG and refusal.names_owner and refusal.first_still_works and in_time
 
 
 def _pause(folder: Path, _options: argparse.Namespace) -> bool:

@@ -21,6 +21,11 @@ import pushwire
 from faults.history import Recorder, fingerprint
 
 CONCURRENCY = 32
+RECONNECT = pushwire.Backoff(0.05, 0.2)
+"""Quicker than a user would: the gateway lives for a second at most."""
+CONNECTION_CHARS = len("n1.") + 16
+"""Of a lease, which begins with the node and 12 random bytes that are the connection's: the user of an SDK sees nothing
+else of its connections."""
 UNCONFIRMED_SHARE, FAIL_SHARE = 0.1, 0.03
 
 
@@ -45,7 +50,7 @@ class SdkConsumer:
         """Until `stop`."""
         slots = asyncio.Semaphore(CONCURRENCY)
         async with (
-            pushwire.Client(self._url, token=self._token, name=self.name) as client,
+            pushwire.Client(self._url, token=self._token, name=self.name, reconnect=RECONNECT) as client,
             client.subscribe(self.q, group=self.grp, prefetch=CONCURRENCY) as subscription,
         ):
             over = asyncio.ensure_future(self._end(stop, subscription))
@@ -66,8 +71,7 @@ class SdkConsumer:
         await subscription.drain()
 
     def _delivered(self, message: pushwire.Message) -> None:
-        """A lease begins with what is random of its connection."""
-        cid = f"{self.name}.{message.lease.rpartition('.')[0]}"
+        cid = f"{self.name}.{message.lease[:CONNECTION_CHARS]}"
         now = time.monotonic_ns()
         if cid != self._cid:
             if self._cid:

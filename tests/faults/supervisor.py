@@ -23,7 +23,7 @@ from typing import Any
 
 from faults import database, history
 from faults.consumers import Consumer
-from support.checker import Limits, Report, check
+from support.checker import Checker, Limits, Report
 from support.gateway_process import EVERYTHING, GatewayProcess, clean_env
 from support.ws_client import WsClient
 
@@ -47,10 +47,10 @@ SETTINGS: Mapping[str, str] = {
 """Short waits, so that a run of seconds sees every state many times."""
 
 CLIENTS: Mapping[str, tuple[str, str]] = {
-    "steady-1": ("steady", "main"),
+    "steady-1": ("steady", "audit"),
     "chaos-1": ("chaos", "main"),
     "sdk-1": ("sdk", "main"),
-    "sdk-2": ("sdk", "audit"),
+    "sdk-2": ("sdk", "main"),
 }
 """Consumers: name -> (kind, group)."""
 PRODUCERS = ("ws-1", "http-1", "ws-2", "http-2")
@@ -93,7 +93,7 @@ class Supervisor:
         self.drain_s: list[float] = []
         self.lives: list[tuple[int, int]] = []  # (ready, killed or told to stop), ns
         self.problems: list[str] = []
-        self._ready_at = 0
+        self.ready_at = 0
         self._before: database.Dump | None = None
         self._clients: dict[str, subprocess.Popen[bytes]] = {}
         self._chaos_deaths = 0
@@ -104,7 +104,7 @@ class Supervisor:
         self.boot += 1
         self.record("srv_start", boot=self.boot)
         self.gateway.start()
-        self._ready_at = time.monotonic_ns()
+        self.ready_at = time.monotonic_ns()
         self.ready_s.append(self.gateway.ready_s)
 
     def kill_gateway(self) -> None:
@@ -114,13 +114,12 @@ class Supervisor:
             raise FaultRunFailed(f"the gateway ended by itself: {self.gateway.last_words()}")
         self.record("srv_kill", t=at, boot=self.boot)
         self.gateway.kill()
-        self.lives.append((self._ready_at, at))
+        self.lives.append((self.ready_at, at))
         self.look()
 
-    def exited_gateway(self, told_at: int) -> None:
-        """To be called once it has ended as it was told to at `told_at` (ns)."""
+    def exited_gateway(self) -> None:
+        """To be called once it has ended as it was told to."""
         self.record("srv_exit", boot=self.boot)
-        self.lives.append((self._ready_at, told_at))
         self.look()
 
     def look(self) -> None:
@@ -240,14 +239,13 @@ class Supervisor:
     def finish(self, required: Iterable[str]) -> Verdict:
         """Drain, stop, read the disk, and judge."""
         asyncio.run(self.drain())
-        told_at = time.monotonic_ns()
         code = self.gateway.terminate()
         if code != 0:
             self.problems.append(f"the last gateway ended with {code}")
-        self.exited_gateway(told_at)
+        self.exited_gateway()
         with database.opened(self.gateway.database()) as connection:
             dump = database.Dump(connection)
-            self.record("final", kind="db_dump", rows=dump.owed())
+            self.record("final", kind="db_dump", rows=[row for row in dump.owed() if row["q"] == TOPIC])
             self.record("final", kind="dlq", rows=dump.dead())
             self.record("final", kind="orphans", rows=dump.orphans())
             if (answer := dump.integrity()) != "ok":
@@ -259,37 +257,46 @@ class Supervisor:
         return self._judge(required)
 
     def _judge(self, required: Iterable[str]) -> Verdict:
-        events = history.read(self.folder / "history")
-        report = check(events, Limits(10, 50, slack_ns=SLACK_NS), required)
+        checker = Checker(Limits(10, 50, slack_ns=SLACK_NS))
+        flights = Flights()
+        count = 0
+        for event in history.stream(self.folder / "history"):
+            checker.feed(event)
+            flights.feed(event)
+            count += 1
+        report = checker.report(required)
         self.problems += [f"{code} {text}" for code, text in report.violations]
         self.problems += [f"never seen: {name}" for name in report.missing]
-        hit = sum(open_publishes(events, self.lives))
         figures = {
             "seed": self.seed,
             **report.figures,
-            "lives": len(self.lives),
-            "lives ended with a publish in flight": hit,
+            "deaths that met a publish in flight": sum(map(flights.met, self.lives)),
             "consumers that killed themselves": self._chaos_deaths,
             "ready s max": round(max(self.ready_s), 3),
             "ready s median": round(sorted(self.ready_s)[len(self.ready_s) // 2], 3),
-            "events": len(events),
+            "events": count,
         }
         return Verdict(report, figures, self.problems)
 
 
-def open_publishes(events: Iterable[Mapping[str, Any]], lives: Iterable[tuple[int, int]]) -> list[bool]:
-    """Whether each life of a gateway ended with a publish in flight that was sent in that life."""
-    asked: dict[str, int] = {}
-    answered: dict[str, int] = {}
-    for event in events:
+class Flights:
+    """When which publish operation was under way."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, int] = {}
+        self._answered: dict[str, int] = {}
+        self._ordered: list[tuple[int, int]] = []
+
+    def feed(self, event: Mapping[str, Any]) -> None:
         if event["ev"] == "pub_inv":
-            asked.setdefault(event["op"], event["t"])
+            self._asked.setdefault(event["op"], event["t"])
         elif event["ev"] in ("pub_ok", "pub_fail", "pub_info"):
-            answered.setdefault(event["op"], event["t"])
-    starts = sorted((t, answered.get(op, 1 << 62)) for op, t in asked.items())
-    times = [t for t, _ in starts]
-    found = []
-    for ready, ended in lives:
-        sent = starts[bisect_left(times, ready) : bisect_right(times, ended)]
-        found.append(any(answer > ended for _, answer in sent))
-    return found
+            self._answered.setdefault(event["op"], event["t"])
+
+    def met(self, life: tuple[int, int]) -> bool:
+        """Whether this life of a gateway ended with a publish in flight that was sent in that life."""
+        if not self._ordered:
+            self._ordered = sorted((t, self._answered.get(op, 1 << 62)) for op, t in self._asked.items())
+        ready, ended = life
+        first, last = bisect_left(self._ordered, (ready, 0)), bisect_right(self._ordered, (ended, 0))
+        return any(answered > ended for _, answered in self._ordered[first:last])

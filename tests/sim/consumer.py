@@ -217,7 +217,8 @@ class Consumer(Peer):
             self._through(member, held, ref=ref)
         elif action == "extend":
             self._settle("extend", member, leases, ref=ref)
-            self.world.at(member.want.ack_timeout_ms / 1000 * 0.7, lambda: self._act("ack", member, held))
+            if self.world.chance(0.6):  # else it expires after all
+                self.world.at(member.want.ack_timeout_ms / 1000 * 0.7, lambda: self._act("ack", member, held))
         elif action == "nack_delay":
             self._settle("nack", member, leases, ref=ref, delay_ms=self.world.rng.choice((0, 50, 300, 1200)))
         else:
@@ -323,5 +324,15 @@ class Consumer(Peer):
             self._settle(world.rng.choice(("ack", "nack", "release")), member, self._old[-1:], ref=world.chance(0.5))
         elif dice < 0.12 and not self._refreshing:
             self.refresh()
-        elif dice < 0.135:
+        elif dice < 0.14:
+            self._trespass(member.want.topic)
+        elif dice < 0.155:
             self.drop()
+
+    def _trespass(self, topic: str) -> None:
+        """Ask for a group that the token does not allow."""
+
+        def then(answer: Answer) -> None:
+            assert not isinstance(answer, Ok), f"{self.name} may join a group that its token does not name"
+
+        self.request(Subscribe(topic, "secret", "x"), then)

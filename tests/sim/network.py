@@ -182,7 +182,8 @@ class ServerEnd:
     def write(self, parts: Sequence[bytes]) -> None:
         message = self._codec.join(parts)
         self._written += len(message)
-        if self.wire.unread is not None and self._kernel_bytes + len(message) > KERNEL_BYTES:
+        full = self._kernel_bytes + len(message) > KERNEL_BYTES
+        if self._held or (self.wire.unread is not None and full):
             self._held.append(message)
             self._held_bytes += len(message)
             if self._held_bytes > HIGH_BYTES:

@@ -6,7 +6,7 @@ for a process is done here for a simulated one; no rule of the gateway is repeat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pushwire_gateway.rights import Principal
 from pushwire_gateway.session import Session
 from pushwire_gateway.settings import Settings
 from pushwire_gateway.throttle import Throttle
-from pushwire_storage.base import StoreBroken, StoreBusy, StoreError, StoreFull
+from pushwire_storage.base import Counts, Group, Message, StoreBroken, StoreBusy, StoreError, StoreFull
 from pushwire_storage.inline import InlineSqliteStore
 from support.tokens import AUDIENCE, ISSUER, SECRET
 
@@ -65,6 +65,25 @@ class WatchedSession(Session):
         super()._leave(drained=drained)
 
 
+class WatchedEngine(Engine):
+    """An engine that tells when it has been at work: only then is there something new to look at."""
+
+    touched = False
+
+    def turn(self) -> None:
+        self.touched = True
+        super().turn()
+
+    def _arrived(self, group: Group, priority: int, messages: Sequence[Message], counts: Counts | None) -> None:
+        core = self.core
+        known = core._groups.get(group)
+        if core._ready.tight and known is not None and messages:
+            assert not known.ready, (
+                f"{len(messages)} more for {group.name}, which has {known.ready}, and memory is full"
+            )
+        super()._arrived(group, priority, messages, counts)
+
+
 class Loop:
     """The event loop of one incarnation: what it was to run dies with it."""
 
@@ -104,7 +123,7 @@ class Node:
         limits = self._store_limits
         self.store = InlineSqliteStore(self._path, durability="relaxed", hooks=self, **limits)
         clock = self.world
-        self.engine = Engine(self.store, clock, self.loop, self.settings, self._broken, self.world.rng.random)
+        self.engine = WatchedEngine(self.store, clock, self.loop, self.settings, self._broken, self.world.rng.random)
         _finish(self.engine.start())
         settings = self.settings
         throttle = Throttle(
@@ -186,6 +205,7 @@ class Node:
         if not loop.alive:
             return
         try:
+            self.engine.touched = True
             self.store.step()
         except Killed as death:
             self.crash(str(death))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ TROUBLE_S = 8.0
 DRAIN_S = 60.0
 """How long the rest may take once everybody behaves: far above every timeout and back-off of the plan together."""
 SLACK_NS = 2_000_000
-DISK_CHECK = 0.15
+DISK_CHECK = 0.3
 """Share of the quiet moments in which memory is compared with the disk."""
 
 
@@ -44,8 +45,17 @@ class Result:
     seen: Counter[str] = field(default_factory=Counter)
     figures: dict[str, int] = field(default_factory=dict)
     steps: int = 0
-    digest: str = ""
-    trace: list[str] | None = None
+    world: World | None = None
+
+    @property
+    def trace(self) -> list[str]:
+        assert self.world is not None, "the run was cut short"
+        return self.world.trace or []
+
+    def digest(self) -> str:
+        """Equal for equal runs."""
+        assert self.world is not None, "the run was cut short"
+        return self.world.digest()
 
 
 class Simulation:
@@ -163,16 +173,23 @@ class Simulation:
             self._run()
         except AssertionError as error:
             problems.append(f"assertion: {error}")
+        except Exception as error:  # noqa: BLE001 - whatever the gateway raises fails the seed, and the run goes on
+            problems += [f"exception: {error!r}", *traceback.format_tb(error.__traceback__)[-4:]]
         finally:
             lanes.READY_MAX = kept
             if self.node.alive:
                 self.node.store.crash()
         world = self.world
-        limits = Limits(self.settings.max_failures, self.settings.max_deliveries, slack_ns=SLACK_NS)
+        limits = Limits(
+            self.settings.max_failures,
+            self.settings.max_deliveries,
+            forgotten_max=self.settings.max_deliveries,  # the disk may refuse for long; what it knew must be honoured
+            slack_ns=SLACK_NS,
+        )
         report = check(world.history, limits)
         # A run that was cut short has no end to judge.
         problems += [] if problems else [f"{code} {text}" for code, text in report.violations]
-        return Result(self.seed, problems, report.seen, report.figures, world.steps, world.digest(), world.trace)
+        return Result(self.seed, problems, report.seen, report.figures, world.steps, world)
 
     def _run(self) -> None:
         world = self.world
@@ -211,9 +228,11 @@ class Simulation:
         node = self.node
         if node.alive:
             node.tend()
-            invariants.check_memory(node)
-            if not node.store.pending() and self.world.chance(DISK_CHECK):
-                invariants.check_disk(node)
+            if node.engine.touched:
+                node.engine.touched = False
+                invariants.check_memory(node)
+                if not node.store.pending() and self.world.chance(DISK_CHECK):
+                    invariants.check_disk(node)
         return False
 
     def _after_calm(self) -> bool:

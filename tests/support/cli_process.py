@@ -42,10 +42,12 @@ class Spawned:
         *args: str,
         env: Mapping[str, str] | None = None,
         module: str = "pushwire_gateway",
+        script: Path | None = None,
         cwd: Path | None = None,
     ) -> None:
+        program = [str(script)] if script else ["-m", module]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *args], env={**clean_env(), **(env or {})}, stdin=subprocess.DEVNULL,
+            [sys.executable, *program, *args], env={**clean_env(), **(env or {})}, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=cwd,
         )  # fmt: skip
         self.lines: list[str] = []

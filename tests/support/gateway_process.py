@@ -15,13 +15,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pushwire_gateway.auth import SigningKey, sign_token
 
-TESTS = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
 READY_S = 15.0
 """Longest wait for readiness: generous, because a test that wants less says so with `ready_s`."""
 STOP_S = 15.0
@@ -61,6 +61,16 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
+
+
+def until(condition: Callable[[], T], what: str, within_s: float = 10.0) -> T:
+    """What `condition` gives, once that is true. Raises TimeoutError, saying what was waited for."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {within_s} s")
+        time.sleep(POLL_S)
+    return value
 
 
 def clean_env(settings: Mapping[str, str] | None = None) -> dict[str, str]:

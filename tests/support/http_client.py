@@ -127,6 +127,13 @@ class HttpClient:
                 return self._rest  # closed with our bytes unread: what came before still counts
             return self._rest
 
+    async def nothing_or_end(self, within_s: float) -> bool:
+        """Whether the server says nothing for so long, or closes without a word."""
+        try:
+            return not await asyncio.wait_for(self._reader.read(65536), within_s)
+        except (TimeoutError, ConnectionResetError):
+            return True
+
     async def request(
         self,
         method: str,

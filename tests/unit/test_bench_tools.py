@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from bench import framing, report
+from bench import framing, naive, report
 from bench.dialects import Answer, Delivered, Done, PushwireV1, Receipt
 from bench.framing import FramingError, Reader
 from bench.links import LoadError
@@ -245,6 +247,16 @@ def test_the_load_generator_understands_the_gateway() -> None:
 def test_a_refusal_voids_the_measurement(said: frames.ServerFrame) -> None:
     with pytest.raises(LoadError):
         PushwireV1(200).events(encode(said))
+
+
+# ---- the yardstick
+
+NAIVE_SHA256 = "19978389424b326e59b1e92206b7fa8913fb997f871186abc921ca6e8f4bc7f7"
+
+
+def test_the_naive_gateway_is_frozen() -> None:
+    # Ratios of different days compare only against one and the same source.
+    assert hashlib.sha256(Path(naive.__file__).read_bytes()).hexdigest() == NAIVE_SHA256
 
 
 # ---- what may be quoted

@@ -10,7 +10,7 @@ import pytest
 
 from support.checker import SOMETIMES, Limits, Report, check
 
-LIMITS = Limits(max_failures=3, max_deliveries=5, slack_ns=0)
+LIMITS = Limits(max_failures=3, max_deliveries=5, forgotten_max=1, slack_ns=0)
 S = 1_000_000_000
 Q, G = "acme/orders", "default"
 
@@ -211,6 +211,26 @@ def more_repeats_than_stops(story: Story, *, bad: bool) -> None:
     story.settle("ack", story.deliver("c2", 2, 2))
 
 
+def count_forgotten(story: Story, *, bad: bool) -> None:
+    story.publish("m2", 2)
+    story.settle("release", story.deliver("c1", 2, 1), "ok" if bad else "")
+    story.kill(1)
+    story.add("con_open", cid="c2", boot=2)
+    story.add("sub_ok", cid="c2", sub="s", q=Q, grp=G)
+    story.settle("ack", story.deliver("c2", 2, 1))
+
+
+def counts_ignored(story: Story, *, bad: bool) -> None:
+    story.publish("m2", 2)
+    story.settle("release", story.deliver("c1", 2, 1))
+    story.deliver("c1", 2, 2)
+    story.add("srv_kill", boot=1)
+    story.add("final", kind="counts", rows=[row(2, deliveries=2 if bad else 1, failures=0)])
+    story.add("con_open", cid="c2", boot=2)
+    story.add("sub_ok", cid="c2", sub="s", q=Q, grp=G)
+    story.settle("ack", story.deliver("c2", 2, 2))
+
+
 def counts_went_back(story: Story, *, bad: bool) -> None:
     story.add("final", kind="counts", rows=[row(1, deliveries=2, failures=2)])
     story.add("final", kind="counts", rows=[row(1, deliveries=2, failures=1 if bad else 2)])
@@ -332,6 +352,8 @@ CASES: list[tuple[str, Callable[..., None]]] = [
     ("S7", flag),
     ("S7", too_many_failures),
     ("S7", more_repeats_than_stops),
+    ("S7", count_forgotten),
+    ("S7", counts_ignored),
     ("S7", counts_went_back),
     ("S8", died_too_early),
     ("S8", never_rejected),

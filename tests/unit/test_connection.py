@@ -154,11 +154,12 @@ async def test_frames_are_joined_up_to_the_largest_message_and_a_larger_one_is_s
 
 
 async def test_a_client_that_closes_gets_its_code_back_and_the_session_hears_of_it_once():
-    async with open_port() as port, await port.websocket() as client:
+    # A clock that stands still: no timeout helps.
+    async with open_port(SteppedClock()) as port, await port.websocket() as client:
         await client.frame(close_payload(1000, "bye"), CLOSE)
         assert await client.receive() == (CLOSE, close_payload(1000, "bye"))
+        await port.until_alone()  # RFC 6455 §7.1.1: the server closes first
         assert await client.rest() == b""
-        await port.until_alone()
         assert port.session.calls == ["start", "closed"]
         assert port.listener.stats.websockets_closed == {1000: 1}
         assert (port.gateway.caps.connections, port.gateway.caps.unauthenticated) == (0, 0)
@@ -312,7 +313,7 @@ async def test_reading_pauses_and_goes_on():
 
 
 async def test_a_paused_connection_still_sees_the_close_handshake():
-    async with open_port() as port, await port.websocket() as client:
+    async with open_port(SteppedClock()) as port, await port.websocket() as client:
         await port.gateway.opened.wait()
         port.session.link.pause_reading()
         port.session.link.close(1012, "restarting")

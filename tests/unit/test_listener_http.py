@@ -97,6 +97,17 @@ async def test_a_dripped_head_is_cut_however_it_is_dripped():
         assert await cut(client) == 408
 
 
+async def test_a_late_first_byte_brings_no_new_time():
+    clock = SteppedClock()
+    async with open_port(clock, open_timeout_s=5) as port, await port.client() as client:
+        await accepted(port)
+        port.step(4)
+        await client.send(LIVEZ[:-4])
+        await accepted(port)
+        port.step(1.1)
+        assert await cut(client) == 408
+
+
 async def test_a_dripped_second_head_is_cut_as_well():
     clock = SteppedClock()
     async with open_port(clock, open_timeout_s=5, keep_alive_s=60) as port, await port.client() as client:

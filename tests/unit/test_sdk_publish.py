@@ -121,19 +121,55 @@ def test_a_refusal_of_the_topic_is_one_for_all_and_not_asked_twice(code):
     assert other.error.code == code
 
 
-def test_a_rate_limit_is_waited_for_and_the_batch_halved():
+def sizes(pair: Pair) -> list[int]:
+    return [len(op.messages) for op in pair.link.of(Publish)]
+
+
+def test_a_rate_limit_is_waited_for_as_long_as_it_says():
     pair = Pair()
-    pair.peer.refuse = lambda op: refusal("rate_limited", 200) if len(getattr(op, "messages", ())) > 3 else None
+    refuse_if(pair, lambda draft: pair.now < 1000.15, "rate_limited", 200)
     told = [pair.publish(n) for n in range(8)]
     pair.pump()
     assert pair.session.next_deadline() == pytest.approx(1000.2)
     pair.step(0.19)
-    assert len(pair.link.of(Publish)) == 1
+    assert sizes(pair) == [8]
     pair.step(0.02)
-    assert [len(op.messages) for op in pair.link.of(Publish)] == [8, 4, 4]
-    pair.step(0.3)
-    assert [len(op.messages) for op in pair.link.of(Publish)] == [8, 4, 4, 2, 2, 2, 2]
+    assert sizes(pair) == [8, 8]
+    assert [one.result.seq for one in told] == list(range(1, 9))
+
+
+def test_a_batch_that_no_waiting_lets_in_is_halved():
+    pair = Pair()
+    pair.peer.refuse = lambda op: refusal("rate_limited", 200) if len(getattr(op, "messages", ())) > 4 else None
+    told = [pair.publish(n) for n in range(8)]
+    pair.step(2)
+    assert sizes(pair) == [8, 8, 8, 8, 4, 4]
     assert sorted(one.result.seq for one in told) == list(range(1, 9))
+
+
+def test_a_batch_larger_than_the_gateway_takes_is_cut_and_the_next_ones_too():
+    pair = Pair()
+    pair.peer.refuse = lambda op: refusal("batch_too_large") if len(getattr(op, "messages", ())) > 200 else None
+    told = [pair.publish(n) for n in range(500)]
+    pair.step(0)
+    assert sizes(pair) == [500, 250, 250, 125, 125, 125, 125]
+    told += [pair.publish(n) for n in range(500)]
+    pair.step(0)
+    assert sizes(pair)[7:] == [125] * 4
+    assert sorted(one.result.seq for one in told) == list(range(1, 1001))
+
+
+def test_a_quota_lets_in_what_fits():
+    pair = Pair()
+    pair.peer.refuse = lambda op: (
+        refusal("topic_full", 10)
+        if type(op) is Publish and len(op.messages) + len(pair.peer.stored.get("orders", ())) > 5
+        else None
+    )
+    told = [pair.publish(n, timeout_s=1) for n in range(8)]
+    pair.step(1.1)
+    assert sorted(one.result.seq for one in told if one.result) == [1, 2, 3, 4, 5]
+    assert {type(one.error) for one in told if one.error} == {TopicFull}
 
 
 def test_a_hint_beyond_the_deadline_is_not_waited_for():
@@ -262,6 +298,18 @@ def test_an_answer_that_comes_too_late_is_nobodys():
     pair.pump()
     assert told.result is None
     assert pair.session.publisher.messages == 0
+
+
+def test_a_gateway_that_never_answers_leaves_nothing_behind():
+    pair = Pair()
+    pair.peer.answers = False
+    stays, gone = pair.publish(timeout_s=5), pair.publish(timeout_s=5)
+    pair.pump()
+    gone.gone = True
+    pair.step(6)
+    assert type(stays.error) is RequestTimeout
+    assert not pair.session.publisher._inflight
+    assert (pair.session.publisher.messages, pair.session.publisher.size_bytes) == (0, 0)
 
 
 def test_deadlines_are_kept_in_any_order():

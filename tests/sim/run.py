@@ -1,0 +1,144 @@
+"""Run simulations from the command line: many seeds, or one again with its trace.
+
+    python tests/sim/run.py --seeds 2000 --jobs 2          seeds 0 to 1999
+    python tests/sim/run.py --seed 1234                    one seed, with the end of its trace if it fails
+    python tests/sim/run.py --seed 1234 --trace            the same, with all of its trace
+
+Owns nothing but the counting; what a simulation is, simulation.py says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pushwire_gateway
+import pushwire_storage
+from pushwire import wire
+from sim.simulation import Result, simulate
+from support.checker import SOMETIMES
+
+CHUNK = 25
+TRACE_LINES = 60
+FAILURES_MAX = 10
+"""After so many failed seeds the rest would say the same."""
+
+
+@dataclass
+class Tally:
+    """What many seeds came to."""
+
+    seeds: int = 0
+    steps: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+    figures: Counter[str] = field(default_factory=Counter)
+    failed: dict[int, list[str]] = field(default_factory=dict)
+
+    def add(self, result: Result) -> None:
+        self.seeds += 1
+        self.steps += result.steps
+        self.seen.update(name for name, count in result.seen.items() if count)
+        self.figures.update(result.figures)
+        if result.problems:
+            self.failed[result.seed] = result.problems
+
+    def merge(self, other: Tally) -> None:
+        self.seeds += other.seeds
+        self.steps += other.steps
+        self.seen.update(other.seen)
+        self.figures.update(other.figures)
+        self.failed.update(other.failed)
+
+    @property
+    def missing(self) -> list[str]:
+        return sorted(SOMETIMES - set(self.seen))
+
+
+def run_seeds(seeds: Iterable[int], failures_max: int = FAILURES_MAX) -> Tally:
+    """Run these seeds one after the other; stops early once enough have failed."""
+    logging.disable(logging.CRITICAL)  # broken disks are what this is about
+    tally = Tally()
+    try:
+        for seed in seeds:
+            tally.add(simulate(seed))
+            if len(tally.failed) >= failures_max:
+                break
+    finally:
+        logging.disable(logging.NOTSET)
+    return tally
+
+
+def _in_parallel(seeds: Sequence[int], jobs: int, failures_max: int) -> Iterator[Tally]:
+    chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
+    run = partial(run_seeds, failures_max=failures_max)
+    if jobs == 1:
+        yield from map(run, chunks)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(run, chunks)
+
+
+def replay(seed: int, *, whole: bool) -> int:
+    """One seed with its trace. Returns the exit code."""
+    logging.disable(logging.CRITICAL)
+    result = simulate(seed, tracing=True)
+    lines = result.trace
+    if whole or result.problems:
+        print(*(lines if whole else lines[-TRACE_LINES:]), sep="\n")
+    print(f"seed {seed}: {result.steps} steps, digest {result.digest()}")
+    for problem in result.problems:
+        print(f"  {problem}")
+    return 1 if result.problems else 0
+
+
+def many(seeds: Sequence[int], jobs: int, failures_max: int) -> int:
+    """Many seeds. Returns the exit code."""
+    started = time.monotonic()
+    total = Tally()
+    for tally in _in_parallel(seeds, jobs, failures_max):
+        for seed, problems in tally.failed.items():
+            print(f"seed {seed} FAILED: {problems[0]}\n  again: python tests/sim/run.py --seed {seed}", flush=True)
+        total.merge(tally)
+        if len(total.failed) >= failures_max:
+            break
+    took_s = time.monotonic() - started
+    print(f"{total.seeds} seeds, {total.steps} steps, {took_s:.1f} s ({total.seeds / took_s:.1f} seeds/s)")
+    print("  " + ", ".join(f"{name} {count}" for name, count in total.figures.items()))
+    print("  seen in seeds: " + ", ".join(f"{name} {total.seen[name]}" for name in sorted(SOMETIMES)))
+    if total.missing and len(seeds) >= 500:  # fewer may well miss what is rare
+        print(f"INVALID: never seen: {', '.join(total.missing)}")
+        return 1
+    print(f"{len(total.failed)} failed")
+    return 1 if total.failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Seeded simulation of the gateway.")
+    parser.add_argument("--seed", type=int, help="run this one, and show its trace if it fails")
+    parser.add_argument("--trace", action="store_true", help="with --seed: show all of the trace")
+    parser.add_argument("--seeds", type=int, default=2000, help="how many")
+    parser.add_argument("--start", type=int, default=0, help="the first")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--sources", type=Path, help="fail unless what is simulated was loaded from here")
+    parser.add_argument("--first", action="store_true", help="stop at the first seed that fails")
+    options = parser.parse_args()
+    for package in (pushwire_gateway, pushwire_storage, wire):
+        loaded = Path(str(package.__file__)).resolve()
+        if options.sources and options.sources.resolve() not in loaded.parents:
+            parser.error(f"{package.__name__} was loaded from {loaded}")
+    if options.seed is not None:
+        return replay(options.seed, whole=options.trace)
+    failures_max = 1 if options.first else FAILURES_MAX
+    return many(range(options.start, options.start + options.seeds), options.jobs, failures_max)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The tools of the fault runs: what they record, find again, and call a hit. No gateway here."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+
+import pytest
+
+from faults.bodies import Draft, sha_of_row
+from faults.database import Dump
+from faults.history import OUT_OF_ORDER_MAX, Recorder, fingerprint, stream
+from faults.supervisor import Flights
+from pushwire_storage.planning import SEQ_BITS, TOPIC_SHIFT
+from pushwire_storage.schema import migrate
+
+
+def test_a_stream_is_every_event_of_every_file_by_time(tmp_path):
+    rng = random.Random(1)
+    one, two = Recorder(tmp_path / "one.jsonl"), Recorder(tmp_path / "two.jsonl")
+    times = list(range(1000))
+    for at in range(0, 1000, OUT_OF_ORDER_MAX // 2):
+        late = times[at : at + OUT_OF_ORDER_MAX // 2]
+        rng.shuffle(late)
+        times[at : at + OUT_OF_ORDER_MAX // 2] = late
+    for t in times:
+        (one if t % 3 else two)("con_open", t=t, cid=str(t))
+    assert [event["t"] for event in stream(tmp_path)] == list(range(1000))
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
+    record = Recorder(tmp_path / "one.jsonl")
+    record("con_open", cid="a")
+    with (tmp_path / "one.jsonl").open("ab") as file:
+        file.write(b'{"t": 5, "ev": "con_cl')
+    assert [event["cid"] for event in stream(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_draft_is_recognised_in_the_shape_it_comes_back_in(seed):
+    draft = Draft("m-1", random.Random(seed))
+    row = json.loads(json.dumps(draft.fields))
+    assert sha_of_row(row) == draft.sha
+    if "data" in row:
+        assert fingerprint("json", json.dumps(row["data"], indent=1).encode()) == draft.sha
+        row["data"]["n"][1] += 1
+        assert sha_of_row(row) != draft.sha
+
+
+def test_text_json_and_bytes_of_the_same_look_differ():
+    assert len({fingerprint(kind, b'"a"') for kind in ("json", "text", "binary")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "met"),
+    [(150, 250, True), (150, None, True), (150, 190, False), (90, 250, False), (210, 250, False)],
+    ids=["answered later", "never answered", "answered before", "sent in an earlier life", "sent after"],
+)
+def test_a_kill_counts_only_with_a_publish_of_that_life_in_flight(asked, answered, met):
+    flights = Flights()
+    flights.feed({"ev": "pub_inv", "op": "1", "t": asked})
+    if answered is not None:
+        flights.feed({"ev": "pub_ok", "op": "1", "t": answered})
+    assert flights.met((100, 200)) is met
+
+
+@pytest.fixture
+def dump():
+    """A dump of a small database, after these statements."""
+    opened = []
+
+    def make(*statements):
+        opened.append(_database(statements))
+        return Dump(opened[-1])
+
+    yield make
+    for connection in opened:
+        connection.close()
+
+
+def _database(statements):
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection, 0)
+    connection.execute("INSERT INTO topics(id, tenant, name, last_seq, messages) VALUES (1, 't', 'q', 9, 2)")
+    connection.execute("INSERT INTO groups VALUES (1, 1, 'a', 0), (2, 1, 'b', 7)")
+    for seq in (7, 8):
+        row = (1 << TOPIC_SHIFT | 1 << SEQ_BITS | seq, f"m-{seq}", 0, 0, 0, b"1")
+        connection.execute("INSERT INTO messages(pos, id, encoding, published_at, crc, data) VALUES (?,?,?,?,?,?)", row)
+    for statement in statements:
+        connection.execute(statement)
+    return connection
+
+
+POS = 1 << TOPIC_SHIFT | 1 << SEQ_BITS | 7
+GONE = POS + 100
+
+
+def test_a_dump_says_what_is_owed_to_whom():
+    dump = Dump(
+        _database([f"INSERT INTO settled VALUES ({POS}, 1)", f"INSERT INTO retries VALUES (5, {POS + 1}, 0, 3, 2)"])
+    )
+    assert [(row["grp"], row["seq"], row["mid"]) for row in dump.owed()] == [("a", 8, "m-8"), ("b", 8, "m-8")]
+    assert dump.counts() == [{"q": "q", "grp": "a", "seq": 8, "deliveries": 3, "failures": 2}]
+    assert dump.orphans() == []
+    assert dump.integrity() == "ok"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"INSERT INTO retries VALUES (5, {GONE}, 0, 1, 0)",
+        f"INSERT INTO retries VALUES (6, {POS}, 0, 1, 0)",
+        f"INSERT INTO settled VALUES ({GONE}, 1)",
+        "UPDATE topics SET messages = 3",
+        "UPDATE topics SET dead_letters = 1",
+    ],
+)
+def test_a_dump_finds_what_does_not_belong(dump, statement):
+    assert len(dump(statement).orphans()) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE topics SET last_seq = 8",
+        f"INSERT INTO messages(pos, id, encoding, published_at, crc, data) VALUES ({POS - 1}, 'm-6', 0, 0, 0, x'31')",
+        "DELETE FROM settled",
+    ],
+    ids=["a seq", "a message", "a settlement"],
+)
+def test_a_dump_sees_what_went_back(dump, statement):
+    settled = f"INSERT INTO settled VALUES ({POS}, 1)"
+    before = dump(settled)
+    assert dump(settled).went_back(before) == []
+    assert len(dump(settled, statement).went_back(before)) == 1
