@@ -293,18 +293,27 @@ class Connection(asyncio.Protocol):
             self._end()
             self._flush()
 
-    def _take_all(self, events: Sequence[object]) -> None:
+    def _take_all(self, events: Sequence[Frame]) -> None:
+        """What one read brought, to the session in one call. No Request is among it: the state was OPEN from the start."""
+        codec = self._codec
+        if codec is None:
+            return
         frames: list[ClientFrame] = []
         for event in events:
-            assert isinstance(event, Frame)  # no Request comes: the state was OPEN from the start
-            self._take(event, frames)
-            if not self._open:
+            # Nearly all frames are a whole message in ASCII; the others take the longer way.
+            if event.opcode is Opcode.TEXT and event.fin and event.data.isascii():  # type: ignore[union-attr]  # it unmasks to bytes
+                frames.extend(codec.feed(event.data))  # type: ignore[arg-type]  # see above
+                continue
+            message = self._complete(event)
+            if message is not None:
+                frames.extend(codec.feed(message))
+            elif not self._open:
                 break
         if frames and self._session is not None:
             self._session.receive(frames, self._hub.gateway.clock.now())
 
-    def _take(self, frame: Frame, frames: list[ClientFrame]) -> None:
-        """One frame of the client: its operations, once its message is complete, go to `frames`."""
+    def _complete(self, frame: Frame) -> bytes | None:
+        """The message that is complete with this frame, if one is. The connection may be over then."""
         opcode = frame.opcode
         data = frame.data
         text = opcode is Opcode.TEXT
@@ -318,15 +327,18 @@ class Connection(asyncio.Protocol):
         if opcode in _CONTROL or not frame.fin:
             self._empty_frames += 1
             if self._empty_frames > EMPTY_FRAMES_MAX:
-                self._protocol.fail(4400, "too many frames without a message")
-                self._open = False
-            return
+                self._fail(4400, "too many frames without a message")
+            return None
         message = bytes(data)
         if text and not _is_utf8(message):
-            self._protocol.fail(1007, "not UTF-8")
-            self._open = False
-        elif self._codec is not None:
-            frames.extend(self._codec.feed(message))
+            self._fail(1007, "not UTF-8")
+            return None
+        return message
+
+    def _fail(self, code: int, reason: str) -> None:
+        """RFC 6455 §7.1.7. What came before still counts; `_feed` sends the close frame and tells the session."""
+        self._open = False
+        self._protocol.fail(code, reason)
 
     def _answer_pings(self) -> None:
         """Pongs, which the library has made. While the client does not read, only the newest is kept, so that a flood

@@ -133,9 +133,9 @@ class Listener:
 
     def begin(self, transport: asyncio.Transport, admission: Admission) -> HttpProtocol:
         """HTTP takes over an admitted connection."""
-        http = HttpProtocol(self._hub, self._config, self._state)
+        http = HttpProtocol(self._hub, self._config, self._state, admission)
         transport.set_protocol(http)
-        http.adopt(transport, admission)
+        http.connection_made(transport)
         return http
 
     def handshake(self, gate: _Gate, transport: asyncio.Transport, admission: Admission) -> None:
@@ -248,7 +248,7 @@ class _Gate(asyncio.Protocol):
         self.early = bytearray()  # decrypted before the handshake's task ran on; at most one read
 
     def connection_made(self, base: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, base)  # uvloop's transports have no base class
+        transport = cast("asyncio.Transport", base)  # uvloop's transports have no base class
         self._transport = transport
         transport.set_write_buffer_limits(TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES)
         admission = self._listener.admit(transport)

@@ -168,12 +168,13 @@ class Publisher:
         """Not answered for good: once the client is authorised again, send it again."""
         batch = self._inflight.pop(ref, None)
         if batch is not None:
-            self._ready.appendleft(batch)
+            self._ready.append(batch)
         return batch is not None
 
     def link_lost(self) -> None:
-        """What was sent and not answered may or may not be stored: it is sent again, first, with the same ids."""
-        self._ready.extendleft(reversed(self._inflight.values()))
+        """What was sent and not answered may or may not be stored: it is sent again, before what is new, with the same
+        ids. (What was refused and is ready again is older still.)"""
+        self._ready.extend(self._inflight.values())
         self._inflight = {}
         self._op_messages_max = MESSAGES_PER_OP_MAX
 

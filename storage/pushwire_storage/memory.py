@@ -318,7 +318,7 @@ def _due(scan: Scan, until_ms: int, shelf: Shelf, waiting: Waiting, result: Scan
     for seq in scan.waiting:
         result.waiting_seen += 1
         row = waiting.rows.get(seq)
-        if row is None or (row[0], seq) > scan.horizon:
+        if row is None:
             continue
         more = take(seq, (row[0], seq))
         result.from_waiting = len(result.messages)

@@ -114,8 +114,8 @@ class Scanner:
         for seq in scan.waiting:
             result.waiting_seen += 1
             row = self._execute(SELECT_RETRY, (self._lane, self._base | seq)).fetchone()
-            if row is None or (row[0], seq) > scan.horizon:
-                continue  # settled, or put off, by a batch that ran before this scan
+            if row is None:
+                continue  # settled by a batch that ran before this scan; what it put off is no longer waiting for the lane
             sound = self._fetch((row[0], seq), (row[1], row[2]))
             result.from_waiting = len(result.messages)
             if not sound:

@@ -121,10 +121,12 @@ class Driver:
 
     def forget(self) -> None:
         group = self._group()
-        if group is not None and self.random.random() < 0.5:
+        if group is not None:
             self.model.forget(group)
             self._drop(lambda topic, name: (topic, name) == (group.topic.name, group.name))
             self.world.store.forget(group)
+            if self.random.random() < 0.5:
+                self.want(group)
 
     def due(self) -> None:
         self.model.now_ms += self.random.randrange(30)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from conformance.harness import START_MS, World, message
-from pushwire_storage.base import Append, Batch, Counted, Counts, CreateGroup, Done, Group, Message, Retry
+from pushwire_storage.base import Append, Batch, Counted, Counts, CreateGroup, Dead, Done, Group, Message, Retry
 from pushwire_storage.lanes import SCAN_BYTES_MAX, SCAN_MESSAGES_MAX
 
 
@@ -242,13 +242,91 @@ async def test_the_backlog_leaves_out_what_is_not_due(world: World) -> None:
 async def test_a_settled_message_does_not_come_back_as_a_retry(world: World) -> None:
     topic = await world.topic()
     group = await world.group(topic)
-    a, b, c = await world.publish(topic, "a", "b", "c")
+    a, b, c, d = await world.publish(topic, *"abcd")
     await world.want(group, 1, 9)
-    await world.due(START_MS + 50)
-    await world.settle(Retry(group, a, START_MS + 10, 1, 1), Retry(group, b, START_MS + 60, 1, 1))
-    await world.settle(Retry(group, c, START_MS + 10, 1, 1))
-    await world.settle(Done(group, [a, b]), Counted(group, c, 2, 1))
+    past, future = START_MS - 10, START_MS + 60
+    await world.settle(Retry(group, a, past, 1, 1), Retry(group, b, future, 1, 1), Retry(group, c, past, 1, 1))
+    await world.settle(Retry(group, d, past, 1, 1))
+    await world.settle(Done(group, [a, b]), Counted(group, c, 2, 1), Dead(group, d, "rejected", None, 1, 1, START_MS))
     assert await world.due(START_MS + 99) == []
+
+
+async def test_what_a_batch_under_way_says_of_a_waiting_message_counts(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    a, b, c, d = await world.publish(topic, *"abcd")
+    await world.want(group, 1, 9)
+    await world.settle(*(Retry(group, each, START_MS, 1, 1) for each in (a, b, c, d)))
+    over = world.give(
+        Batch(settlements=[Counted(group, a, 2, 1), Retry(group, b, START_MS + 50, 2, 1), Done(group, [c])])
+    )
+    world.store.due(START_MS)  # its scan runs behind the batch
+    await world.over(over)
+    await world.quiet()
+    assert world.seqs()[4:] == [4]
+    assert await world.due(START_MS + 50) == [2]
+
+
+async def test_demand_lowered_while_a_due_scan_is_under_way_counts(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    sent = await world.publish(topic, *"abcde")
+    await world.want(group, 1, 9)
+    await world.settle(*(Retry(group, each, START_MS + each.seq, 1, 1) for each in sent))
+    world.store.due(START_MS + 9)
+    world.store.want(group, 1, 2)
+    await world.quiet()
+    assert world.seqs()[5:] == [1, 2]
+    await world.want(group, 1, 9)
+    assert world.store.next_due_ms() == START_MS + 1 or world.store.next_due_ms() == START_MS + 3
+    assert await world.due(START_MS + 9) == [3, 4, 5]
+    assert await world.due(START_MS + 9) == []
+
+
+async def test_a_retry_above_the_cursor_is_left_to_the_backlog(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    others = [await world.group(await world.topic(name), name) for name in ("one", "two")]
+    sent = await world.publish(topic, "a", "b", "c")
+    await world.want(group, 1, 9)
+    await world.settle(Retry(group, sent[2], START_MS + 10, 1, 1))
+    world.store.forget(group)
+    assert await world.want(group, 1, 1) == [1]
+    for other in others:  # these take the places, so that the lane's next scan waits
+        world.store.want(other, 1, 9)
+    world.store.want(group, 1, 9)
+    world.store.due(START_MS + 10)
+    await world.quiet()
+    assert world.seqs()[4:] == [2, 3]
+
+
+async def test_a_retry_given_before_forget_comes_once_after_it(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    (a,) = await world.publish(topic, "a")
+    await world.want(group, 1, 9)
+    over = world.give(Batch(settlements=[Retry(group, a, START_MS - 1, 1, 1)]))
+    world.store.forget(group)
+    world.store.want(group, 1, 9)
+    await world.over(over)
+    await world.quiet()
+    assert world.seqs() == [1, 1]
+    assert world.store.next_due_ms() is None
+    assert await world.due(START_MS + 9) == []
+
+
+async def test_the_gateway_hears_of_a_due_that_a_scan_met(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    (a,) = await world.publish(topic, "a")
+    await world.want(group, 1, 9)
+    await world.settle(Retry(group, a, START_MS + 10, 1, 1))
+    world.store.forget(group)
+    calls: list[Sequence[Message]] = []
+    world.on_arrivals = lambda group, priority, messages, counts: calls.append(messages)
+    assert await world.want(group, 1, 9) == []
+    assert calls == [[]]
+    assert world.store.next_due_ms() == START_MS + 10
 
 
 async def test_a_group_made_with_the_messages_gets_them(world: World) -> None:

@@ -5,6 +5,7 @@ Owns the moving of bytes and time; no socket, no task, no event loop needed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pushwire.backoff import Backoff, Loss, Reconnector
@@ -37,6 +38,11 @@ class Told:
     def set_exception(self, error: BaseException, /) -> None:
         assert not self.done()
         self._done, self.error = True, error
+
+
+def numbers(messages: Iterable[Message]) -> list[int]:
+    """What `Peer.fill` put into them."""
+    return [message.json()["n"] for message in messages]
 
 
 class Pair:

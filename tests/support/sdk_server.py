@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from pushwire import Backoff, Client, TokenSource
 from support.sdk_peer import Peer, PeerLink
 
 Answer = Callable[[ServerConnection, Request], Response | None]
@@ -96,7 +99,7 @@ class PeerServer:
 @contextlib.asynccontextmanager
 async def serving(peer: Peer | None = None, subprotocol: str = "pushwire.v1") -> AsyncIterator[PeerServer]:
     server = PeerServer(peer or Peer())
-    async with serve(
+    serving_it = serve(
         server._handle,
         "127.0.0.1",
         0,
@@ -105,6 +108,24 @@ async def serving(peer: Peer | None = None, subprotocol: str = "pushwire.v1") ->
         max_size=2**21,
         process_request=server._check,
         close_timeout=1,
-    ) as served:
-        server._server = served
-        yield server
+    )
+    with _without_proxies():
+        async with serving_it as served:
+            server._server = served
+            yield server
+
+
+@contextlib.contextmanager
+def _without_proxies() -> Iterator[None]:
+    """A proxy that the environment names is not there for loopback."""
+    names = [name for name in os.environ if name.lower().endswith("_proxy")]
+    saved = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
+
+
+def client_of(server: PeerServer, token: TokenSource = "secret-token", **options: Any) -> Client:
+    """A client that comes back at once."""
+    return Client(server.url, token, **({"reconnect": Backoff(0, 0)} | options))

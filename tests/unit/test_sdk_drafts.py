@@ -46,6 +46,12 @@ def test_several_in_one_operation_are_no_larger_than_said(items):
     assert len(line) <= sum(size_bytes for _, size_bytes in drafts) + 100
 
 
+@pytest.mark.parametrize("key", ["\x01" * 255, '"' * 255, "é" * 127])
+def test_escapes_are_counted(key):
+    draft, size_bytes = make_draft(1, None, key, None, None, "\\" * 127)
+    assert len(encode(frames.Publish("t", [draft], 1))) <= size_bytes + 100
+
+
 def test_a_string_is_json_text_is_text_and_bytes_are_bytes():
     assert (make_draft("a")[0].data, make_draft("a")[0].encoding) == (b'"a"', frames.JSON)
     assert (make_draft(Text("a"))[0].data, make_draft(Text("a"))[0].encoding) == (b"a", frames.TEXT)

@@ -360,6 +360,18 @@ def test_extend_renews_everything_held_at_a_third_of_its_time():
     assert consumer.due_at() == pytest.approx(pair.now + 10, abs=1)
 
 
+def test_a_lease_lost_in_the_local_queue_is_not_handed_out():
+    pair = Pair()
+    pair.peer.fill("orders", 3)
+    consumer, _ = pair.subscribe(prefetch=3, extend=True)
+    stale = consumer.queue[1]
+    pair.link.expire(stale.lease)
+    pair.link.subs[consumer.name].prefetch = 2
+    pair.step(11)
+    assert stale.lost.is_set()
+    assert [message.seq for message in consumer.queue] == [1, 3]
+
+
 def test_an_extension_that_came_too_late_loses_only_its_own():
     pair, (stale, good), _ = held(2)
     pair.link.expire(stale.lease)

@@ -265,6 +265,26 @@ def test_what_was_sent_goes_again_before_what_was_not():
     assert [draft.data for draft in pair.peer.stored["orders"]] == [b'"first"', b'"second"', b'"third"']
 
 
+def test_what_was_held_back_goes_in_its_old_order():
+    pair = Pair(refreshable=True)
+    pair.peer.refuse = lambda op: (
+        refusal("unauthorized") if type(op) is Publish and op.messages[0].data in (b"1", b"2") else None
+    )
+    told = []
+    sent = []
+    for n in (1, 2, 3):
+        told.append(pair.publish(n))
+        sent += pair.session.data_to_send(pair.now)
+    for message in sent[:2]:
+        pair.link.feed(message)
+    pair.pump()  # the third is on its way, and lost
+    assert not any(one.done() for one in told)
+    pair.cut()
+    pair.peer.refuse = lambda op: None
+    pair.connect()
+    assert [one.result.seq for one in told] == [1, 2, 3]
+
+
 def test_without_a_connection_it_waits_then_says_so():
     pair = Pair(connect=False)
     told = pair.publish(timeout_s=5)

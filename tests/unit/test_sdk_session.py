@@ -6,21 +6,16 @@ import logging
 
 import pytest
 
-from pushwire import ClientClosed, Forbidden, ProtocolError, PushwireError, State, SubscribeError, Unauthorized
+from pushwire import Forbidden, ProtocolError, PushwireError, State, SubscribeError
 from pushwire.backoff import Backoff
 from pushwire.consumer import Phase
-from pushwire.message import Message
 from pushwire.wire import frames
-from support.sdk_pair import Pair, Told
+from support.sdk_pair import Pair, Told, numbers
 from support.sdk_peer import Peer
 
 
 def states(pair: Pair) -> list[State]:
     return [change.state for change in pair.changes]
-
-
-def numbers(messages: list[Message]) -> list[int]:
-    return [message.json()["n"] for message in messages]
 
 
 # --- connecting ------------------------------------------------------------------------------------------------
@@ -351,6 +346,28 @@ def test_a_subscription_given_up_while_it_was_asked_for_is_left_once_granted():
     assert not pair.link.subs
 
 
+def test_a_subscription_under_way_is_not_asked_for_twice():
+    pair = Pair(Peer(expires_in_ms=100_000), refreshable=True)
+    pair.step(80.1)
+    pair.peer.answers = False
+    _, told = pair.subscribe()
+    assert not told.done()
+    pair.peer.answers = True
+    pair.session.credentials.renew("fresh")
+    pair.pump()
+    assert len(pair.link.of(frames.Subscribe)) == 1
+
+
+def test_the_end_of_the_connection_is_the_end_of_a_subscription_being_left():
+    pair = Pair()
+    consumer, _ = pair.subscribe()
+    told = Told()
+    pair.session.roster.remove(consumer, told)
+    assert not told.done()
+    pair.cut()
+    assert told.done()
+
+
 def test_messages_of_a_subscription_nobody_has_are_given_back():
     pair = Pair()
     pair.peer.fill("orders", 2)
@@ -359,232 +376,3 @@ def test_messages_of_a_subscription_nobody_has_are_given_back():
     pair.pump()
     assert [(verb, seq) for verb, _, seq in pair.peer.settled] == [("release", 1), ("release", 2)]
     assert pair.link.of(frames.Unsubscribe)[0].sub == "ghost"
-
-
-# --- tokens ----------------------------------------------------------------------------------------------------
-
-
-def test_a_token_is_refreshed_in_band_at_four_fifths_of_its_life():
-    pair = Pair(Peer(expires_in_ms=100_000), refreshable=True)
-    pair.step(79.9)
-    assert pair.wanted == []
-    pair.step(0.2)
-    assert pair.wanted == ["expiring"]
-    pair.session.credentials.renew("fresh")
-    pair.pump()
-    assert [op.token for op in pair.link.of(frames.Auth)] == ["fresh"]
-    pair.step(79.8)
-    assert pair.wanted == ["expiring"]
-    pair.step(0.3)
-    assert pair.wanted == ["expiring", "expiring"]
-
-
-def test_a_token_that_cannot_change_is_not_refreshed():
-    pair = Pair(Peer(expires_in_ms=100_000))
-    pair.step(500)
-    assert pair.wanted == []
-
-
-def test_without_a_fresh_token_it_asks_again_in_half_the_time_left():
-    pair = Pair(Peer(expires_in_ms=100_000), refreshable=True)
-    pair.step(80.1)
-    pair.session.credentials.none(pair.now)
-    pair.step(9.8)
-    assert len(pair.wanted) == 1
-    pair.step(0.4)
-    assert len(pair.wanted) == 2
-
-
-def test_a_fresh_token_that_is_refused_is_fetched_once_more():
-    pair = Pair(Peer(expires_in_ms=100_000), refreshable=True)
-    pair.peer.refuse = lambda op: frames.Error("unauthorized", "no") if type(op) is frames.Auth else None
-    pair.step(80.1)
-    pair.session.credentials.renew("bad")
-    pair.step(2)
-    assert pair.wanted == ["expiring", "rejected"]
-    assert pair.session.connected
-
-
-def test_a_fresh_token_for_a_connection_that_is_gone_is_ignored():
-    pair = Pair(Peer(expires_in_ms=100_000), refreshable=True)
-    pair.step(80.1)
-    pair.cut()
-    pair.session.credentials.renew("late")
-    pair.connect()
-    assert not pair.link.of(frames.Auth)
-
-
-def test_a_token_that_ended_holds_work_back_until_a_fresh_one():
-    pair = Pair(refreshable=True)
-    expired = True
-    pair.peer.refuse = lambda op: (
-        frames.Error("unauthorized", "expired") if expired and type(op) is frames.Publish else None
-    )
-    told = pair.publish()
-    pair.pump()
-    assert pair.wanted == ["rejected"]
-    assert not told.done()
-    later = pair.publish()
-    pair.pump()
-    assert len(pair.link.of(frames.Publish)) == 1
-    expired = False
-    pair.session.credentials.renew("fresh")
-    pair.pump()
-    assert (told.result.seq, later.result.seq) == (1, 2)
-
-
-def test_a_subscription_ended_by_the_tokens_end_comes_back_with_a_fresh_one():
-    pair = Pair(refreshable=True)
-    pair.peer.fill("orders", 2)
-    consumer, _ = pair.subscribe()
-    (message,) = pair.take(consumer)
-    pair.link._end(consumer.name)
-    pair.link.say(frames.Error("unauthorized", "expired", None, False, None, consumer.name))
-    pair.pump()
-    assert pair.wanted == ["rejected"]
-    assert message.lost.is_set()
-    assert not consumer.over()
-    pair.session.credentials.renew("fresh")
-    pair.pump()
-    assert numbers(list(consumer.queue)) == [1, 2]
-
-
-def test_without_a_way_to_refresh_the_tokens_end_is_the_subscriptions():
-    pair = Pair()
-    consumer, _ = pair.subscribe()
-    pair.link.say(frames.Error("unauthorized", "expired", None, False, None, consumer.name))
-    pair.pump()
-    with pytest.raises(Unauthorized):
-        consumer.over()
-
-
-def test_a_rejected_token_is_fetched_again_once_then_the_client_stops():
-    pair = Pair(refreshable=True)
-    told = pair.publish(timeout_s=1000)
-    pair.session.data_to_send(pair.now)
-    pair.cut(4401)
-    attempt = pair.session.next_attempt()
-    assert attempt[1] == "rejected"
-    pair.now = attempt[0]
-    pair.cut(4401)
-    assert type(pair.session.error) is Unauthorized
-    assert type(told.error) is Unauthorized
-
-
-def test_a_client_that_fails_tells_everybody_and_drops_the_link():
-    pair = Pair(refreshable=True)
-    told = pair.publish()
-    consumer, _ = pair.subscribe()
-    pair.publish()
-    pair.session.fail(Unauthorized("stop"), pair.now)
-    pair._effects()
-    assert pair.link is None
-    assert told.result is not None
-    with pytest.raises(Unauthorized):
-        consumer.over()
-    assert pair.session.state is State.CLOSED
-
-
-# --- drain -----------------------------------------------------------------------------------------------------
-
-
-def test_a_drain_gives_back_finishes_confirms_and_then_is_done():
-    pair = Pair()
-    pair.peer.fill("orders", 5)
-    consumer, _ = pair.subscribe(prefetch=3)
-    first, second = pair.take(consumer, 2)
-    told = Told()
-    pair.session.drain(told)
-    pair.pump()
-    assert pair.session.state is State.DRAINING
-    assert consumer.over()
-    assert pair.link.of(frames.Flow)[-1].prefetch == 0
-    assert pair.peer.settled == [("release", "default", 3)]
-    assert not told.done()
-    first.ack()
-    pair.pump()
-    assert not told.done()
-    second.nack()
-    pair.pump()
-    assert told.done()
-    assert all(op.ref is not None for op in pair.link.ops if type(op) in (frames.Ack, frames.Nack, frames.Release))
-
-
-def test_a_drain_waits_for_the_confirmation():
-    pair = Pair()
-    pair.peer.fill("orders", 1)
-    consumer, _ = pair.subscribe()
-    (message,) = pair.take(consumer)
-    told = Told()
-    pair.session.drain(told)
-    message.ack()
-    pair.peer.answers = False
-    pair.pump()
-    assert pair.peer.acked() == [1]
-    assert not told.done()
-
-
-def test_a_drain_waits_for_publishes():
-    pair = Pair()
-    published = pair.publish()
-    told = Told()
-    pair.session.drain(told)
-    assert not told.done()
-    pair.pump()
-    assert published.done()
-    assert told.done()
-
-
-def test_what_arrives_during_a_drain_goes_back():
-    pair = Pair()
-    consumer, _ = pair.subscribe()
-    told = Told()
-    pair.session.drain(told)
-    pair.peer.fill("orders", 1)  # pushed before the window's change arrives
-    pair.pump()
-    assert ("release", "default", 1) in pair.peer.settled
-    assert len(consumer.queue) == 0
-    assert told.done()
-
-
-def test_a_connection_lost_in_a_drain_ends_the_wait_for_handlers():
-    pair = Pair()
-    pair.peer.fill("orders", 1)
-    consumer, _ = pair.subscribe()
-    pair.take(consumer)
-    told = Told()
-    pair.session.drain(told)
-    pair.cut()
-    assert told.done()
-    assert pair.session.state is State.DRAINING
-    pair.connect()
-    assert not pair.link.of(frames.Subscribe)
-
-
-def test_one_subscription_can_be_drained_alone():
-    pair = Pair()
-    pair.peer.fill("orders", 2)
-    drained, _ = pair.subscribe()
-    other, _ = pair.subscribe(group="other")
-    (message, _) = pair.take(drained, 2)
-    told = Told()
-    pair.session.drain_one(drained, told)
-    pair.pump()
-    assert not told.done()
-    message.ack()
-    pair.take(drained, 0)
-    for held in list(drained.leases.values()):
-        held.release()
-    pair.pump()
-    assert told.done()
-    assert len(other.queue) == 2
-    assert pair.session.state is State.CONNECTED
-    pair.session.drained()
-    assert pair.session.settlements.confirming == 0
-
-
-def test_closed_while_waiting_to_subscribe():
-    pair = Pair(connect=False)
-    _, told = pair.subscribe()
-    pair.session.close()
-    assert type(told.error) is ClientClosed
