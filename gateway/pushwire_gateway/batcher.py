@@ -41,6 +41,7 @@ class Batcher:
         after: Callable[[], None],
         *,
         batch_messages_max: int,
+        batch_bytes_max: int,
         waiting_messages_max: int,
         waiting_bytes_max: int,
     ) -> None:
@@ -51,6 +52,7 @@ class Batcher:
         self._on_broken = on_broken
         self._after = after
         self._batch_messages_max = batch_messages_max
+        self._batch_bytes_max = batch_bytes_max
         self._waiting_messages_max = waiting_messages_max
         self._waiting_bytes_max = waiting_bytes_max
         self._waiting: list[tuple[Append, int, Callback]] = []  # publishes not yet in a batch
@@ -76,6 +78,14 @@ class Batcher:
             self.waiting_messages >= self._waiting_messages_max
             or self.waiting_bytes >= self._waiting_bytes_max
             or self.broken is not None
+        )
+
+    @property
+    def _low(self) -> bool:
+        """Half empty: far enough below the limit that refusing and accepting do not alternate with every batch."""
+        return (
+            self.waiting_messages <= self._waiting_messages_max // 2
+            and self.waiting_bytes <= self._waiting_bytes_max // 2
         )
 
     def append(self, append: Append, size_bytes: int, done: Callback) -> None:
@@ -147,10 +157,11 @@ class Batcher:
 
     def _cut(self) -> tuple[list[tuple[Append, int, Callback]], list[tuple[Append, int, Callback]]]:
         """As many publishes as one transaction may hold, at least one."""
-        count = 0
-        for index, (append, _, _) in enumerate(self._waiting):
+        count = total_bytes = 0
+        for index, (append, size_bytes, _) in enumerate(self._waiting):
             count += len(append.messages)
-            if count > self._batch_messages_max and index:
+            total_bytes += size_bytes
+            if index and (count > self._batch_messages_max or total_bytes > self._batch_bytes_max):
                 return self._waiting[:index], self._waiting[index:]
         return self._waiting, []
 
@@ -181,7 +192,7 @@ class Batcher:
             callback(error)
         for callback in confirmations:
             callback(error)
-        if self._relieved and not self.broken and self.waiting_messages <= self._waiting_messages_max // 2:
+        if self._relieved and not self.broken and self._low:
             relieved, self._relieved = self._relieved, []
             for relief in relieved:
                 relief()

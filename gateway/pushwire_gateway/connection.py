@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
             self._flush()
 
     def _take_all(self, events: Sequence[Frame]) -> None:
-        """What one read brought, to the session in one call. No Request is among it: the state was OPEN from the start."""
+        """What one read brought, to the session in one call. No Request is among it: the state was never CONNECTING."""
         codec = self._codec
         if codec is None:
             return
@@ -388,7 +388,10 @@ class Connection(asyncio.Protocol):
             self._hub.stats.stalled += 1
             self.abort()
         elif self._open and self._session is not None:
-            self._ask(self._session.check, now)
+            try:  # as `_ask`, without its calls: this runs for every connection, several times a second
+                self._session.check(now)
+            except Exception:  # noqa: BLE001 - see `_ask`
+                self._failed()
 
     def _stalled(self, now: float) -> bool:
         transport = self._transport
@@ -405,9 +408,12 @@ class Connection(asyncio.Protocol):
         try:
             call(*arguments)
         except Exception:  # noqa: BLE001 - see above; logged with its traceback
-            self._hub.stats.failures += 1
-            _log.exception("session failed")
-            self.close(1011, CLOSES[1011].reason)
+            self._failed()
+
+    def _failed(self) -> None:
+        self._hub.stats.failures += 1
+        _log.exception("session failed")
+        self.close(1011, CLOSES[1011].reason)
 
     def _end(self) -> None:
         """No more frames can come or go: tell the session, once."""

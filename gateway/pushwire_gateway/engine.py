@@ -92,6 +92,7 @@ class Engine:
             on_broken,
             self.turn,
             batch_messages_max=settings.batch_messages_max,
+            batch_bytes_max=settings.batch_bytes_max,
             waiting_messages_max=settings.batcher_messages_max,
             waiting_bytes_max=settings.batcher_bytes_max,
         )
@@ -310,6 +311,11 @@ class Engine:
         """Wait until everything given to the store is durable, at most until `deadline` (loop time)."""
         loop = asyncio.get_running_loop()
         while not self.batcher.idle and self.batcher.broken is None and loop.time() < deadline:
-            over = loop.create_future()
-            self.batcher.after_commit(lambda _error, over=over: over.done() or over.set_result(None))  # type: ignore[misc]
+            over: asyncio.Future[None] = loop.create_future()
+
+            def committed(_error: StoreError | None, over: asyncio.Future[None] = over) -> None:
+                if not over.done():
+                    over.set_result(None)
+
+            self.batcher.after_commit(committed)
             await asyncio.wait([over], timeout=max(0.0, deadline - loop.time()))

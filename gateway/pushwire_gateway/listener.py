@@ -32,11 +32,12 @@ ACCEPTS_PER_TURN_MAX: Final = 128
 """Connections accepted in one loop turn, and the kernel's queue of those that wait. They need descriptors before any
 of them can be refused, so this must stay far below the reserve that caps.py keeps."""
 
-SWEEP_S: Final = 0.25
-"""Each connection is checked about this often: a fraction of the shortest limit anybody sets (5 s)."""
+SWEEP_S: Final = 0.4
+"""Each connection is checked about this often. A stall is seen one check after it began, at the latest, and judged one
+check after its 5 s: below 6 s together. Rarer costs less: a check is mostly cache misses, 2 us with 3,000 idle ones."""
 
 SWEEP_SLICE: Final = 500
-"""Connections checked in one loop turn, about 1 ms of work: a sweep over 10,000 at once would delay every push."""
+"""Connections checked in one loop turn, about 1 ms: all of 10,000 at once would delay every push by 20."""
 
 TLS_HANDSHAKE_S: Final = 5.0
 """As the time for the HTTP head, which begins behind it."""
@@ -187,8 +188,9 @@ class Listener:
             self._state.default_headers = [(b"date", formatdate(now, usegmt=True).encode("ascii"))]
         rounds = max(1, -(-len(self._hub.live) // SWEEP_SLICE))
         due, self._unswept = self._unswept[:SWEEP_SLICE], self._unswept[SWEEP_SLICE:]
+        live = self._hub.live
         for connection in due:
-            if connection in self._hub.live:
+            if connection in live:
                 self._check(connection, now)
         self._sweep_timer = self._loop.call_later(SWEEP_S / rounds, self._sweep)
 

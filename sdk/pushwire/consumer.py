@@ -89,7 +89,7 @@ class Consumer:
     def granted(self, prefetch: int | None, ack_timeout_ms: int | None) -> None:
         if self.phase is Phase.OPENING:
             self.phase = Phase.ACTIVE
-        if prefetch and not self.paused:
+        if prefetch:  # 0 is what a paused one asked for
             self.prefetch = prefetch
         if ack_timeout_ms:
             self.ack_timeout_s = ack_timeout_ms / 1000

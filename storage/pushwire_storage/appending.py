@@ -146,13 +146,14 @@ def _rotate(txn: Txn, new_ids: int) -> None:
     generation = GENERATIONS[txn.generation]
     if not txn.older_empty:
         slice_rows = FORGET_ROWS + 2 * new_ids
-        oldest = txn.execute(generation.oldest, (slice_rows,)).fetchall()
-        for topic_id, count, _ in oldest:
+        counts = txn.execute(generation.count_oldest, (slice_rows,)).fetchall()
+        for topic_id, count in counts:
             txn.book(topic_id).bytes -= count * ID_BYTES
-        if oldest:
-            topic_id, _, last = oldest[-1]
-            txn.execute(generation.forget, (topic_id, last))
-        txn.older_empty = sum(count for _, count, _ in oldest) < slice_rows
+        found = sum(count for _, count in counts)
+        if found:
+            last = txn.execute(generation.last_of_oldest, (found - 1,)).fetchone()
+            txn.execute(generation.forget, last)
+        txn.older_empty = found < slice_rows
     if txn.older_empty:
         txn.generation = 1 - txn.generation
         txn.generation_since_ms = txn.now_ms

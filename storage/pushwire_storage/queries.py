@@ -207,12 +207,13 @@ class Generation:
         self.recall = Bulk(named(recall), "?", ")")
         self.recall_older = Bulk(named(recall.replace("CURRENT", "OLDER")), "?", ")")
         self.any_older = named("SELECT 1 FROM OLDER LIMIT 1")
-        # The next ids to forget: per topic how many and the last one, in key order; then all up to the very last.
-        self.oldest = named(
-            "SELECT topic_id, count(*), max(id) FROM (SELECT topic_id, id FROM OLDER ORDER BY topic_id, id LIMIT ?)"
-            " GROUP BY topic_id ORDER BY topic_id"
+        # The next ids to forget, in key order: how many of each topic, and the last of them.
+        self.count_oldest = named(
+            "SELECT topic_id, count(*) FROM (SELECT topic_id FROM OLDER ORDER BY id, topic_id LIMIT ?)"
+            " GROUP BY topic_id"
         )
-        self.forget = named("DELETE FROM OLDER WHERE (topic_id, id) <= (?, ?)")
+        self.last_of_oldest = named("SELECT id, topic_id FROM OLDER ORDER BY id, topic_id LIMIT 1 OFFSET ?")
+        self.forget = named("DELETE FROM OLDER WHERE (id, topic_id) <= (?, ?)")
 
 
 GENERATIONS = (Generation("dedupe_a", "dedupe_b"), Generation("dedupe_b", "dedupe_a"))

@@ -29,8 +29,9 @@ from .queries import (
 )
 from .txn import State
 
-SCAN_ROWS_MAX = 2_048
-"""Rows one backlog scan may look at, where some of them are to be skipped: about 2 ms of the writer's time."""
+SCAN_ROWS_MIN, SCAN_ROWS_MAX = 256, 2_048
+"""Rows one backlog scan may look at, where some of them are to be skipped: four times as many as are wanted, within
+these bounds. The larger is about 2 ms of the writer's time."""
 READ_BYTES_MAX = 8 << 20
 """Bytes one `read` or `dead_letters` may return, but at least one message."""
 
@@ -87,7 +88,8 @@ class Scanner:
         low, high = base | scan.cursor, base | SEQ_MAX
         stop: int | None = None
         if self._lane in self._state.retry_lanes or len(book.starts) > 1:
-            nth = self._execute(SELECT_NTH, (low, high, SCAN_ROWS_MAX - 1)).fetchone()
+            rows_max = min(max(SCAN_ROWS_MIN, 4 * scan.limit), SCAN_ROWS_MAX)
+            nth = self._execute(SELECT_NTH, (low, high, rows_max - 1)).fetchone()
             stop = nth[0] if nth else None
             due_ms, seq = scan.horizon
             rows = self._execute(
@@ -115,7 +117,7 @@ class Scanner:
             result.waiting_seen += 1
             row = self._execute(SELECT_RETRY, (self._lane, self._base | seq)).fetchone()
             if row is None:
-                continue  # settled by a batch that ran before this scan; what it put off is no longer waiting for the lane
+                continue  # settled by a batch that ran before; what that put off the lane no longer waits for
             sound = self._fetch((row[0], seq), (row[1], row[2]))
             result.from_waiting = len(result.messages)
             if not sound:

@@ -61,13 +61,14 @@ _FIRST = (
         pos INTEGER NOT NULL,
         group_id INTEGER NOT NULL,
         PRIMARY KEY (pos, group_id)) WITHOUT ROWID""",
+    # id first: ids that rise with time then go to one end of the table, however many topics they are spread over.
     *(
         f"""CREATE TABLE dedupe_{generation} (
             topic_id INTEGER NOT NULL,
             id TEXT NOT NULL,
             seq INTEGER NOT NULL,
             fingerprint INTEGER NOT NULL,
-            PRIMARY KEY (topic_id, id)) WITHOUT ROWID"""
+            PRIMARY KEY (id, topic_id)) WITHOUT ROWID"""
         for generation in "ab"
     ),
     """CREATE TABLE dead_letters (

@@ -139,7 +139,9 @@ def options_of(path: Path | str, settings: dict[str, Any]) -> Options:
 def take_files(options: Options) -> FileLock:
     """Make directory and file where needed, readable by their owner only, and lock them."""
     try:
-        options.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not options.path.exists():
+            options.path.mkdir(mode=0o700, parents=True)
+            sync_directory(options.path.parent)
         filesystem = filesystem_of(options.path)
     except OSError as error:
         raise StoreBroken(f"cannot use the directory {options.path}: {error.strerror}") from error
@@ -151,11 +153,21 @@ def take_files(options: Options) -> FileLock:
         # Made here, not by SQLite, for its mode; -wal and -shm take theirs from it.
         if not options.database.exists():
             options.database.touch(mode=0o600, exist_ok=False)
+            sync_directory(options.path)
         options.database.chmod(0o600)
     except OSError as error:
         lock.release()
         raise StoreBroken(f"cannot create {options.database}: {error.strerror}") from error
     return lock
+
+
+def sync_directory(path: Path) -> None:
+    """Make new names in a directory survive the loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def filesystem_of(path: Path) -> str | None:
@@ -212,7 +224,9 @@ def open_writer(options: Options) -> Connection:
 
 def open_reader(options: Options) -> Connection:
     """A connection that cannot write, for `read` and `dead_letters`."""
-    return options.driver.connect(options.database, "ro", options.busy_timeout_s)
+    connection = options.driver.connect(options.database, "ro", options.busy_timeout_s)
+    schema.check(connection.execute)  # SQLite opens the file with the first statement: let it fail here, if at all
+    return connection
 
 
 def make_writer(connection: Connection, options: Options) -> Writer:

@@ -37,8 +37,9 @@ from .txn import State, Surprise, Txn
 log = logging.getLogger("pushwire.storage")
 
 PAGE_BYTES = 4096
-PAGES_PER_COMMIT = 5
-"""What a commit of one message writes: a leaf of messages, of ids and of topics, and now and then the page above."""
+PAGES_PER_COMMIT = 3
+"""What every commit writes, beside a page of messages per lane and one per topic: the counters, the ids, and now and
+then a page above those."""
 
 
 class Hooks(Protocol):
@@ -135,7 +136,8 @@ class Writer:
         self._execute(COMMIT)
         point("after_commit")
         # Rows come with about a quarter of their page left free, and a settled one is written once more.
-        self._wal_bytes += PAGES_PER_COMMIT * PAGE_BYTES + (txn.payload_bytes + 100 * txn.rows) * 5 // 4
+        pages = PAGES_PER_COMMIT + len(txn.fresh) + len(txn.books)
+        self._wal_bytes += pages * PAGE_BYTES + (txn.payload_bytes + 100 * txn.rows) * 5 // 4
         return txn.adopt()
 
     def _change(self, txn: Txn, change: Change) -> Topic | Group | Refused:

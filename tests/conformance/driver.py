@@ -12,6 +12,7 @@ from random import Random
 
 from conformance.harness import START_MS, World
 from conformance.model import Model
+from conformance.tables import check_tables
 from pushwire_storage.base import (
     Append,
     Batch,
@@ -252,6 +253,7 @@ class Driver:
         await self._everything_arrives()
         if self.world.persistent:
             await self.world.close()
+            check_tables(self.world.path)
             await self._back()
             await self._everything_arrives()
         for topic in self.topics():

@@ -239,6 +239,19 @@ async def test_the_backlog_leaves_out_what_is_not_due(world: World) -> None:
     assert world.arrived[-1][3] == (2, 1)
 
 
+async def test_a_batch_tells_the_store_the_time(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    (a,) = await world.publish(topic, "a")
+    await world.want(group, 1, 9)
+    await world.settle(Retry(group, a, START_MS + 10, 1, 1))
+    world.store.forget(group)
+    world.now_ms = START_MS + 10
+    await world.commit()
+    assert await world.want(group, 1, 9) == [1], "the backlog holds it, and it is due"
+    assert await world.due(START_MS + 99) == []
+
+
 async def test_a_settled_message_does_not_come_back_as_a_retry(world: World) -> None:
     topic = await world.topic()
     group = await world.group(topic)

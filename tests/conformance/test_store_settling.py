@@ -200,6 +200,8 @@ async def test_retries_of_settled_messages_leave_no_trace(world: World) -> None:
     await world.ack(group, c)
     assert (topic.messages, topic.bytes) == (0, 3 * ID_BYTES)
     assert world.store.next_due_ms() is None
+    if world.persistent:
+        assert not world.store._writer.state.retry_lanes, "settling costs what it did before"
 
 
 async def test_stats_count_what_there_is(world: World) -> None:

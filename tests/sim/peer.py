@@ -88,9 +88,10 @@ class Peer:
         self.welcomed = False
         self._heard_s = self.world.clock_s
         cid = f"{self.name}.{self._serial}"
-        self.wire = Wire(self.world, self.node, self, cid, token if in_handshake else None)
+        wire = self.wire = Wire(self.world, self.node, self, cid, token if in_handshake else None)
         if not in_handshake:
-            self.wire.send(CODEC.encode(Auth(token)))
+            dawdles_s = self.world.rng.choice((0.0, 0.0, 0.1, 0.5))
+            self.world.at(dawdles_s, lambda: wire.send(CODEC.encode(Auth(token))))
 
     def _token(self, groups: tuple[str, ...] = ()) -> str:
         now = int(self.world.clock_s)

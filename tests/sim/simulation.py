@@ -29,7 +29,7 @@ from .peer import Peer
 from .producer import Producer, fingerprint
 from .world import START_S, SeededSecrets, World, ns
 
-TROUBLE_S = 8.0
+TROUBLE_S = 7.0
 """How long clients and faults do as they like."""
 DRAIN_S = 60.0
 """How long the rest may take once everybody behaves: far above every timeout and back-off of the plan together."""
@@ -89,7 +89,7 @@ class Simulation:
         topics = ["orders", "mail", "jobs"][: rng.choice((1, 1, 2, 3))]
         for number in range(rng.choice((1, 2, 3))):
             tenant = rng.choice(tenants)
-            count = rng.choice((8, 20, 40))
+            count = rng.choice((6, 15, 30))
             self.producers.append(Producer(world, self.node, tenant, f"p{number}", topics, count))
         groups = ["default", "audit", "copy"][: rng.choice((1, 1, 2, 3))]
         for number in range(rng.choice((1, 2, 3, 4, 5))):
@@ -147,7 +147,7 @@ class Simulation:
             node.crash("kill")
         elif dice < 0.07:
             node.faults.kill_at = world.rng.choice(POINTS)
-        elif dice < 0.08:
+        elif dice < 0.09:
             node.drain(lambda: None)
 
     def _look_at_disk(self) -> None:

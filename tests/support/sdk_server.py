@@ -97,13 +97,13 @@ class PeerServer:
 
 
 @contextlib.asynccontextmanager
-async def serving(peer: Peer | None = None, subprotocol: str = "pushwire.v1") -> AsyncIterator[PeerServer]:
+async def serving(peer: Peer | None = None, subprotocol: str | None = "pushwire.v1") -> AsyncIterator[PeerServer]:
     server = PeerServer(peer or Peer())
     serving_it = serve(
         server._handle,
         "127.0.0.1",
         0,
-        subprotocols=[Subprotocol(subprotocol)],
+        subprotocols=None if subprotocol is None else [Subprotocol(subprotocol)],
         compression=None,
         max_size=2**21,
         process_request=server._check,

@@ -64,8 +64,14 @@ async def test_a_redirect_is_not_followed_with_the_token():
 
 async def test_a_server_of_another_protocol_is_refused():
     async with serving(subprotocol="other.v1") as server, client_of(server) as client:
-        with pytest.raises((ProtocolError, NotConnected)):
-            await client.wait_connected(0.5)
+        with pytest.raises(ProtocolError):
+            await client.wait_connected(5)
+
+
+async def test_a_server_that_names_no_protocol_is_refused():
+    async with serving(subprotocol=None) as server, client_of(server) as client:
+        with pytest.raises(ProtocolError, match=r"pushwire\.v1"):
+            await client.wait_connected(5)
 
 
 async def test_nobody_there():
@@ -73,7 +79,7 @@ async def test_nobody_there():
         url = server.url
     async with Client(url, reconnect=Backoff(0.01, 0.01)) as client:
         with pytest.raises(NotConnected) as caught:
-            await client.publish("orders", 1, timeout_s=0.1)
+            await client.publish("orders", 1, timeout_s=0.3)
         assert caught.value.__cause__ is not None
         assert client.state is State.CONNECTING
 
@@ -142,10 +148,12 @@ async def test_unauthorized_at_a_refresh_stops_the_client_too():
         return "good"
 
     async with serving(Peer(expires_in_ms=50)) as server, client_of(server, token) as client:
-        async with client.subscribe("orders") as sub:
-            with pytest.raises(Unauthorized, match="logged out"):
-                await anext(sub)
-        assert client.state is State.CLOSED
+        events = client.events()
+        changes = [change async for change in events]
+        assert changes[-1].state is State.CLOSED
+        assert type(changes[-1].error) is Unauthorized
+        with pytest.raises(Unauthorized, match="logged out"):
+            await client.publish("orders", 1)
 
 
 async def test_a_callable_that_fails_is_asked_again_and_its_failure_logged(caplog):

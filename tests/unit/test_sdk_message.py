@@ -293,11 +293,12 @@ async def test_a_confirmation_lost_with_the_connection_is_an_error():
 
 
 async def test_a_confirmation_that_does_not_come_times_out():
-    async with MemoryClient(request_timeout_s=0.05) as client:
+    async with MemoryClient() as client:
         client.peer.fill("orders", 1)
         async with client.subscribe("orders") as sub:
             message = await anext(sub)
             client.peer.answers = False
+            sub._consumer.request_timeout_s = 0.01
             with pytest.raises(RequestTimeout):
                 await message.ack_confirmed()
             client.peer.answers = True
