@@ -31,7 +31,7 @@ the promise of recovering within 5 s."""
 class Batcher:
     """Between the engine and the store's writer."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the seams of a pure part: store, clock, loop
         self,
         store: Store,
         now_ms: Callable[[], int],

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .gateway import Gateway
 
 MINUTE_S = 60.0
+BUSY, UNSENT = 1, 2
 SERVER = "pushwire/0.1"
 """Shown in `welcome`: enough for a client to work around a version, not enough to pick an exploit."""
 
@@ -63,7 +64,7 @@ class Session:
         "_gateway",
         "_heard_at",
         "_link",
-        "_opened",
+        "_paused",
         "_pinged_at",
         "_principal",
         "_seat",
@@ -89,7 +90,7 @@ class Session:
         self._pinged_at = 0.0  # 0: no ping is waiting for an answer
         self._faults: deque[float] | None = None
         self._subs_coming: set[str] = set()  # subscriptions whose topic or group is being created
-        self._opened = False
+        self._paused = 0  # reasons why this socket is not read: BUSY, UNSENT
         self.ended = False
 
     # --- what the connection calls -----------------------------------------------------------------------------
@@ -112,6 +113,8 @@ class Session:
         engine = self._gateway.engine
         engine.touch(self)
         engine.turn()
+        if self.outbox.above_high:
+            self._pause(UNSENT)  # it asks for more than it reads
 
     def check(self, now: float) -> None:
         """Called a few times a second: everything that happens because time passes."""
@@ -137,6 +140,18 @@ class Session:
     def writable(self, now: float) -> None:
         """The transport has drained."""
         self.outbox.flush()
+        if self.outbox.below_low:
+            self._resume(UNSENT)
+
+    def _pause(self, reason: int) -> None:
+        self._paused |= reason
+        self._link.pause_reading()
+
+    def _resume(self, reason: int) -> None:
+        if self._paused & reason:
+            self._paused &= ~reason
+            if not self._paused:
+                self._link.resume_reading()
 
     def closed(self, now: float) -> None:
         """The connection is gone: its leases go back at once."""
@@ -179,7 +194,6 @@ class Session:
             self._end(4429)
             return
         self._principal = principal
-        self._opened = True
         self._expires_at = principal.valid_until
         prefix = f"{settings.node}.{secrets.token_urlsafe(12)}"
         self._core = core.Session(self, prefix, settings.in_flight_bytes_max)
@@ -330,8 +344,8 @@ class Session:
             if refusal.code == "forbidden":
                 self._fault(now)
             elif refusal.code == "busy":
-                self._link.pause_reading()
-                self._gateway.engine.batcher.when_relieved(self._link.resume_reading)
+                self._pause(BUSY)
+                self._gateway.engine.batcher.when_relieved(lambda: self._resume(BUSY))
 
     def on_subscribe(self, frame: Subscribe, now: float) -> None:
         principal = self._known(frame.ref)
@@ -414,21 +428,18 @@ class Session:
 
     def on_nack(self, frame: Nack, now: float) -> None:
         delay_s = None if frame.delay_ms is None else frame.delay_ms / 1000
-        stale: Sequence[str] = frame.leases
-        if self._core is not None:
-            stale = self._gateway.engine.core.nack(self._core, frame.leases, delay_s, frame.error, now)
+        held, nack = self._core, self._gateway.engine.core.nack
+        stale = frame.leases if held is None else nack(held, frame.leases, delay_s, frame.error, now)
         self._confirm(frame.ref, stale)
 
     def on_reject(self, frame: Reject, now: float) -> None:
-        stale: Sequence[str] = frame.leases
-        if self._core is not None:
-            stale = self._gateway.engine.core.reject(self._core, frame.leases, frame.error, now)
+        held, reject = self._core, self._gateway.engine.core.reject
+        stale = frame.leases if held is None else reject(held, frame.leases, frame.error, now)
         self._confirm(frame.ref, stale)
 
     def on_release(self, frame: Release, now: float) -> None:
-        stale: Sequence[str] = frame.leases
-        if self._core is not None:
-            stale = self._gateway.engine.core.release(self._core, frame.leases, now)
+        held, release = self._core, self._gateway.engine.core.release
+        stale = frame.leases if held is None else release(held, frame.leases, now)
         self._confirm(frame.ref, stale)
 
     def on_extend(self, frame: Extend, now: float) -> None:

@@ -138,7 +138,7 @@ def test_a_confirmation_waits_for_the_commit_that_holds_its_settlement():
     w.publish()
     w.run()
     w.batcher.settle([Done(GROUP, [])])
-    w.batcher.after_commit(lambda error: log.append(error))
+    w.batcher.after_commit(log.append)
     w.store.finish()
     assert log == []
     w.store.finish()
