@@ -37,6 +37,7 @@ from pushwire.wire.frames import (
 from pushwire_storage.base import Group, StoreError
 
 from .auth import Unauthorized
+from .clock import to_ms
 from .core import model as core
 from .outbox import Outbox
 from .ports import Link
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 MINUTE_S = 60.0
 BUSY, UNSENT = 1, 2
 SERVER = "pushwire/0.1"
-"""Shown in `welcome`: enough for a client to work around a version, not enough to pick an exploit."""
+"""Shown in `welcome`: enough to work around a version, not enough to pick an exploit."""
 
 
 class Session:
@@ -162,8 +163,7 @@ class Session:
 
     def push(self, sub: core.Subscription, deliveries: list[core.Pending], now: float) -> None:
         group: Group = sub.group.handle
-        expires_in_ms = int(sub.ack_timeout_s * 1000)
-        self.outbox.send(Messages(sub.name, group.topic.name, expires_in_ms, deliveries))
+        self.outbox.send(Messages(sub.name, group.topic.name, to_ms(sub.ack_timeout_s), deliveries))
 
     def flush(self) -> None:
         self.outbox.flush()
@@ -214,7 +214,7 @@ class Session:
             self.outbox.send(Ok(ref, expires_in_ms=self._expires_in_ms(now)))
 
     def _expires_in_ms(self, now: float) -> int:
-        return max(0, int((self._expires_at - now) * 1000))
+        return max(0, to_ms(self._expires_at - now))
 
     def on_auth(self, frame: Auth, now: float) -> None:
         try:
@@ -386,7 +386,7 @@ class Session:
         prefetch = min(settings.prefetch if frame.prefetch is None else frame.prefetch, prefetch_max)
         ack_timeout_s = settings.ack_timeout_s if frame.ack_timeout_ms is None else frame.ack_timeout_ms / 1000
         ack_timeout_s = min(ack_timeout_s, settings.ack_timeout_s_max)
-        self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=int(ack_timeout_s * 1000)))
+        self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=to_ms(ack_timeout_s)))
         self._gateway.engine.subscribe(self._core, name, group, prefetch, ack_timeout_s)
 
     def _subscription(self, name: str, ref: Ref | None) -> core.Subscription | None:
@@ -417,13 +417,11 @@ class Session:
                 self.outbox.send(Ok(frame.ref, prefetch=prefetch))
 
     def on_ack(self, frame: Ack, now: float) -> None:
-        engine = self._gateway.engine
-        if self._core is None:
-            stale = list(frame.leases) if frame.through is None else [frame.through]
-        elif frame.through is None:
-            stale = engine.core.ack(self._core, frame.leases, now)
+        held, core_ = self._core, self._gateway.engine.core
+        if frame.through is not None:
+            stale: Sequence[str] = [frame.through] if held is None else core_.ack_through(held, frame.through, now)
         else:
-            stale = engine.core.ack_through(self._core, frame.through, now)
+            stale = frame.leases if held is None else core_.ack(held, frame.leases, now)
         self._confirm(frame.ref, stale)
 
     def on_nack(self, frame: Nack, now: float) -> None:
@@ -450,7 +448,7 @@ class Session:
         if stale:
             self._error("stale_lease", frame.ref, leases=stale)
         elif frame.ref is not None:
-            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, int((deadline - now) * 1000))))
+            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, to_ms(deadline - now))))
 
     def _confirm(self, ref: Ref | None, stale: Sequence[str]) -> None:
         """Without ref: only what had no effect is reported, at once. With ref: one reply, after the COMMIT."""
