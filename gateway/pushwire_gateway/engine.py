@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from math import ceil
 from random import random
 from typing import Any, Protocol
 
@@ -224,7 +225,7 @@ class Engine:
         if kind is Settled:
             return Done(effect.group, effect.messages)
         if kind is Retried:
-            return Retry(effect.group, effect.message, to_ms(effect.due), effect.deliveries, effect.failures)
+            return Retry(effect.group, effect.message, ceil(effect.due * 1000), effect.deliveries, effect.failures)
         if kind is Counted:
             return StoreCounted(effect.group, effect.message, effect.deliveries, effect.failures)
         return Dead(
