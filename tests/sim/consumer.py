@@ -167,6 +167,8 @@ class Consumer(Peer):
             mid=draft.id,
             sha=sha(draft),
             key=draft.key,
+            pri=draft.priority,
+            redriven=draft.redriven,
             lease=delivery.lease,
             attempt=delivery.deliveries,
             redelivered=delivery.redelivered,

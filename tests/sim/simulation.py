@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushwire_gateway import session as session_module
-from pushwire_gateway.core import lanes
+from pushwire_gateway.core import keys, lanes
 from pushwire_gateway.settings import Settings
 from pushwire_storage.sqlite import DATABASE
 from support.checker import Limits, check
@@ -24,10 +23,10 @@ from support.checker import Limits, check
 from . import invariants
 from .consumer import TEMPERS, Consumer, Want
 from .disk import Disk, read_disk
-from .node import POINTS, Node
+from .node import POINTS, Node, StandIns
 from .peer import Peer
 from .producer import Producer, fingerprint
-from .world import START_S, SeededSecrets, World, ns
+from .world import START_S, World, ns
 
 TROUBLE_S = 8.0
 """How long clients and faults do as they like."""
@@ -73,6 +72,7 @@ class Simulation:
         self.node.on_stop = self._look_at_disk
         self.calm = False
         self.ready_max = rng.choice((4, 8, 64, 4096))
+        self.parked_max = rng.choice((1, 2, 4, 32))
         self.producers: list[Producer] = []
         self.consumers: list[Consumer] = []
         self._people()
@@ -167,16 +167,17 @@ class Simulation:
 
     def run(self) -> Result:
         problems: list[str] = []
-        vars(session_module)["secrets"] = SeededSecrets(self.seed)
-        kept, lanes.READY_MAX = lanes.READY_MAX, self.ready_max
+        stand_ins = StandIns(self.seed, self.node)
+        stand_ins.put_in(lanes, "READY_MAX", self.ready_max)
+        stand_ins.put_in(keys, "PARKED_MAX", self.parked_max)
         try:
-            self._run()
+            with stand_ins:
+                self._run()
         except AssertionError as error:
             problems.append(f"assertion: {error}")
         except Exception as error:  # noqa: BLE001 - whatever the gateway raises fails the seed, and the run goes on
             problems += [f"exception: {error!r}", *traceback.format_tb(error.__traceback__)[-4:]]
         finally:
-            lanes.READY_MAX = kept
             if self.node.alive:
                 self.node.store.crash()
         world = self.world

@@ -104,3 +104,6 @@ class SeededSecrets:
 
     def token_urlsafe(self, size_bytes: int) -> str:
         return self._rng.randbytes(size_bytes).hex()
+
+    def token_hex(self, size_bytes: int) -> str:
+        return self._rng.randbytes(size_bytes).hex()
