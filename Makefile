@@ -58,10 +58,9 @@ lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Of the tests, those that are programs of their own are typed too; the others show their types by running.
-types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the programs among the tests
+types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the tests
 	$(BIN)/mypy
-	$(BIN)/mypy tests/support tests/bench tests/faults tests/sim tests/e2e
+	$(BIN)/mypy tests
 
 imports: $(STAMP) ## import contracts: which package may know which
 	$(BIN)/lint-imports --no-cache --no-logo

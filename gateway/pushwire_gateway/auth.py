@@ -12,20 +12,25 @@ key and that key's one algorithm, and the claims are judged here against `now`. 
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NoReturn, get_args
+from typing import Final, Literal, get_args
 
 from jose import backends, jwk, jws
 from jose.backends.base import Key
 from jose.backends.cryptography_backend import CryptographyECKey, CryptographyHMACKey, CryptographyRSAKey
 from jose.exceptions import JWKError
 
-from pushwire_gateway.key_material import Alg, SigningKey, VerifyKey, checked_material, checked_signing_material
+from pushwire_gateway.key_material import (
+    Alg,
+    SigningKey,
+    VerifyKey,
+    checked_material,
+    checked_signing_material,
+    is_kid,
+)
 from pushwire_gateway.rights import (
     DEFAULT_TENANT,
     Cap,
@@ -38,6 +43,7 @@ from pushwire_gateway.rights import (
     parse_tenant,
 )
 from pushwire_gateway.settings import ConfigError
+from pushwire_gateway.strict import base64url, json_object
 
 __all__ = [
     "ConfigError",
@@ -46,6 +52,7 @@ __all__ = [
     "SigningKey",
     "TokenVerifier",
     "Unauthorized",
+    "UnknownKey",
     "VerifyKey",
     "build_ring",
     "mint",
@@ -56,7 +63,7 @@ __all__ = [
 Reason = Literal[
     "malformed", "header", "typ", "kid", "algorithm", "signature", "claims", "missing_claim", "audience", "issuer",
     "subject", "jti", "time_type", "lifetime", "issued_in_future", "not_yet_valid", "expired", "tenant", "caps",
-    "limits", "revoked", "transport", "internal",
+    "limits", "revoked", "transport", "ticket", "internal",
 ]  # fmt: skip
 """Why a token was refused, for counters and logs. A closed set, so that it may be a metric's label."""
 
@@ -65,6 +72,7 @@ REASONS: Final[frozenset[str]] = frozenset(get_args(Reason))
 REFUSED_TEXT: Final = "unauthorized: no valid token"
 
 KEYS_MAX: Final = 3  # the old key, the new one and one spare: more means that rotation has stopped removing keys
+PUBLISHED_KEYS_MAX: Final = 32  # of an issuer's JWK set; large issuers publish about ten
 TOKEN_CHARS_MIN: Final = 20
 TOKEN_CHARS_MAX: Final = 4096  # a header line of the listener holds 8 KiB; checked before any work is done
 LEEWAY_S_MAX: Final = 120
@@ -74,6 +82,7 @@ TEXT_CHARS_MAX: Final = 255  # sub and jti
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HEADER_FIELDS: Final = frozenset({"alg", "typ", "kid"})  # so no crit, b64, jku, jwk, x5u, x5c, zip
 _TYPES: Final = frozenset({"jwt", "at+jwt"})  # RFC 9068 has at+jwt for access tokens
+_PUBLISHED_ALGS: Final = ("RS256", "ES256")
 _BEARER_PROTOCOL: Final = "bearer."
 
 
@@ -85,6 +94,18 @@ class Unauthorized(Exception):
     def __init__(self, reason: Reason) -> None:
         super().__init__(REFUSED_TEXT)
         self.reason = reason
+
+
+class UnknownKey(Unauthorized):
+    """The token may be good: it names a key that the issuer has perhaps published since its keys were last fetched.
+    Only raised where an issuer's keys are fetched at all. To the client it is any other refusal."""
+
+    kid: str
+    """As the token has it: printable, and the attacker's choice. Not for logs."""
+
+    def __init__(self, kid: str) -> None:
+        super().__init__("kid")
+        self.kid = kid
 
 
 # ---- keys
@@ -102,28 +123,62 @@ class KeyRing:
     """The prebuilt keys by `kid`. Each knows its one algorithm: a token can choose a key, never an algorithm."""
 
     _keys: Mapping[str, _RingKey]
+    """Configured by the operator."""
+    _published: Mapping[str, _RingKey] | None = None
+    """Fetched from the issuer. None: nothing is fetched."""
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys) + len(self._published or ())
+
+    @property
+    def grows(self) -> bool:
+        """Whether a `kid` unknown now may be known later."""
+        return self._published is not None
 
     def find(self, kid: object) -> _RingKey | None:
-        """The key of exactly this `kid`. Without one, the only key: a ring of several is never tried through."""
+        """The key of exactly this `kid`. Without one, the only key: a ring of several is never tried through, and one
+        that changes by itself never counts as a ring of one."""
         if kid is None:
-            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
-        return self._keys.get(kid) if type(kid) is str else None
+            return next(iter(self._keys.values())) if len(self._keys) == 1 and not self.grows else None
+        if type(kid) is not str:
+            return None
+        found = self._keys.get(kid)
+        return found if found is not None or self._published is None else self._published.get(kid)
+
+    def with_published(self, keys: Sequence[VerifyKey]) -> KeyRing:
+        """A ring with these keys of the issuer in place of the ones this has. Raises ConfigError for too many, for
+        one `kid` twice, for shared secrets, and for the `kid` of a configured key: whoever publishes keys may add
+        to what the operator trusts, never take the place of it."""
+        if len(keys) > PUBLISHED_KEYS_MAX:
+            raise ConfigError(f"the issuer publishes {len(keys)} keys, more than {PUBLISHED_KEYS_MAX}")
+        for key in keys:
+            if key.alg == "HS256":
+                raise ConfigError(f"key {key.kid!r}: a shared secret cannot be published")
+            if key.kid in self._keys:
+                raise ConfigError(f"the issuer publishes a key with the kid {key.kid!r}, which keys has too")
+        return KeyRing(self._keys, _prebuilt(keys))
 
 
-def build_ring(keys: Sequence[VerifyKey]) -> KeyRing:
-    """Check the configured keys and build each once. Raises ConfigError with what to correct, without secrets."""
+def build_ring(keys: Sequence[VerifyKey], *, published: bool = False) -> KeyRing:
+    """Check the configured keys and build each once. Raises ConfigError with what to correct, without secrets.
+
+    `published`: the issuer's keys are fetched and will be added (`KeyRing.with_published`); then the operator need not
+    configure any, and every token must name its key.
+    """
     _assert_back_ends()
-    if not 1 <= len(keys) <= KEYS_MAX:
-        raise ConfigError(f"the key ring must hold 1 to {KEYS_MAX} keys, not {len(keys)}")
+    least = 0 if published else 1
+    if not least <= len(keys) <= KEYS_MAX:
+        raise ConfigError(f"the key ring must hold {least} to {KEYS_MAX} keys, not {len(keys)}")
+    return KeyRing(_prebuilt(keys), {} if published else None)
+
+
+def _prebuilt(keys: Sequence[VerifyKey]) -> dict[str, _RingKey]:
     ring: dict[str, _RingKey] = {}
     for key in keys:
         if key.kid in ring:
             raise ConfigError(f"two keys have the kid {key.kid!r}")
         ring[key.kid] = _RingKey(key.kid, key.alg, _construct(key.kid, key.alg, checked_material(key)))
-    return KeyRing(ring)
+    return ring
 
 
 def _assert_back_ends() -> None:
@@ -143,12 +198,14 @@ def _construct(kid: str, alg: Alg, material: bytes) -> Key:
 
 # ---- verifying
 
-Revoked = Callable[[str, str, str, int], bool]
-"""(iss, jti, sub, iat) -> whether that token is revoked. Never the token's text: a signature has several spellings."""
+Revoked = Callable[[Principal], bool]
+"""Whether the token of this principal is revoked: judged by its tenant, iss, jti, sub and iat. Never by the token's
+text: a signature has several spellings."""
 
 
 class TokenVerifier:
-    """Judges tokens for one audience and one issuer. Holds no state: the same token and second, the same answer."""
+    """Judges tokens for one audience and one issuer. Its only state are the keys that the issuer has published: until
+    these change, the same token and second get the same answer."""
 
     def __init__(
         self,
@@ -173,19 +230,27 @@ class TokenVerifier:
         self._lifetime_s_max = lifetime_s_max
         self._revoked = revoked
 
+    def publish(self, keys: Sequence[VerifyKey]) -> None:
+        """The issuer's keys are these from now on. Raises ConfigError (`KeyRing.with_published`), changing nothing."""
+        self._ring = self._ring.with_published(keys)
+
     def verify(self, token: str | bytes, now: float) -> Principal:
-        """The principal of a good token at the wall-clock second `now`. Raises Unauthorized and nothing else.
+        """The principal of a good token at the wall-clock second `now`. Raises Unauthorized (perhaps as UnknownKey)
+        and nothing else.
 
         Must run where a few hundred microseconds of CPU do no harm: at the handshake and at a refresh.
         """
+        unknown = None
         try:
             return self._verify(token, now)
+        except UnknownKey as refused:
+            unknown, reason = refused.kid, refused.reason
         except Unauthorized as refused:
             reason = refused.reason
         except Exception:  # noqa: BLE001  fail closed: an unforeseen error is a refusal, and `internal` is counted
             reason = "internal"
         # Raised here, outside the handlers, so that no inner exception with token text travels along as context.
-        raise Unauthorized(reason)
+        raise Unauthorized(reason) if unknown is None else UnknownKey(unknown)
 
     def _verify(self, token: str | bytes, now: float) -> Principal:
         text = _token_text(token)
@@ -199,16 +264,17 @@ class TokenVerifier:
             raise Unauthorized("issuer")
         subject, jti = _claim(claims, "sub", "subject"), _claim(claims, "jti", "jti")
         tenant, caps, limits = _rights(claims)
-        if self._revoked is not None and self._revoked(issuer, jti, subject, issued_at):
-            raise Unauthorized("revoked")
-        return Principal(
+        principal = Principal(
             tenant, subject, issuer, jti, issued_at, expires_at, leeway_s=self._leeway_s, caps=caps, limits=limits
         )
+        if self._revoked is not None and self._revoked(principal):
+            raise Unauthorized("revoked")
+        return principal
 
     def _key_for(self, text: str) -> _RingKey:
         """The header may name a key. It must carry that key's algorithm and nothing that asks for more."""
         try:
-            header = _json_object(_decode(text[: text.index(".")]))
+            header = json_object(base64url(text[: text.index(".")]))
         except (ValueError, RecursionError):
             raise Unauthorized("header") from None
         if not set(header) <= _HEADER_FIELDS:
@@ -219,6 +285,9 @@ class TokenVerifier:
         # Absent is not null: only a header without `kid` may fall to the single key.
         key = self._ring.find(kid) if "kid" not in header or kid is not None else None
         if key is None:
+            # Shared secrets are not published, and no key set has a kid of another shape: nothing to wait for.
+            if self._ring.grows and alg in _PUBLISHED_ALGS and type(kid) is str and is_kid(kid):
+                raise UnknownKey(kid)
             raise Unauthorized("kid")
         if alg != key.alg:
             raise Unauthorized("algorithm")
@@ -255,42 +324,14 @@ def _signed_claims(text: str, key: _RingKey) -> dict[str, object]:
     """The claims, once the signature over them is known to be good."""
     try:
         # base64 leaves 2 or 4 bits of a signature's last character unused: accept the one spelling with zeros.
-        _decode(text[text.rindex(".") + 1 :])
+        base64url(text[text.rindex(".") + 1 :])
         payload = jws.verify(text, key.prebuilt, algorithms=[key.alg])
     except Exception:  # noqa: BLE001  jose has no closed set: hostile input gets TypeError, OverflowError and more
         raise Unauthorized("signature") from None
     try:
-        return _json_object(payload)
+        return json_object(payload)
     except (ValueError, RecursionError):
         raise Unauthorized("claims") from None
-
-
-def _decode(part: str) -> bytes:
-    """The bytes of a base64url part without padding. Raises ValueError unless it is spelled as an encoder would."""
-    raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-    if base64.urlsafe_b64encode(raw).rstrip(b"=") != part.encode("ascii"):
-        raise ValueError("not canonical base64url")
-    return raw
-
-
-def _json_object(raw: bytes) -> dict[str, object]:
-    """A JSON object in UTF-8. Raises ValueError for other JSON, for a name that stands twice, NaN and Infinity."""
-    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_names, parse_constant=_no_constant)
-    if type(value) is not dict:
-        raise ValueError("not a JSON object")
-    return value
-
-
-def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """RFC 7519 §4: names must be unique. Two readers of one token must never see two different values."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a name stands twice in an object")
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _time(claims: Mapping[str, object], name: str) -> int:

@@ -13,6 +13,7 @@ from pushwire_storage.base import (
     Append,
     Batch,
     Change,
+    Event,
     Settlement,
     Store,
     StoreBroken,
@@ -31,7 +32,7 @@ the promise of recovering within 5 s."""
 class Batcher:
     """Between the engine and the store's writer."""
 
-    def __init__(  # noqa: PLR0913 - the seams of a pure part: store, clock, loop
+    def __init__(
         self,
         store: Store,
         now_ms: Callable[[], int],
@@ -41,7 +42,6 @@ class Batcher:
         after: Callable[[], None],
         *,
         batch_messages_max: int,
-        batch_bytes_max: int,
         waiting_messages_max: int,
         waiting_bytes_max: int,
     ) -> None:
@@ -52,11 +52,12 @@ class Batcher:
         self._on_broken = on_broken
         self._after = after
         self._batch_messages_max = batch_messages_max
-        self._batch_bytes_max = batch_bytes_max
         self._waiting_messages_max = waiting_messages_max
         self._waiting_bytes_max = waiting_bytes_max
         self._waiting: list[tuple[Append, int, Callback]] = []  # publishes not yet in a batch
         self._settlements: list[Settlement] = []
+        self._events: list[Event] = []
+        self._tick = False
         self._changes: list[tuple[Change, Callback]] = []
         self._callbacks: list[Callback] = []
         self._in_flight: Batch | None = None
@@ -80,14 +81,6 @@ class Batcher:
             or self.broken is not None
         )
 
-    @property
-    def _low(self) -> bool:
-        """Half empty: far enough below the limit that refusing and accepting do not alternate with every batch."""
-        return (
-            self.waiting_messages <= self._waiting_messages_max // 2
-            and self.waiting_bytes <= self._waiting_bytes_max // 2
-        )
-
     def append(self, append: Append, size_bytes: int, done: Callback) -> None:
         """Store this publish in the next batch that has room; `done` is called when its batch is over: see
         `append.refused` and the error."""
@@ -100,6 +93,21 @@ class Batcher:
         """Persist these with the next batch. Never refused: losing settlements would make duplicates."""
         self._settlements.extend(settlements)
         self._schedule()
+
+    def note(self, events: Iterable[Event]) -> None:
+        """Write these into the ledger with the next batch."""
+        self._events.extend(events)
+        self._schedule()
+
+    def tick(self) -> None:
+        """Write a batch although nothing waits: the store has work that was waiting for time."""
+        self._tick = True
+        self._schedule()
+
+    @property
+    def ticking(self) -> bool:
+        """A batch that lets time pass for the store is on its way."""
+        return self._tick or self._in_flight is not None
 
     def change(self, change: Change, done: Callback) -> None:
         self._changes.append((change, done))
@@ -121,7 +129,9 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        return self._in_flight is None and not (self._waiting or self._settlements or self._changes or self._callbacks)
+        return self._in_flight is None and not (
+            self._waiting or self._settlements or self._changes or self._callbacks or self._events or self._tick
+        )
 
     # --- what comes out ----------------------------------------------------------------------------------------
 
@@ -142,10 +152,12 @@ class Batcher:
             changes=[change for change, _ in changes],
             appends=[append for append, _, _ in appends],
             settlements=self._settlements,
+            events=self._events,
             now_ms=self._now_ms(),
         )
-        self._settlements = []
-        if not (batch.changes or batch.appends or batch.settlements):
+        self._settlements, self._events = [], []
+        tick, self._tick = self._tick, False
+        if not (tick or batch.changes or batch.appends or batch.settlements or batch.events):
             for callback in callbacks:
                 callback(self.broken)
             self._after()  # what they had to say is still to be sent
@@ -157,11 +169,10 @@ class Batcher:
 
     def _cut(self) -> tuple[list[tuple[Append, int, Callback]], list[tuple[Append, int, Callback]]]:
         """As many publishes as one transaction may hold, at least one."""
-        count = total_bytes = 0
-        for index, (append, size_bytes, _) in enumerate(self._waiting):
+        count = 0
+        for index, (append, _, _) in enumerate(self._waiting):
             count += len(append.messages)
-            total_bytes += size_bytes
-            if index and (count > self._batch_messages_max or total_bytes > self._batch_bytes_max):
+            if count > self._batch_messages_max and index:
                 return self._waiting[:index], self._waiting[index:]
         return self._waiting, []
 
@@ -192,7 +203,7 @@ class Batcher:
             callback(error)
         for callback in confirmations:
             callback(error)
-        if self._relieved and not self.broken and self._low:
+        if self._relieved and not self.broken and self.waiting_messages <= self._waiting_messages_max // 2:
             relieved, self._relieved = self._relieved, []
             for relief in relieved:
                 relief()
@@ -202,6 +213,7 @@ class Batcher:
         """The batch was rolled back whole. Its settlements are still owed, and their confirmations with them: they go
         first into a later batch."""
         self._settlements[:0] = batch.settlements
+        self._events[:0] = batch.events
         self._callbacks[:0] = confirmations
         self._resting = True
         self._later(RETRY_S, self._rested)

@@ -186,7 +186,7 @@ and publish:
 def check_config(config: Path | None, strict: bool) -> None:
     """Read the configuration as `serve` would, and show what is in force (secrets hidden)."""
     from . import settings
-    from .server import make_verifier
+    from .tokens import make_verifier
 
     chosen = load_settings(config)
     unknown = settings.unknown_env()

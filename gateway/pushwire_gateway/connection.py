@@ -26,8 +26,9 @@ from pushwire_storage.base import Message
 
 from .auth import Unauthorized, token_from_headers
 from .caps import Admission
-from .handshake import PATH, SUBPROTOCOLS, UpgradeRequest, offered_subprotocols, origin_allowed, values
+from .handshake import PATH, SUBPROTOCOLS, UpgradeRequest, offered_subprotocols, values
 from .hub import Hub
+from .origins import origin_allowed
 from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES, Outbox, StallWatch
 from .ports import Gateway, ServerCodec, SessionLike
 from .problems import raw_response
@@ -293,27 +294,18 @@ class Connection(asyncio.Protocol):
             self._end()
             self._flush()
 
-    def _take_all(self, events: Sequence[Frame]) -> None:
-        """What one read brought, to the session in one call. No Request is among it: the state was never CONNECTING."""
-        codec = self._codec
-        if codec is None:
-            return
+    def _take_all(self, events: Sequence[object]) -> None:
         frames: list[ClientFrame] = []
         for event in events:
-            # Nearly all frames are a whole message in ASCII; the others take the longer way.
-            if event.opcode is Opcode.TEXT and event.fin and event.data.isascii():  # type: ignore[union-attr]  # it unmasks to bytes
-                frames.extend(codec.feed(event.data))  # type: ignore[arg-type]  # see above
-                continue
-            message = self._complete(event)
-            if message is not None:
-                frames.extend(codec.feed(message))
-            elif not self._open:
+            assert isinstance(event, Frame)  # no Request comes: the state was OPEN from the start
+            self._take(event, frames)
+            if not self._open:
                 break
         if frames and self._session is not None:
             self._session.receive(frames, self._hub.gateway.clock.now())
 
-    def _complete(self, frame: Frame) -> bytes | None:
-        """The message that is complete with this frame, if one is. The connection may be over then."""
+    def _take(self, frame: Frame, frames: list[ClientFrame]) -> None:
+        """One frame of the client: its operations, once its message is complete, go to `frames`."""
         opcode = frame.opcode
         data = frame.data
         text = opcode is Opcode.TEXT
@@ -327,18 +319,15 @@ class Connection(asyncio.Protocol):
         if opcode in _CONTROL or not frame.fin:
             self._empty_frames += 1
             if self._empty_frames > EMPTY_FRAMES_MAX:
-                self._fail(4400, "too many frames without a message")
-            return None
+                self._protocol.fail(4400, "too many frames without a message")
+                self._open = False
+            return
         message = bytes(data)
         if text and not _is_utf8(message):
-            self._fail(1007, "not UTF-8")
-            return None
-        return message
-
-    def _fail(self, code: int, reason: str) -> None:
-        """RFC 6455 §7.1.7. What came before still counts; `_feed` sends the close frame and tells the session."""
-        self._open = False
-        self._protocol.fail(code, reason)
+            self._protocol.fail(1007, "not UTF-8")
+            self._open = False
+        elif self._codec is not None:
+            frames.extend(self._codec.feed(message))
 
     def _answer_pings(self) -> None:
         """Pongs, which the library has made. While the client does not read, only the newest is kept, so that a flood
@@ -388,10 +377,7 @@ class Connection(asyncio.Protocol):
             self._hub.stats.stalled += 1
             self.abort()
         elif self._open and self._session is not None:
-            try:  # as `_ask`, without its calls: this runs for every connection, several times a second
-                self._session.check(now)
-            except Exception:  # noqa: BLE001 - see `_ask`
-                self._failed()
+            self._ask(self._session.check, now)
 
     def _stalled(self, now: float) -> bool:
         transport = self._transport
@@ -408,12 +394,9 @@ class Connection(asyncio.Protocol):
         try:
             call(*arguments)
         except Exception:  # noqa: BLE001 - see above; logged with its traceback
-            self._failed()
-
-    def _failed(self) -> None:
-        self._hub.stats.failures += 1
-        _log.exception("session failed")
-        self.close(1011, CLOSES[1011].reason)
+            self._hub.stats.failures += 1
+            _log.exception("session failed")
+            self.close(1011, CLOSES[1011].reason)
 
     def _end(self) -> None:
         """No more frames can come or go: tell the session, once."""

@@ -1,23 +1,23 @@
 """The sole owner of the delivery core: clock in, effects out, one timer.
 
 Owns the order of things: what the core decided is given to the batcher, the store and the sessions here and nowhere
-else. Never awaits, so every entry point is one whole step that ends in `turn()`. Knows no frame, no right, no SQL.
+else. Never awaits (but for the end), so every entry point is one whole step that ends in `turn()`. Knows no frame, no
+right, no SQL.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from math import ceil
 from random import random
 from typing import Any, Protocol
 
 from pushwire_storage.base import (
     Append,
-    CreateGroup,
-    CreateTopic,
+    Attempt,
     Dead,
     Done,
+    Event,
     Group,
     Message,
     Retry,
@@ -31,9 +31,10 @@ from pushwire_storage.base import Counted as StoreCounted
 from .batcher import Batcher
 from .clock import Clock, to_ms
 from .core.delivery import Delivery
-from .core.model import Counted, Effects, Pending, Retried, Session, Settled, Subscription
+from .core.model import Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
 from .core.retry import RetryPolicy
 from .settings import Settings
+from .tails import Tails
 
 TIMER_SLACK_S = 0.0005
 """A timer armed at most this much too early is left alone; re-arming for less costs more than it gains."""
@@ -46,18 +47,26 @@ class Loop(Protocol):
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any: ...
 
 
-class Client(Protocol):
-    """What the core's sessions are linked to."""
-
-    def push(self, sub: Subscription, deliveries: list[Pending], now: float) -> None:
-        """Send these; flushed at the end of the turn."""
+class Flushed(Protocol):
+    """Whoever has something to hand to a transport at the end of a turn."""
 
     def flush(self) -> None:
         """Hand what was queued to the transport, in one write."""
 
 
-TopicReady = Callable[[Topic | None, StoreError | None], None]
-GroupReady = Callable[[Group | None, StoreError | None], None]
+class Client(Flushed, Protocol):
+    """What the core's sessions are linked to."""
+
+    def push(self, sub: Subscription, deliveries: list[Pending], now: float) -> None:
+        """Send these; flushed at the end of the turn."""
+
+    def unhealthy(self, sub: Subscription) -> None:
+        """The subscription lets lease after lease run out: end it."""
+
+    def session_over(self, session: Session) -> None:
+        """The session has ended, with its connection or with its grace; nothing of it is left."""
+
+
 Outcome = Callable[[Append, StoreError | None], None]
 
 
@@ -74,16 +83,15 @@ class Engine:
         rng: Callable[[], float] = random,
     ) -> None:
         self.store = store
-        self._clock = clock
+        self.clock = clock
         self._loop = loop
+        self._settings = settings
         self.core = Delivery(
             rng,
-            retry=RetryPolicy(
-                settings.max_failures, settings.max_deliveries, settings.backoff_cap_s, settings.backoff_cap_s_max
-            ),
             ready_bytes_max=settings.ready_bytes_max,
             release_hold_s=settings.release_hold_s,
             lease_age_s_max=settings.lease_age_s_max,
+            unhealthy_timeouts=settings.unhealthy_timeouts,
         )
         self.batcher = Batcher(
             store,
@@ -93,76 +101,21 @@ class Engine:
             on_broken,
             self.turn,
             batch_messages_max=settings.batch_messages_max,
-            batch_bytes_max=settings.batch_bytes_max,
             waiting_messages_max=settings.batcher_messages_max,
             waiting_bytes_max=settings.batcher_bytes_max,
         )
+        self.tails = Tails(store, self)
         self._timer: Any = None
         self._timer_at = float("inf")
-        self._dirty: dict[Client, None] = {}
+        self._dirty: dict[Flushed, None] = {}
         self._opening: dict[Group, dict[int, int]] = {}  # groups whose first demand waits for older settlements
         self._open: set[Group] = set()
-        self._topics_coming: dict[tuple[str, str], list[TopicReady]] = {}
-        self._groups_coming: dict[tuple[int, str], list[GroupReady]] = {}
-        self._topics_of_tenant: dict[str, int] = {}
 
     async def start(self) -> None:
         """Open the store. Raises its errors."""
-        await self.store.open(self._arrived, to_ms(self._clock.now()))
-        for tenant, _ in self.store.topics:
-            self._topics_of_tenant[tenant] = self._topics_of_tenant.get(tenant, 0) + 1
+        await self.store.open(self, to_ms(self.clock.now()))
 
-    # --- topics and groups -------------------------------------------------------------------------------------
-
-    def topic(self, tenant: str, name: str) -> Topic | None:
-        return self.store.topics.get((tenant, name))
-
-    def topics_of(self, tenant: str) -> int:
-        """Topics the tenant has, those being created included."""
-        return self._topics_of_tenant.get(tenant, 0)
-
-    def create_topic(self, tenant: str, name: str, ready: TopicReady) -> None:
-        """Call `ready` with the topic, creating it first where needed. Callers of one topic are served in order."""
-        coming = self._topics_coming.get((tenant, name))
-        if coming is not None:
-            coming.append(ready)
-            return
-        topic = self.topic(tenant, name)
-        if topic is not None:
-            ready(topic, None)
-            return
-        self._topics_coming[(tenant, name)] = [ready]
-        self._topics_of_tenant[tenant] = self.topics_of(tenant) + 1
-        change = CreateTopic(tenant, name)
-
-        def done(error: StoreError | None) -> None:
-            if change.result is None:
-                self._topics_of_tenant[tenant] -= 1
-            for waiting in self._topics_coming.pop((tenant, name)):
-                waiting(change.result, error)
-
-        self.batcher.change(change, done)
-
-    def create_group(self, topic: Topic, name: str, start: str | None, ready: GroupReady) -> None:
-        """Call `ready` with the group, creating it first where needed."""
-        coming = self._groups_coming.get((topic.id, name))
-        if coming is not None:
-            coming.append(ready)
-            return
-        group = topic.groups.get(name)
-        if group is not None:
-            ready(group, None)
-            return
-        self._groups_coming[(topic.id, name)] = [ready]
-        change = CreateGroup(topic, name, start)
-
-        def done(error: StoreError | None) -> None:
-            for waiting in self._groups_coming.pop((topic.id, name)):
-                waiting(change.result, error)
-
-        self.batcher.change(change, done)
-
-    # --- publish -----------------------------------------------------------------------------------------------
+    # --- publish and consume -----------------------------------------------------------------------------------
 
     def publish(self, topic: Topic, messages: Sequence[Message], size_bytes: int, done: Outcome) -> None:
         """Store these, all or none. `done` is called once the answer is durable, or the batch failed."""
@@ -173,26 +126,42 @@ class Engine:
 
         self.batcher.append(append, size_bytes, written)
 
-    # --- consume -----------------------------------------------------------------------------------------------
-
     def subscribe(self, session: Session, name: str, group: Group, prefetch: int, ack_timeout_s: float) -> Subscription:
-        return self.core.subscribe(session, name, group, prefetch, ack_timeout_s, self._clock.now())
+        """A session joins a group."""
+        now = self.clock.now()
+        return self.core.subscribe(session, name, group, prefetch, ack_timeout_s, now, self.policy(group))
 
     def unsubscribe(self, session: Session, subs: Sequence[Subscription]) -> None:
-        self.core.unsubscribe(session, subs, self._clock.now())
+        """Members leave; their leases go back at once."""
+        self.core.unsubscribe(session, subs, self.clock.now())
 
     def disconnect(self, session: Session, *, drained: bool = False) -> None:
-        """The session's leases go back at once."""
-        self.core.disconnect(session, self._clock.now(), drained=drained)
+        """The session's connection is gone: its leases go back, at once or after its grace."""
+        self.core.disconnect(session, self.clock.now(), drained=drained)
 
     def after_commit(self, callback: Callable[[StoreError | None], None]) -> None:
         """Call when every settlement decided so far is durable."""
         self._drain()
         self.batcher.after_commit(callback)
 
+    def policy(self, group: Group) -> Policy:
+        """The core's rules for a group, from its topic's configuration and the settings."""
+        settings, config = self._settings, group.topic.config
+        retry = RetryPolicy(
+            config.max_failures or settings.max_failures,
+            config.max_deliveries or settings.max_deliveries,
+            settings.backoff_cap_s,
+            settings.backoff_cap_s_max,
+        )
+        return Policy(retry, config.weights, config.strict, group.paused, config.expired == "dead")
+
+    def reconfigure(self, group: Group) -> None:
+        """The group or its topic was configured, or moved."""
+        self.core.configure(group, self.policy(group), self.clock.now())
+
     # --- the turn ----------------------------------------------------------------------------------------------
 
-    def touch(self, client: Client) -> None:
+    def touch(self, client: Flushed) -> None:
         """The client has something to flush at the end of the turn."""
         self._dirty[client] = None
 
@@ -206,43 +175,90 @@ class Engine:
         self._arm()
 
     def _drain(self) -> None:
-        effects = self.core.effects()
-        if effects.pushes:
-            now = self._clock.now()
-            for sub, deliveries in effects.pushes.items():
-                client: Client = sub.session.link
-                client.push(sub, deliveries, now)
-                self._dirty[client] = None
-        if effects.settlements:
-            self.batcher.settle([self._settlement(settlement) for settlement in effects.settlements])
-        if effects.forgets:
-            self._forget(effects)
-        if effects.wants:
-            self._want(effects)
+        while effects := self.core.effects():
+            if effects.pushes:
+                self._push(effects)
+            if effects.settlements:
+                self._settle(effects)
+            for group in effects.forgets:
+                self._open.discard(group)
+                self._opening.pop(group, None)
+                self.store.forget(group)
+            if effects.wants:
+                self._want(effects)
+            for want in effects.key_wants:
+                if want.group in self._open:
+                    self.store.want_key(want.group, want.priority, want.key, want.after_seq, want.count)
+            for sub in effects.unhealthy:
+                sub.session.link.unhealthy(sub)
+            for session in effects.ended:
+                session.link.session_over(session)
 
-    def _settlement(self, effect: Any) -> Settlement:
-        kind = type(effect)
-        if kind is Settled:
-            return Done(effect.group, effect.messages)
-        if kind is Retried:
-            return Retry(effect.group, effect.message, ceil(effect.due * 1000), effect.deliveries, effect.failures)
-        if kind is Counted:
-            return StoreCounted(effect.group, effect.message, effect.deliveries, effect.failures)
-        return Dead(
-            effect.group,
-            effect.message,
-            effect.reason,
-            effect.error,
-            effect.deliveries,
-            effect.failures,
-            to_ms(self._clock.now()),
+    def _push(self, effects: Effects) -> None:
+        now = self.clock.now()
+        for sub, deliveries in effects.pushes.items():
+            client: Client = sub.session.link
+            client.push(sub, deliveries, now)
+            self._dirty[client] = None
+            if sub.group.handle.topic.config.ledger == "full":
+                self._note(sub.group.handle, deliveries, "delivered", sub.session)
+
+    def _settle(self, effects: Effects) -> None:
+        settlements: list[Settlement] = []
+        for effect in effects.settlements:
+            group: Group = effect.group
+            if type(effect) is Settled:
+                settlements.append(Done(group, [pending.message for pending in effect.held]))
+                if group.topic.config.ledger != "off":
+                    self._note(group, effect.held, "acked", effect.session)
+            else:
+                settlements.append(self._ended(group, effect))
+        self.batcher.settle(settlements)
+
+    def _ended(self, group: Group, effect: Any) -> Settlement:
+        """A delivery, or a wait, that ended other than by an ack."""
+        now_ms = to_ms(self.clock.now())
+        last = None
+        error = getattr(effect, "error", None)
+        if effect.how is not None:
+            last = Attempt(now_ms, effect.how, effect.session.subject, error)
+        if group.topic.config.ledger != "off":
+            dead = type(effect) is Died
+            event = "dead" if dead else effect.how
+            subject = effect.session.subject if effect.session is not None else ""
+            detail = effect.reason if dead else error
+            self.batcher.note(
+                [
+                    Event(
+                        group.topic,
+                        effect.message.seq,
+                        group.name,
+                        now_ms,
+                        event,
+                        subject,
+                        "",
+                        effect.deliveries,
+                        detail,
+                    )
+                ]
+            )
+        message, deliveries, failures = effect.message, effect.deliveries, effect.failures
+        if type(effect) is Retried:
+            return Retry(group, message, to_ms(effect.due), deliveries, failures, last)
+        if type(effect) is Counted:
+            return StoreCounted(group, message, deliveries, failures, last)
+        if effect.drop:
+            return Done(group, [message])
+        return Dead(group, message, effect.reason, error, deliveries, failures, now_ms, last)
+
+    def _note(self, group: Group, held: Sequence[Pending], event: str, session: Session) -> None:
+        now_ms = to_ms(self.clock.now())
+        self.batcher.note(
+            [
+                Event(group.topic, p.message.seq, group.name, now_ms, event, session.subject, "", p.deliveries)
+                for p in held
+            ]
         )
-
-    def _forget(self, effects: Effects) -> None:
-        for group in effects.forgets:
-            self._open.discard(group)
-            self._opening.pop(group, None)
-            self.store.forget(group)
 
     def _want(self, effects: Effects) -> None:
         for (group, priority), count in effects.wants.items():
@@ -271,35 +287,76 @@ class Engine:
             self.store.want(group, priority, count)
         self._arm()
 
-    def _arrived(
-        self, group: Group, priority: int, messages: Sequence[Message], counts: Sequence[tuple[int, int]] | None
+    # --- what the store says -----------------------------------------------------------------------------------
+
+    def arrived(
+        self,
+        group: Group,
+        priority: int,
+        messages: Sequence[Message],
+        counts: Sequence[tuple[int, int]] | None,
+        blocked: Sequence[tuple[int, str]],
     ) -> None:
-        self.core.arrived(group, priority, messages, counts, self._clock.now())
+        """See `Consumer` in pushwire_storage.base, as for the next four."""
+        self.core.arrived(group, priority, messages, counts, self.clock.now(), blocked)
+
+    def arrived_key(
+        self,
+        group: Group,
+        priority: int,
+        key: str,
+        messages: Sequence[Message],
+        counts: Sequence[tuple[int, int]] | None,
+        through: int,
+    ) -> None:
+        self.core.arrived_key(group, priority, key, messages, counts, through, self.clock.now())
+
+    def tailed(self, topic: Topic, messages: Sequence[Message]) -> None:
+        self.tails.committed(topic, messages)
+
+    def expired(self, group: Group, messages: Sequence[Message]) -> None:
+        """Nobody has these in hand, so the core knows nothing of them, but that they may hold keys."""
+        now = self.clock.now()
+        if group.topic.config.expired == "drop":
+            self.batcher.settle([Done(group, messages)])
+        else:
+            self.batcher.settle([Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages])
+        for priority in {message.priority for message in messages}:
+            seqs = [message.seq for message in messages if message.priority == priority]
+            self.core.vanished(group, priority, seqs, now)
+
+    def turn_over(self) -> None:
         self.turn()
 
     # --- time --------------------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
         deadline = self.core.next_deadline()
-        due_ms = self.store.next_due_ms()
-        if due_ms is not None:
-            due = due_ms / 1000
-            deadline = due if deadline is None or due < deadline else deadline
+        tick_ms = None if self.batcher.ticking else self.store.next_tick_ms()
+        for at_ms in (self.store.next_due_ms(), tick_ms):
+            if at_ms is not None and (deadline is None or at_ms / 1000 < deadline):
+                deadline = at_ms / 1000
         if deadline is None or deadline >= self._timer_at - TIMER_SLACK_S:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - self._clock.now()), self._fire)
+        self._timer = self._loop.call_later(max(0.0, deadline - self.clock.now()), self._fire)
 
     def _fire(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        now = self._clock.now()
+        now = self.clock.now()
+        now_ms = to_ms(now)
         self.core.handle_timer(now)
         due_ms = self.store.next_due_ms()
-        if due_ms is not None and due_ms <= to_ms(now):
-            self.store.due(to_ms(now))
+        if due_ms is not None and due_ms <= now_ms:
+            self.store.due(now_ms)
+        tick_ms = self.store.next_tick_ms()
+        if tick_ms is not None and tick_ms <= now_ms:
+            self.batcher.tick()
         self.turn()
+
+    # --- the end -----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """No timer any more. The batcher may still have work."""

@@ -1,4 +1,4 @@
-"""Who may open a WebSocket, as far as the request's headers tell: path, Origin, subprotocols.
+"""Who may open a WebSocket, as far as the request's headers tell: path and subprotocols. Origins have origins.py.
 
 Owns the rules that are ours and need no WebSocket library; connection.py joins them to the library's. Pure functions.
 """
@@ -34,24 +34,6 @@ class UpgradeRequest(NamedTuple):
 def values(headers: RawHeaders, name: bytes) -> list[str]:
     """Every line of one header, in order. Latin-1 loses no byte (RFC 9110 §5.5)."""
     return [value.decode("latin-1") for key, value in headers if key == name]
-
-
-def origin_allowed(headers: RawHeaders, origins: frozenset[str], *, secure: bool) -> bool:
-    """Whether a page of this Origin may use us. Absent: not a browser, allowed. Exact match, nothing else.
-
-    With no list, the page must come from where we are: Origin and Host agree. Without TLS of our own there may be a
-    proxy that has it, so both schemes count. `null` (a sandboxed frame, a local file) is nobody, even for `*`.
-    """
-    given = values(headers, b"origin")
-    if not given:
-        return True
-    if len(given) > 1 or given[0] == "null":
-        return False
-    if origins:
-        return "*" in origins or given[0] in origins
-    scheme, _, authority = given[0].partition("://")
-    hosts = [host.lower() for host in values(headers, b"host")]
-    return bool(authority) and hosts == [authority] and scheme in (("https",) if secure else ("http", "https"))
 
 
 def offered_subprotocols(headers: RawHeaders) -> list[str]:

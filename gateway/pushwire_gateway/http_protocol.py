@@ -49,11 +49,11 @@ class _Refused(Exception):
 class HttpProtocol(HttpToolsProtocol):
     """From accept to the end, or to the upgrade."""
 
-    def __init__(self, hub: Hub, config: Config, state: ServerState, admission: Admission) -> None:
+    def __init__(self, hub: Hub, config: Config, state: ServerState) -> None:
         super().__init__(config, state, {}, hub.loop)
         self._hub = hub
         self._limits = hub.gateway.settings
-        self._admission = admission  # a WebSocket takes it along
+        self._admission: Admission | None = None
         self._secure = False  # TLS: cannot be half-closed
         self._phase = IDLE
         self._deadline = float("inf")  # of the phase
@@ -66,8 +66,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     # --- the connection's life -----------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+    def adopt(self, transport: asyncio.Transport, admission: Admission) -> None:
         """The connection has been let in: begin to read requests."""
+        self._admission = admission
         self._hub.join(self)
         super().connection_made(transport)
         self._secure = transport.get_extra_info("sslcontext") is not None
@@ -76,6 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._expect(HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._admission is None:
+            return  # never adopted, or a WebSocket by now
         self._admission.release()
         self._hub.leave(self)
         self._phase = LINGER
@@ -357,7 +360,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._open_websocket(rest)
 
     def _open_websocket(self, rest: bytes) -> None:
-        hub, transport = self._hub, self.transport
+        hub, transport, admission = self._hub, self.transport, self._admission
+        assert admission is not None  # adopted, or there would be no request
         request = UpgradeRequest(self.scope["method"], self.url, self.scope["http_version"], self.headers)
         handshake = negotiate(hub.gateway, request, hub.origins, secure=self._secure)
         if isinstance(handshake, bytes):
@@ -365,9 +369,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._linger(handshake)
             return
         self._phase = UPGRADED
+        self._admission = None
         self.connections.discard(self)
         self.parser = None  # type: ignore[assignment]  # breaks the cycle of parser and callbacks, as uvicorn does
-        connection = Connection(hub, transport, handshake, self._admission)
+        self.flow.resume_reading()
+        connection = Connection(hub, transport, handshake, admission)
         hub.join(connection)
         hub.leave(self)
         connection.start(handshake, full=self.flow.write_paused)

@@ -29,6 +29,8 @@ Alg = Literal["HS256", "RS256", "ES256"]
 
 HMAC_SECRET_BYTES_MIN: Final = 32  # RFC 7518 §3.2: at least the size of the hash
 RSA_BITS_MIN: Final = 2048  # RFC 7518 §3.3
+RSA_BITS_MAX: Final = 8192  # of a published key, so that verifying stays below a millisecond; 4096 are in use
+RSA_EXPONENT_MAX: Final = 2**32 - 1  # of a published key: verifying costs a step a bit; 65537 is in use
 KID_CHARS_MAX: Final = 255
 
 
@@ -48,6 +50,39 @@ class SigningKey:
     kid: str
     alg: Alg
     secret_or_pem: bytes = field(repr=False)
+
+
+def is_kid(text: str) -> bool:
+    """Whether a text may name a key."""
+    return 1 <= len(text) <= KID_CHARS_MAX and text.isprintable()
+
+
+def rsa_verify_key(kid: str, modulus: int, exponent: int) -> VerifyKey:
+    """The RS256 key of these numbers (RFC 7518 §6.3.1). Raises ConfigError when they make no usable key."""
+    if modulus.bit_length() > RSA_BITS_MAX or exponent > RSA_EXPONENT_MAX:
+        raise ConfigError(f"key {kid!r}: more than {RSA_BITS_MAX} bits, or a public exponent of more than 32")
+    if modulus % 2 == 0:  # the one thing below that OpenSSL takes until it has to calculate with it
+        raise ConfigError(f"key {kid!r}: not an RSA key (an even modulus)")
+    try:
+        public = rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    except Exception as error:  # noqa: BLE001  no closed set of errors either: numbers that OpenSSL will not have
+        raise ConfigError(f"key {kid!r}: not an RSA key ({type(error).__name__})") from None
+    return _published(kid, "RS256", public)
+
+
+def p256_verify_key(kid: str, x: int, y: int) -> VerifyKey:
+    """The ES256 key of this point on P-256 (RFC 7518 §6.2.1). Raises ConfigError when it does not lie there."""
+    try:
+        public = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    except Exception as error:  # noqa: BLE001  as above
+        raise ConfigError(f"key {kid!r}: not a point on P-256 ({type(error).__name__})") from None
+    return _published(kid, "ES256", public)
+
+
+def _published(kid: str, alg: Alg, public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> VerifyKey:
+    _check_label(kid, alg)
+    _check_family(kid, alg, public)
+    return VerifyKey(kid, alg, public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
 def checked_material(key: VerifyKey) -> bytes:
@@ -75,7 +110,7 @@ def checked_signing_material(key: SigningKey) -> bytes:
 
 
 def _check_label(kid: str, alg: str) -> None:
-    if not 1 <= len(kid) <= KID_CHARS_MAX or not kid.isprintable():
+    if not is_kid(kid):
         raise ConfigError(f"a kid must have 1 to {KID_CHARS_MAX} printable characters")
     if alg not in get_args(Alg):
         raise ConfigError(f"key {kid!r}: alg must be one of {', '.join(get_args(Alg))}")

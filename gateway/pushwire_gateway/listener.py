@@ -32,12 +32,11 @@ ACCEPTS_PER_TURN_MAX: Final = 128
 """Connections accepted in one loop turn, and the kernel's queue of those that wait. They need descriptors before any
 of them can be refused, so this must stay far below the reserve that caps.py keeps."""
 
-SWEEP_S: Final = 0.4
-"""Each connection is checked about this often. A stall is seen one check after it began, at the latest, and judged one
-check after its 5 s: below 6 s together. Rarer costs less: a check is mostly cache misses, 2 us with 3,000 idle ones."""
+SWEEP_S: Final = 0.25
+"""Each connection is checked about this often: a fraction of the shortest limit anybody sets (5 s)."""
 
 SWEEP_SLICE: Final = 500
-"""Connections checked in one loop turn, about 1 ms: all of 10,000 at once would delay every push by 20."""
+"""Connections checked in one loop turn, about 1 ms of work: a sweep over 10,000 at once would delay every push."""
 
 TLS_HANDSHAKE_S: Final = 5.0
 """As the time for the HTTP head, which begins behind it."""
@@ -134,9 +133,9 @@ class Listener:
 
     def begin(self, transport: asyncio.Transport, admission: Admission) -> HttpProtocol:
         """HTTP takes over an admitted connection."""
-        http = HttpProtocol(self._hub, self._config, self._state, admission)
+        http = HttpProtocol(self._hub, self._config, self._state)
         transport.set_protocol(http)
-        http.connection_made(transport)
+        http.adopt(transport, admission)
         return http
 
     def handshake(self, gate: _Gate, transport: asyncio.Transport, admission: Admission) -> None:
@@ -188,9 +187,8 @@ class Listener:
             self._state.default_headers = [(b"date", formatdate(now, usegmt=True).encode("ascii"))]
         rounds = max(1, -(-len(self._hub.live) // SWEEP_SLICE))
         due, self._unswept = self._unswept[:SWEEP_SLICE], self._unswept[SWEEP_SLICE:]
-        live = self._hub.live
         for connection in due:
-            if connection in live:
+            if connection in self._hub.live:
                 self._check(connection, now)
         self._sweep_timer = self._loop.call_later(SWEEP_S / rounds, self._sweep)
 
@@ -250,7 +248,7 @@ class _Gate(asyncio.Protocol):
         self.early = bytearray()  # decrypted before the handshake's task ran on; at most one read
 
     def connection_made(self, base: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.Transport", base)  # uvloop's transports have no base class
+        transport = cast(asyncio.Transport, base)  # uvloop's transports have no base class
         self._transport = transport
         transport.set_write_buffer_limits(TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES)
         admission = self._listener.admit(transport)

@@ -25,3 +25,11 @@ class Refusal:
     @property
     def retryable(self) -> bool:
         return ERRORS[self.code].retryable and not self.final
+
+
+class Refused(Exception):
+    """A request that did not succeed, where it is awaited."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal

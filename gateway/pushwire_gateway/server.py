@@ -9,16 +9,15 @@ import asyncio
 import gc
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
-from pushwire_storage.base import Store, StoreError
+from pushwire_storage.base import Revocation, Store, StoreError
 from pushwire_storage.memory import MemoryStore
 from pushwire_storage.sqlite import SqliteStore
 
-from .auth import TokenVerifier, VerifyKey, build_ring
 from .caps import Caps
 from .clock import AnchoredClock, Clock
 from .engine import Engine
@@ -26,6 +25,7 @@ from .gateway import Gateway
 from .listener import Listener
 from .settings import Settings
 from .throttle import Throttle
+from .tokens import make_tokens
 
 log = structlog.get_logger("pushwire")
 
@@ -59,18 +59,6 @@ def make_store(settings: Settings) -> Store:
     )
 
 
-def make_verifier(settings: Settings) -> TokenVerifier:
-    """The verifier for the keys that the settings name. Raises ConfigError."""
-    ring = build_ring([VerifyKey(key.kid, key.alg, key.material()) for key in settings.keys])
-    return TokenVerifier(
-        ring,
-        audience=settings.audience,
-        issuer=settings.issuer,
-        leeway_s=settings.token_leeway_s,
-        lifetime_s_max=settings.token_lifetime_s_max,
-    )
-
-
 def make_throttle(settings: Settings, clock: Clock) -> Throttle:
     """The rate limits that the settings name."""
     return Throttle(
@@ -88,6 +76,19 @@ def make_throttle(settings: Settings, clock: Clock) -> Throttle:
     )
 
 
+class LateCatalog:
+    """The revocations' part of a store's catalog, for who is made before the store is open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def revoke(self, revocation: Revocation) -> None:
+        await self._store.catalog().revoke(revocation)
+
+    async def revocations(self) -> Sequence[Revocation]:
+        return await self._store.catalog().revocations()
+
+
 class Server:
     """One gateway: `start`, then `wait`, then `drain`."""
 
@@ -95,7 +96,7 @@ class Server:
         self.settings = settings
         self.clock = clock or AnchoredClock()
         self.store = store or make_store(settings)
-        self._verifier = make_verifier(settings)
+        self.tokens = make_tokens(settings, LateCatalog(self.store), self.clock.now)
         self._stopping = asyncio.Event()
         self._failure: StoreError | None = None
         self.listener: Listener | None = None
@@ -103,16 +104,19 @@ class Server:
 
     async def start(self) -> None:
         """Open the store, then the port. Raises StoreError, OSError."""
-        self.engine = Engine(self.store, self.clock, _Loop(), self.settings, self._broken)
+        loop = _Loop()
+        self.engine = Engine(self.store, self.clock, loop, self.settings, self._broken)
         await self.engine.start()
+        await self.tokens.start()
         self.gateway = Gateway(
             self.settings,
             self.clock,
             self.engine,
             make_throttle(self.settings, self.clock),
-            self._verifier,
+            self.tokens,
             Caps(self.settings),
         )
+        self.gateway.start(loop)
         listener = self.listener = Listener(self.gateway)
         self.url = await listener.start()
         gc.collect()
@@ -146,18 +150,19 @@ class Server:
         assert self.listener is not None  # `start` has returned
         if self._failure is not None:
             self.listener.abort()
+            await self.tokens.close()
             await self.store.close()
             return EXIT_BROKEN
         log.info("draining", connections=len(self.gateway.sessions))
         self.gateway.draining = True
         deadline = asyncio.get_running_loop().time() + self.settings.drain_s
         await self.listener.stop_accepting()
-        for session in list(self.gateway.sessions):
-            session.drain(int(random.random() * GOODBYE_SPREAD_MS))
-        self.engine.turn()
+        self.gateway.drain(lambda: int(random.random() * GOODBYE_SPREAD_MS))
         await self.engine.settled(deadline)
         await self.listener.drain(deadline)
+        self.gateway.stop()
         self.engine.stop()
+        await self.tokens.close()
         await self.store.close()
         log.info("stopped")
         return self._exit_code()
@@ -166,6 +171,7 @@ class Server:
         """Give up what `start` has taken: no drain, because nobody was served yet."""
         if self.listener is not None:
             self.listener.abort()
+        await self.tokens.close()
         await self.store.close()
 
     def _exit_code(self) -> int:

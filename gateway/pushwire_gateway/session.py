@@ -1,22 +1,21 @@
 """Protocol state of one client: frames in, checks, engine; answers out through its outbox.
 
-Owns who the client is, what it may do and when its token ends. Checks rights before limits and both before the
-engine, never after the database. Knows no JSON and no socket: the codec and the connection do.
+Owns the life of a connection's session: who the client is, when its token ends, whether it is alive, what it resumes
+and what it leaves. Checks rights before limits and both before the engine, never after the database. Knows no JSON and
+no socket: the codec and the connection do.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pushwire.wire.codes import CLOSES, ERRORS
+from pushwire.wire.codes import CLOSES
 from pushwire.wire.frames import (
     Ack,
     Auth,
     ClientFrame,
-    Error,
     Extend,
     Flow,
     Goodbye,
@@ -31,75 +30,93 @@ from pushwire.wire.frames import (
     Reject,
     Release,
     Subscribe,
+    SubscribeTail,
     Unsubscribe,
     Welcome,
 )
-from pushwire_storage.base import Group, StoreError
+from pushwire_storage.base import Group
 
-from .auth import Unauthorized
-from .clock import to_ms
+from .auth import Unauthorized, UnknownKey
 from .core import model as core
+from .operations import Operations
 from .outbox import Outbox
 from .ports import Link
-from .refusal import Refusal
 from .rights import Principal
+from .sessions import Held
+from .sysstats import Tally
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-MINUTE_S = 60.0
-BUSY, UNSENT = 1, 2
 SERVER = "pushwire/0.1"
-"""Shown in `welcome`: enough to work around a version, not enough to pick an exploit."""
+"""Shown in `welcome`: enough for a client to work around a version, not enough to pick an exploit."""
+
+LOST = frozenset({4000, 4001})
+"""Closes that are a lost connection in all but name: what the session holds may wait for it."""
+
+Leases = Mapping[str, Sequence[str]]
 
 
-class Session:
+class Session(Operations):
     """One WebSocket client."""
 
     __slots__ = (
         "_auth_deadline",
-        "_core",
-        "_expired",
         "_expires_at",
-        "_faults",
-        "_gateway",
         "_heard_at",
-        "_link",
-        "_paused",
         "_pinged_at",
-        "_principal",
+        "_revocations_seen",
         "_seat",
-        "_subs_coming",
-        "ended",
-        "id",
-        "outbox",
+        "_tally",
+        "_verifying",
+        "opened_at",
     )
 
     def __init__(self, gateway: Gateway, link: Link, outbox: Outbox, principal: Principal | None, now: float) -> None:
         settings = gateway.settings
-        self._gateway = gateway
-        self._link = link
-        self.outbox = outbox
-        self.id = f"{settings.node}.{secrets.token_urlsafe(16)}"
-        self._principal = principal
-        self._core: core.Session | None = None
+        super().__init__(gateway, link, outbox, principal, f"{settings.node}.{secrets.token_hex(8)}")
         self._seat: Any = None  # this connection's place among those of its subject
+        self._tally = Tally()  # of its tenant, once that is known
         self._expires_at = float("inf")
-        self._expired = False
         self._auth_deadline = now + settings.auth_timeout_s
         self._heard_at = now
         self._pinged_at = 0.0  # 0: no ping is waiting for an answer
-        self._faults: deque[float] | None = None
-        self._subs_coming: set[str] = set()  # subscriptions whose topic or group is being created
-        self._paused = 0  # reasons why this socket is not read: BUSY, UNSENT
-        self.ended = False
+        self._revocations_seen = 0
+        self._verifying = False  # an auth waits for the issuer's keys
+        self.opened_at = now
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who it is, once that is known."""
+        return self._principal
+
+    @property
+    def held(self) -> Held | None:
+        """The session that this connection serves."""
+        return self._held
+
+    @property
+    def tails(self) -> int:
+        """How many tails it follows."""
+        return len(self._following)
+
+    @property
+    def ip(self) -> str:
+        """The address of its peer."""
+        return self._link.ip
+
+    @property
+    def expires_at(self) -> float:
+        """When its token ends."""
+        return self._expires_at
 
     # --- what the connection calls -----------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
         """The WebSocket is open; with a token from the handshake the client is known already."""
-        if self._principal is not None:
-            self._admit(self._principal, None, now)
+        principal, self._principal = self._principal, None
+        if principal is not None:
+            self._admit(principal, None, now)
         self._gateway.engine.touch(self)
         self._gateway.engine.turn()
 
@@ -114,8 +131,6 @@ class Session:
         engine = self._gateway.engine
         engine.touch(self)
         engine.turn()
-        if self.outbox.above_high:
-            self._pause(UNSENT)  # it asks for more than it reads
 
     def check(self, now: float) -> None:
         """Called a few times a second: everything that happens because time passes."""
@@ -124,15 +139,16 @@ class Session:
         settings = self._gateway.settings
         if self._principal is None or self._expired:
             if now >= self._auth_deadline:
-                self._end(4401 if self._expired else 4408)
-                self._gateway.engine.turn()
+                self._end_now(4401 if self._expired else 4408)
                 return
         elif now >= self._expires_at:
             self._expire(now)
+        elif self._revoked(self._principal):
+            self._end_now(4401)
+            return
         if self._pinged_at:
             if now - self._pinged_at >= settings.pong_timeout_s:
-                self._end(4001)
-                self._gateway.engine.turn()
+                self._end_now(4001)
         elif now - self._heard_at >= settings.ping_interval_s:
             self._pinged_at = now
             self.outbox.send(Ping())
@@ -141,32 +157,38 @@ class Session:
     def writable(self, now: float) -> None:
         """The transport has drained."""
         self.outbox.flush()
-        if self.outbox.below_low:
-            self._resume(UNSENT)
-
-    def _pause(self, reason: int) -> None:
-        self._paused |= reason
-        self._link.pause_reading()
-
-    def _resume(self, reason: int) -> None:
-        if self._paused & reason:
-            self._paused &= ~reason
-            if not self._paused:
-                self._link.resume_reading()
+        self._following.catch_up()
 
     def closed(self, now: float) -> None:
-        """The connection is gone: its leases go back at once."""
-        self._leave(drained=False)
+        """The connection is gone: its leases go back, at once or after the session's grace."""
+        self._leave(drained=False, grace=True)
         self._gateway.engine.turn()
 
-    # --- what the engine and the server call -------------------------------------------------------------------
+    # --- what the engine, the register and the server call -----------------------------------------------------
 
     def push(self, sub: core.Subscription, deliveries: list[core.Pending], now: float) -> None:
         group: Group = sub.group.handle
-        self.outbox.send(Messages(sub.name, group.topic.name, to_ms(sub.ack_timeout_s), deliveries))
+        expires_in_ms = int(sub.ack_timeout_s * 1000)
+        self._tally.delivered += len(deliveries)
+        self.outbox.send(Messages(sub.name, group.topic.name, expires_in_ms, deliveries))
 
-    def flush(self) -> None:
-        self.outbox.flush()
+    def unhealthy(self, sub: core.Subscription) -> None:
+        """It lets lease after lease run out: others shall have its messages."""
+        if self._held is not None:
+            self._gateway.registry.part(self._held, [sub])
+            self.dismissed(sub, "consumer_unhealthy")
+
+    def dismissed(self, sub: core.Subscription, code: str) -> None:
+        self._trouble(code, sub.name)
+        self._gateway.engine.touch(self)
+
+    def session_over(self, session: core.Session) -> None:
+        """It ended with this connection, which knows."""
+
+    def moved(self, held: Held) -> None:
+        """Another connection serves the session now."""
+        self._held = None
+        self._end(4409)
 
     def drain(self, retry_after_ms: int) -> None:
         """The gateway is going away: nothing is handed out any more, and what was counts for nothing."""
@@ -174,96 +196,189 @@ class Session:
         self._end(1012, retry_after_ms)
 
     def kick(self, code: int) -> None:
-        """End the connection for a reason of ours."""
+        """End the connection for a reason of ours; its leases go back at once."""
         self._leave(drained=False)
         self._end(code)
 
     # --- who the client is -------------------------------------------------------------------------------------
 
-    def _admit(self, principal: Principal, ref: Ref | None, now: float) -> None:
+    def on_auth(self, frame: Auth, now: float) -> None:
+        try:
+            principal = self._gateway.verifier.verify(frame.token, now)
+        except UnknownKey:
+            self._verify_late(frame)
+        except Unauthorized:
+            self._not_accepted(frame.ref)
+        else:
+            self._verified(principal, frame, now)
+
+    def _verify_late(self, frame: Auth) -> None:
+        """Signed with a key that the issuer may have published a moment ago."""
+        if self._verifying:
+            self._error("unauthorized", frame.ref)
+            return
+        self._verifying = True
+
+        def done(principal: Principal | None) -> None:
+            self._verifying = False
+            if self.ended:
+                return
+            if principal is None:
+                self._not_accepted(frame.ref)
+            else:
+                self._verified(principal, frame, self._gateway.clock.now())
+            self._gateway.engine.touch(self)
+            self._gateway.engine.turn()
+
+        self._gateway.tokens.verify_late(frame.token, done)
+
+    def _not_accepted(self, ref: Ref | None) -> None:
+        self._error("unauthorized", ref)
+        if self._principal is None or self._expired:
+            self._end(4401)
+
+    def _verified(self, principal: Principal, frame: Auth, now: float) -> None:
+        known = self._principal
+        if known is None:
+            self._admit(principal, frame, now)
+        elif (principal.tenant, principal.subject) != (known.tenant, known.subject):
+            self._error("forbidden", frame.ref, detail="a refresh must name the same subject and tenant")
+        elif self._controls_allowed(frame.ref):
+            self._refresh(principal, frame, now)
+
+    def _admit(self, principal: Principal, frame: Auth | None, now: float) -> None:
+        """The client has shown its first token, in the handshake or in this frame."""
         if self._gateway.draining:  # came in before, shows its token only now: nothing is handed out any more
             self._end(1012)
             return
-        settings = self._gateway.settings
-        limit = principal.limits.connections or settings.connections_per_subject
-        self._seat = self._gateway.caps.take_subject(
-            principal.tenant, principal.subject, min(limit, settings.connections_per_subject)
-        )
+        settings, ref = self._gateway.settings, None if frame is None else frame.ref
+        subs = self._resume(frame, principal, now)  # before the seat: the connection that had it gives up its own
+        limit = min(principal.limits.connections or settings.connections_per_subject, settings.connections_per_subject)
+        self._seat = self._gateway.caps.take_subject(principal.tenant, principal.subject, limit)
         if self._seat is None:
-            self._error("too_many_connections", ref, retry_after_ms=1000)
+            self._error("too_many_connections", ref)
+            self._leave(drained=False, grace=True)
             self._end(4429)
             return
-        self._principal = principal
-        self._expires_at = principal.valid_until
-        prefix = f"{settings.node}.{secrets.token_urlsafe(12)}"
-        self._core = core.Session(self, prefix, settings.in_flight_bytes_max)
+        if self._held is None:
+            self._held = self._gateway.registry.open(self, principal)
+        self._accept(principal)
+        self._tally = self._gateway.tally(principal.tenant)
         self._link.authenticated()
         self._gateway.sessions.add(self)
+        self._welcome(now)
+        if frame is not None and (ref is not None or _about_session(frame)):
+            self._confirm_auth(frame, subs, now)
+
+    def _welcome(self, now: float) -> None:
+        assert self._held is not None  # it has just been admitted
+        assert self._principal is not None  # (as above)
+        settings = self._gateway.settings
         self.outbox.send(
             Welcome(
-                session=self.id,
+                session=self._held.secret,
                 server=SERVER,
                 epoch=self._gateway.engine.store.epoch,
                 heartbeat_ms=int(settings.ping_interval_s * 1000),
                 pong_timeout_ms=int(settings.pong_timeout_s * 1000),
                 expires_in_ms=self._expires_in_ms(now),
-                limits=self._gateway.announced_limits(principal),
+                limits=self._gateway.announced_limits(self._principal),
             )
         )
-        if ref is not None:
-            self.outbox.send(Ok(ref, expires_in_ms=self._expires_in_ms(now)))
 
-    def _expires_in_ms(self, now: float) -> int:
-        return max(0, to_ms(self._expires_at - now))
-
-    def on_auth(self, frame: Auth, now: float) -> None:
-        try:
-            principal = self._gateway.verifier.verify(frame.token, now)
-        except Unauthorized:
-            self._error("unauthorized", frame.ref)
-            if self._principal is None or self._expired:
-                self._end(4401)
+    def _refresh(self, principal: Principal, frame: Auth, now: float) -> None:
+        """A new token of the same client; perhaps it names a session to go on with."""
+        assert self._held is not None  # the client is known
+        if frame.session not in (None, self._held.secret) and (
+            self._held.core.subs or self._coming or len(self._following)
+        ):
+            self._error("conflict", frame.ref, detail="a session is resumed before the first subscription")
             return
-        known = self._principal
-        if known is None:
-            self._admit(principal, frame.ref, now)
-        elif (principal.tenant, principal.subject) != (known.tenant, known.subject):
-            self._error("forbidden", frame.ref, detail="a refresh must name the same subject and tenant")
-        elif self._controls_allowed(frame.ref):
-            self._principal = principal
-            self._expires_at = principal.valid_until
-            self._expired = False
-            self._drop_forbidden(principal)
-            self.outbox.send(Ok(frame.ref, expires_in_ms=self._expires_in_ms(now)))
+        lost = self._part_forbidden(self._held, principal)
+        subs = self._resume(frame, principal, now)
+        self._accept(principal)
+        self._confirm_auth(frame, subs, now)
+        for sub in lost:
+            self._trouble("forbidden", sub.name)
+        self._following.drop_forbidden(principal)
 
-    def _drop_forbidden(self, principal: Principal) -> None:
-        """Subscriptions that the new token no longer allows end."""
-        assert self._core is not None  # set when the principal was
+    def _accept(self, principal: Principal) -> None:
+        assert self._held is not None  # both callers have seen to it
+        self._principal = self._held.principal = principal
+        self._expires_at = principal.valid_until
+        self._expired = False
+        self._revocations_seen = self._gateway.revocations.version  # the verifier has just asked
+
+    def _confirm_auth(self, frame: Auth, subs: Leases | None, now: float) -> None:
+        assert self._held is not None  # the client is known
+        if frame.resume_grace_ms is not None:
+            self._held.core.grace_s = min(frame.resume_grace_ms / 1000, self._gateway.settings.resume_grace_s_max)
+        ok = Ok(frame.ref, expires_in_ms=self._expires_in_ms(now))
+        if _about_session(frame):
+            ok.session, ok.resumed, ok.subs = self._held.secret, subs is not None, subs
+        self.outbox.send(ok)
+
+    def _resume(self, frame: Auth | None, principal: Principal, now: float) -> Leases | None:
+        """Take over the session that the frame names. Returns the leases it holds by subscription; None when there is
+        none to take over: no secret, a foreign one, or too late."""
+        if frame is None or frame.session is None:
+            return None
+        registry = self._gateway.registry
+        found, own = registry.find(frame.session, principal), self._held
+        if found is None or found is own:
+            return None
+        if not found.away:
+            self._gateway.engine.turn()  # what is being pushed goes to the connection it was pushed for
+        self._part_forbidden(found, principal)  # the client learns of these by missing them in the answer
+        subs = {name: list(sub.leases) for name, sub in found.core.subs.items()}
+        if own is not None:
+            registry.leave(own, now, grace=False)
+        self._held = found
+        registry.take_over(found, self, principal, now)
+        return subs
+
+    def _part_forbidden(self, held: Held, principal: Principal) -> list[core.Subscription]:
+        """Subscriptions that the new token does not allow end."""
         lost = []
-        for sub in self._core.subs.values():
+        for sub in held.core.subs.values():
             group: Group = sub.group.handle
             if not principal.may("consume", group.topic.name, group.name):
                 lost.append(sub)
-        self._end_subscriptions(lost, "forbidden")
+        if lost:
+            self._gateway.registry.part(held, lost)
+        return lost
+
+    def _expires_in_ms(self, now: float) -> int:
+        return max(0, int((self._expires_at - now) * 1000))
 
     def _expire(self, now: float) -> None:
         """The token ended: delivery stops and the leases go back, now. A fresh token may still save the connection."""
-        assert self._core is not None
         self._expired = True
         self._auth_deadline = now + self._gateway.settings.auth_timeout_s
-        self._end_subscriptions(list(self._core.subs.values()), "unauthorized")
+        if self._held is not None:
+            subs = list(self._held.core.subs.values())
+            self._gateway.registry.part(self._held, subs)
+            for sub in subs:
+                self._trouble("unauthorized", sub.name)
+        self._following.stop_all("unauthorized")
         self._gateway.engine.touch(self)
         self._gateway.engine.turn()
 
-    def _end_subscriptions(self, subs: list[core.Subscription], code: str) -> None:
-        if subs and self._core is not None:
-            self._gateway.engine.unsubscribe(self._core, subs)
-            for sub in subs:
-                self._error(code, None, sub=sub.name)
+    def _revoked(self, principal: Principal) -> bool:
+        revocations = self._gateway.revocations
+        if revocations.version == self._revocations_seen:
+            return False
+        self._revocations_seen = revocations.version
+        return revocations.affected(principal)
 
-    def _leave(self, *, drained: bool) -> None:
-        if self._core is not None:
-            self._gateway.engine.disconnect(self._core, drained=drained)
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _leave(self, *, drained: bool, grace: bool = False) -> None:
+        """Nothing is handed out to this connection any more. `grace`: its client may come back for what it holds."""
+        self._following.stop_all()
+        held, self._held = self._held, None
+        if held is not None:
+            self._gateway.registry.leave(held, self._gateway.clock.now(), grace=grace, drained=drained)
         if self._seat is not None:
             self._seat.release()
             self._seat = None
@@ -271,226 +386,31 @@ class Session:
         self.ended = True
 
     def _end(self, code: int, retry_after_ms: int | None = None) -> None:
-        """Say goodbye and close."""
-        self._leave(drained=False)
+        self._leave(drained=False, grace=code in LOST)
         close = CLOSES[code]
         self.outbox.send(Goodbye(code, close.reason, close.reconnect, retry_after_ms))
         self.outbox.flush()
         self._link.close(code, close.reason)
 
-    # --- answers -----------------------------------------------------------------------------------------------
+    def _end_now(self, code: int) -> None:
+        self._end(code)
+        self._gateway.engine.turn()
 
-    def _error(
-        self,
-        code: str,
-        ref: Ref | None,
-        *,
-        detail: str = "",
-        retry_after_ms: int | None = None,
-        sub: str | None = None,
-        leases: Sequence[str] | None = None,
-        final: bool = False,
-    ) -> None:
-        refusal = Refusal(code, detail, retry_after_ms, final)
-        self.outbox.send(Error(code, refusal.message, ref, refusal.retryable, retry_after_ms, sub, leases))
 
-    def _refuse(self, refusal: Refusal, ref: Ref | None) -> None:
-        self.outbox.send(Error(refusal.code, refusal.message, ref, refusal.retryable, refusal.retry_after_ms))
-
-    def _fault(self, now: float) -> None:
-        """Malformed or foreign operations: a few are a bug, many are an attack."""
-        faults = self._faults
-        if faults is None:
-            faults = self._faults = deque()
-        while faults and faults[0] <= now - MINUTE_S:
-            faults.popleft()
-        faults.append(now)
-        if len(faults) > self._gateway.settings.malformed_per_minute:
-            self._end(4400)
-
-    def _known(self, ref: Ref | None) -> Principal | None:
-        """The client's principal, or an error reply."""
-        if self._principal is None or self._expired:
-            self._error("unauthorized", ref)
-            return None
-        return self._principal
-
-    def _controls_allowed(self, ref: Ref | None) -> bool:
-        refusal = self._gateway.control(self.id)
-        if refusal is not None:
-            self._refuse(refusal, ref)
-        return refusal is None
-
-    # --- operations --------------------------------------------------------------------------------------------
-
-    def on_publish(self, frame: Publish, now: float) -> None:
-        principal = self._known(frame.ref)
-        if principal is None:
-            return
-        ref = frame.ref
-
-        def done(refusal: Refusal | None) -> None:
-            if self.ended:
-                return
-            if refusal is None:
-                self.outbox.send(Ok(ref, frame.messages))
-            else:
-                self._refuse(refusal, ref)
-            self._gateway.engine.touch(self)
-
-        refusal = self._gateway.publish(principal, frame.topic, frame.messages, frame.size_bytes, done)
-        if refusal is not None:
-            self._refuse(refusal, ref)
-            if refusal.code == "forbidden":
-                self._fault(now)
-            elif refusal.code == "busy":
-                self._pause(BUSY)
-                self._gateway.engine.batcher.when_relieved(lambda: self._resume(BUSY))
-
-    def on_subscribe(self, frame: Subscribe, now: float) -> None:
-        principal = self._known(frame.ref)
-        if principal is None or self._core is None or not self._controls_allowed(frame.ref):
-            return
-        settings = self._gateway.settings
-        name = frame.sub or f"s{self._core.lease_count}.{len(self._core.subs) + len(self._subs_coming)}"
-        if name in self._core.subs or name in self._subs_coming:
-            self._error("already_subscribed", frame.ref)
-            return
-        if len(self._core.subs) + len(self._subs_coming) >= settings.subscriptions_per_connection:
-            self._error("too_many_subscriptions", frame.ref)
-            return
-        if not principal.may("consume", frame.topic, frame.group):
-            self._error("forbidden", frame.ref)
-            self._fault(now)
-            return
-        self._subs_coming.add(name)
-
-        def ready(group: Group | None, refusal: Refusal | None) -> None:
-            self._subs_coming.discard(name)
-            if self.ended:
-                return
-            if group is None:
-                self._refuse(refusal or Refusal("internal"), frame.ref)
-            else:
-                self._join(group, name, frame)
-            self._gateway.engine.touch(self)
-
-        self._gateway.find_group(principal, frame.topic, frame.group, frame.start, ready)
-
-    def _join(self, group: Group, name: str, frame: Subscribe) -> None:
-        settings = self._gateway.settings
-        principal = self._known(frame.ref)
-        if principal is None or self._core is None:
-            return
-        prefetch_max = min(settings.prefetch_max, principal.limits.prefetch or settings.prefetch_max)
-        prefetch = min(settings.prefetch if frame.prefetch is None else frame.prefetch, prefetch_max)
-        ack_timeout_s = settings.ack_timeout_s if frame.ack_timeout_ms is None else frame.ack_timeout_ms / 1000
-        ack_timeout_s = min(ack_timeout_s, settings.ack_timeout_s_max)
-        self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=to_ms(ack_timeout_s)))
-        self._gateway.engine.subscribe(self._core, name, group, prefetch, ack_timeout_s)
-
-    def _subscription(self, name: str, ref: Ref | None) -> core.Subscription | None:
-        sub = None if self._core is None else self._core.subs.get(name)
-        if sub is None:
-            self._error("unknown_subscription", ref)
-        return sub
-
-    def on_unsubscribe(self, frame: Unsubscribe, now: float) -> None:
-        if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
-            return
-        sub = self._subscription(frame.sub, frame.ref)
-        if sub is not None:
-            self._gateway.engine.unsubscribe(sub.session, [sub])
-            if frame.ref is not None:
-                self.outbox.send(Ok(frame.ref))
-
-    def on_flow(self, frame: Flow, now: float) -> None:
-        principal = self._known(frame.ref)
-        if principal is None or not self._controls_allowed(frame.ref):
-            return
-        sub = self._subscription(frame.sub, frame.ref)
-        if sub is not None:
-            settings = self._gateway.settings
-            prefetch = min(frame.prefetch, settings.prefetch_max, principal.limits.prefetch or frame.prefetch)
-            self._gateway.engine.core.flow(sub, prefetch, now)
-            if frame.ref is not None:
-                self.outbox.send(Ok(frame.ref, prefetch=prefetch))
-
-    def on_ack(self, frame: Ack, now: float) -> None:
-        held, core_ = self._core, self._gateway.engine.core
-        if frame.through is not None:
-            stale: Sequence[str] = [frame.through] if held is None else core_.ack_through(held, frame.through, now)
-        else:
-            stale = frame.leases if held is None else core_.ack(held, frame.leases, now)
-        self._confirm(frame.ref, stale)
-
-    def on_nack(self, frame: Nack, now: float) -> None:
-        delay_s = None if frame.delay_ms is None else frame.delay_ms / 1000
-        held, nack = self._core, self._gateway.engine.core.nack
-        stale = frame.leases if held is None else nack(held, frame.leases, delay_s, frame.error, now)
-        self._confirm(frame.ref, stale)
-
-    def on_reject(self, frame: Reject, now: float) -> None:
-        held, reject = self._core, self._gateway.engine.core.reject
-        stale = frame.leases if held is None else reject(held, frame.leases, frame.error, now)
-        self._confirm(frame.ref, stale)
-
-    def on_release(self, frame: Release, now: float) -> None:
-        held, release = self._core, self._gateway.engine.core.release
-        stale = frame.leases if held is None else release(held, frame.leases, now)
-        self._confirm(frame.ref, stale)
-
-    def on_extend(self, frame: Extend, now: float) -> None:
-        stale: Sequence[str] = frame.leases
-        deadline = now
-        if self._core is not None:
-            deadline, stale = self._gateway.engine.core.extend(self._core, frame.leases, now)
-        if stale:
-            self._error("stale_lease", frame.ref, leases=stale)
-        elif frame.ref is not None:
-            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, to_ms(deadline - now))))
-
-    def _confirm(self, ref: Ref | None, stale: Sequence[str]) -> None:
-        """Without ref: only what had no effect is reported, at once. With ref: one reply, after the COMMIT."""
-        if ref is None:
-            if stale:
-                self._error("stale_lease", None, leases=stale)
-            return
-
-        def committed(error: StoreError | None) -> None:
-            if self.ended:
-                return
-            if error is not None:
-                self._error(error.code, ref)
-            elif stale:
-                self._error("stale_lease", ref, leases=stale)
-            else:
-                self.outbox.send(Ok(ref))
-            self._gateway.engine.touch(self)
-
-        self._gateway.engine.after_commit(committed)
-
-    def on_ping(self, frame: Ping, now: float) -> None:
-        self.outbox.send(Pong(frame.ref))
-
-    def on_pong(self, frame: Pong, now: float) -> None:
-        """Anything heard is a sign of life; `receive` has noted it."""
-
-    def on_malformed(self, frame: Malformed, now: float) -> None:
-        assert frame.code in ERRORS
-        self._error(frame.code, frame.ref, detail=frame.message)
-        self._fault(now)
+def _about_session(frame: Auth) -> bool:
+    return frame.session is not None or frame.resume_grace_ms is not None
 
 
 _HANDLERS: dict[type, Any] = {
-    Ack: Session.on_ack,
+    Ack: Session.on_settle,
     Publish: Session.on_publish,
     Auth: Session.on_auth,
     Subscribe: Session.on_subscribe,
+    SubscribeTail: Session.on_subscribe_tail,
     Unsubscribe: Session.on_unsubscribe,
-    Nack: Session.on_nack,
-    Reject: Session.on_reject,
-    Release: Session.on_release,
+    Nack: Session.on_settle,
+    Reject: Session.on_settle,
+    Release: Session.on_settle,
     Extend: Session.on_extend,
     Flow: Session.on_flow,
     Ping: Session.on_ping,

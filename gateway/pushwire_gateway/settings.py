@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,6 +67,11 @@ def _float(default: float, low: float, high: float, text: str) -> Any:
     return Field(default, ge=low, le=high, description=text)
 
 
+Origin = Annotated[str, Field(max_length=255, pattern=r"^(?:\*|[a-z][a-z0-9+.-]*://[^\s/?#@*A-Z]+)$")]
+"""An Origin as browsers send it (lower case, no path), or `*`. Only an exact match counts, so an entry of another form
+would be an entry without effect."""
+
+
 class Settings(BaseSettings):
     """All settings. Every field is a TOML key, an environment variable and, where people change it often, a flag."""
 
@@ -81,14 +87,28 @@ class Settings(BaseSettings):
     node: str = Field("n1", pattern=r"^[a-z0-9]{1,8}$", description="node id; begins every session and lease")
     tls_cert_file: Path | None = Field(None, description="certificate chain (PEM); with tls_key_file turns TLS on")
     tls_key_file: Path | None = Field(None, description="private key (PEM)")
-    origins: tuple[str, ...] = Field((), description="exact Origins that may connect; * allows all; empty: same origin")
+    origins: tuple[Origin, ...] = Field(
+        (), description="exact Origins that may connect; * allows all; empty: same origin"
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), max_length=64, description="networks of the proxies whose word on a client's address counts"
+    )
+    proxy_header: Literal["x-forwarded-for", "forwarded"] = Field(
+        "x-forwarded-for", description="where they say it; the other header is the client's own"
+    )
 
     # --- who may come in ---
     keys: tuple[KeySettings, ...] = Field((), max_length=3, description="keys that sign tokens, at most 3")
+    jwks_url: str | None = Field(None, max_length=2048, description="https address of the issuer's JWK set")
+    jwks_file: Path | None = Field(None, description="file with a JWK set, instead of jwks_url")
+    jwks_allow_http_loopback: bool = Field(False, description="jwks_url may be http when its host is this machine")
     audience: str = Field("pushwire", min_length=1, description="required aud claim")
     issuer: str = Field("pushwire", min_length=1, description="required iss claim")
     token_lifetime_s_max: int = _int(3600, 60, 86_400, "longest exp - iat of an accepted token")
     token_leeway_s: int = _int(30, 0, 120, "clock difference allowed between token issuer and gateway")
+    ticket_lifetime_s: float = _float(30, 1, 120, "from the issue of a ticket to its use")
+    tickets_max: int = _int(10_000, 1, 1_000_000, "tickets that wait for their use; the oldest make room")
+    tickets_per_subject: int = _int(32, 1, 1000, "tickets of one subject that wait for their use")
 
     # --- connections ---
     connections_max: int = _int(10_000, 1, 1_000_000, "connections of this gateway; also bounded by open files - 512")
@@ -127,6 +147,12 @@ class Settings(BaseSettings):
     max_deliveries: int = _int(50, 1, 10_000, "deliveries of one message before the dead letters")
     backoff_cap_s: float = _float(1, 0.01, 300, "first back-off cap; doubles with each failure")
     backoff_cap_s_max: float = _float(300, 0.01, 900, "largest back-off cap")
+    unhealthy_timeouts: int = _int(
+        100, 1, 100_000, "leases of a subscription that run out, without one settled between, before it is ended"
+    )
+    resume_grace_s_max: float = _float(60, 0, 60, "longest that leases may outlive their connection")
+    sessions_away_max: int = _int(10_000, 0, 1_000_000, "sessions that may still come back, in total")
+    sessions_away_per_subject: int = _int(16, 0, 1000, "sessions of one subject that may still come back")
     release_hold_s: float = _float(1, 0, 60, "a released message is not offered to the same session for this long")
     dedupe_window_s: int = _int(600, 1, 86_400, "how long a message id is remembered")
     topic_messages_max: int = _int(1_000_000, 1, 1_000_000_000, "messages a topic keeps")
@@ -143,6 +169,7 @@ class Settings(BaseSettings):
     connects_burst_per_ip: int = _int(20, 1, 1_000_000, "new connections at once of one address")
     connects_per_s: int = _int(200, 0, 1_000_000, "new connections a second in total")
     connects_burst: int = _int(400, 1, 1_000_000, "new connections at once in total")
+    redrive_per_s: int = _int(1000, 1, 1_000_000, "dead letters of one topic put back a second")
     controls_per_s: int = _int(
         10, 0, 1_000_000, "subscribe, unsubscribe, flow and auth operations a second of one connection"
     )
@@ -184,6 +211,10 @@ class Settings(BaseSettings):
             raise ValueError("ack_timeout_s is above ack_timeout_s_max")
         if len({key.kid for key in self.keys}) != len(self.keys):
             raise ValueError("keys: two keys have the same kid")
+        if self.jwks_url is not None and self.jwks_file is not None:
+            raise ValueError("give one of jwks_url and jwks_file")
+        if any(network.prefixlen == 0 for network in self.trusted_proxies):
+            raise ValueError("trusted_proxies: a network of every address trusts the word of every client")
         return self
 
 

@@ -5,6 +5,7 @@ Owns what may stand in it. A token never does: URLs end up in logs and histories
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 PATH = "/v1/ws"
@@ -22,3 +23,24 @@ def websocket_url(url: str) -> str:
     _ = parts.port  # raises ValueError for what is none
     path = parts.path.rstrip("/")
     return urlunsplit((scheme, parts.netloc, path if path.endswith(PATH) else path + PATH, "", ""))
+
+
+class HttpAddress(NamedTuple):
+    """The same gateway's HTTP API."""
+
+    host: str
+    port: int
+    secure: bool
+    authority: str
+    """As the Host header has it."""
+    prefix: str
+    """Before `/v1/...`, where a proxy serves the gateway below a path; else empty."""
+
+
+def http_address(url: str) -> HttpAddress:
+    """Where the HTTP API of the gateway is that a client finds at this URL. Raises ValueError."""
+    parts = urlsplit(websocket_url(url))
+    secure = parts.scheme == "wss"
+    assert parts.hostname is not None  # websocket_url has looked
+    port = parts.port or (443 if secure else 80)
+    return HttpAddress(parts.hostname, port, secure, parts.netloc, parts.path.removesuffix(PATH))

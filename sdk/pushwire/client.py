@@ -7,11 +7,9 @@ decide. The only module of the SDK that knows websockets. The read loop never aw
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import re
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +23,7 @@ from .errors import Forbidden, ProtocolError, Unauthorized
 from .shell import Shell
 from .states import State
 from .subscription import DRAIN_TIMEOUT_S
+from .token_source import TokenSource, fetch_token
 from .version import __version__
 from .wire.frames import SUBPROTOCOL
 
@@ -33,17 +32,12 @@ log = logging.getLogger("pushwire")
 _wire_log = logging.getLogger("pushwire.websockets")
 _wire_log.setLevel(logging.INFO)
 
-TokenSource = str | Callable[[Reason], str | Awaitable[str]] | None
-"""A token, or a function that gives one, told why: "connect", "expiring" or "rejected" (do not give the same again).
-It may be async, and may raise Unauthorized to stop the client for good; any other exception means: try again later."""
-
 RECONNECT = Backoff(0.5, 20.0)
 CLOSE_TIMEOUT_S = 2.0
 """For our last frames and the closing handshake. A gateway that needs longer is cut off, which costs redeliveries."""
 IN_BYTES_MAX = 16 * 1024 * 1024
 """One WebSocket message from the gateway: a whole window of 8 MiB in flight, the most it may be set to, as base64."""
 OVERLOADED = 1013
-_TOKEN = re.compile(r"[\x21-\x7e]+")
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -70,6 +64,11 @@ class Client(Shell):
 
     `url`: `ws(s)://host[:port]`. `token`: see TokenSource. `name`: shown to the gateway's operator. Timeouts in
     seconds; `request_timeout_s` is the default for how long a publish is retried. `ssl`: a context for `wss`.
+
+    `resume_grace_s`: 0 to 60. After a lost connection the gateway keeps the leases of this client for so long, and a
+    client that is back by then goes on with them: messages in the hands of handlers stay valid, what was said of them
+    meanwhile is sent. 0 (the default): they go back at once, to whoever is there. The price is that after a crash of
+    this program others get its messages that much later. It needs a token.
     """
 
     def __init__(
@@ -81,6 +80,7 @@ class Client(Shell):
         connect_timeout_s: float = 10.0,
         request_timeout_s: float = 30.0,
         reconnect: Backoff = RECONNECT,
+        resume_grace_s: float = 0.0,
         ssl: ssl_module.SSLContext | None = None,
     ) -> None:
         if name is not None and not re.fullmatch(r"[\x20-\x7e]{1,64}", name):
@@ -90,6 +90,7 @@ class Client(Shell):
             refreshable=callable(token),
             connect_timeout_s=connect_timeout_s,
             request_timeout_s=request_timeout_s,
+            resume_grace_s=resume_grace_s,
         )
         self._url = websocket_url(url)
         self._token = token
@@ -172,7 +173,7 @@ class Client(Shell):
     async def _attempt(self, reason: Reason) -> Loss:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                token = await self._fetch_token(reason)
+                token = await fetch_token(self._token, reason)
         except Unauthorized as exc:
             return Loss(fatal=exc)
         except Exception as exc:
@@ -182,18 +183,7 @@ class Client(Shell):
             link = await self._dial(token)
         except (OSError, TimeoutError, WebSocketException) as exc:
             return _loss_of(exc)
-        return await self._serve(link)
-
-    async def _fetch_token(self, reason: Reason) -> str | None:
-        """Raises whatever the user's function raises, and Unauthorized for what is no token. Never shows it."""
-        token: Any = self._token
-        if callable(token):
-            token = token(reason)
-            if inspect.isawaitable(token):
-                token = await token
-        if token is not None and not (isinstance(token, str) and _TOKEN.fullmatch(token)):
-            raise Unauthorized("the token is not a string of printable ASCII")
-        return token
+        return await self._serve(link, token)
 
     async def _dial(self, token: str | None) -> _Link:
         secure: dict[str, Any] = {"ssl": self._ssl} if self._ssl is not None else {}
@@ -214,14 +204,14 @@ class Client(Shell):
         assert isinstance(link, _Link)  # create_connection above
         return link
 
-    async def _serve(self, link: _Link) -> Loss:
+    async def _serve(self, link: _Link, token: str | None) -> Loss:
         """Until the connection ends, however it ends."""
         session = self._session
         if link.subprotocol != SUBPROTOCOL:
             link.transport.abort()
             return Loss(fatal=ProtocolError(f"the other side does not speak {SUBPROTOCOL}"))
         self._link = link
-        session.opened(self._now())
+        session.opened(self._now(), token)
         self._after()
         writer = asyncio.create_task(self._write(link), name="pushwire-writer")
         try:
@@ -274,7 +264,7 @@ class Client(Shell):
         credentials = self._session.credentials
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                token = await self._fetch_token(reason)
+                token = await fetch_token(self._token, reason)
         except Unauthorized as exc:
             self._session.fail(exc, self._now())
         except Exception:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from .errors import PushwireError, again
 from .message import Message, lose, renew, take_back
 from .publisher import Waiter
 from .settlements import Settlements
 from .wire.decode import PREFETCH_MAX
-from .wire.frames import Messages, Subscribe
+from .wire.frames import Messages, Ok, Start, Subscribe
 
 HELD_MESSAGES_MAX = 2 * PREFETCH_MAX
 """Messages one subscription holds at most, handed out or not; what comes above is given back. The gateway keeps to the
@@ -41,7 +42,7 @@ class Phase(enum.Enum):
 class Consumer:
     """State of one subscription. Is the `Holder` of its messages."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a subscribe may say, by name
         self,
         settlements: Settlements,
         name: str,
@@ -50,7 +51,9 @@ class Consumer:
         *,
         prefetch: int | None = None,
         ack_timeout_ms: int | None = None,
-        start: str | None = None,
+        start: Start | None = None,
+        client_id: str | None = None,
+        inactive_ttl_ms: int | None = None,
         extend: bool = False,
         request_timeout_s: float = 30.0,
     ) -> None:
@@ -58,7 +61,17 @@ class Consumer:
         self.name = name
         self.topic = topic
         self.group = group
-        self.asked = Subscribe(topic, group, name, prefetch, ack_timeout_ms, start)
+        self.asked = Subscribe(
+            topic,
+            group,
+            name,
+            prefetch,
+            ack_timeout_ms,
+            start,
+            None,
+            client_id=client_id,
+            inactive_ttl_ms=inactive_ttl_ms,
+        )
         self.extends = extend
         self.request_timeout_s = request_timeout_s
         self.phase = Phase.NEW
@@ -69,6 +82,8 @@ class Consumer:
         self.ack_timeout_s = (ack_timeout_ms or ACK_TIMEOUT_MS_DEFAULT) / 1000
         """As granted."""
         self.paused = False
+        self.away = False
+        """The connection is gone, and its leases may still be reclaimed."""
         self.opening: Waiter | None = None
         """Who waits for the first grant."""
         self.queue: deque[Message] = deque()
@@ -82,13 +97,12 @@ class Consumer:
     # --- the gateway -------------------------------------------------------------------------------------------
 
     def subscribe_frame(self, ref: int) -> Subscribe:
-        asked = self.asked
-        prefetch = 0 if self.paused else asked.prefetch
-        return Subscribe(asked.topic, asked.group, asked.sub, prefetch, asked.ack_timeout_ms, asked.start, ref)
+        return replace(self.asked, ref=ref, prefetch=0 if self.paused else self.asked.prefetch)
 
-    def granted(self, prefetch: int | None, ack_timeout_ms: int | None) -> None:
+    def granted(self, ok: Ok) -> None:
         if self.phase is Phase.OPENING:
             self.phase = Phase.ACTIVE
+        prefetch, ack_timeout_ms = ok.prefetch, ok.ack_timeout_ms
         if prefetch:  # 0 is what a paused one asked for
             self.prefetch = prefetch
         if ack_timeout_ms:
@@ -111,12 +125,31 @@ class Consumer:
 
     def void(self) -> None:
         """The connection is gone: what was not handed out will come again; what was is lost to its handler."""
+        self.away = False
         self.queue.clear()
         leases, self.leases = self.leases, {}
         for message in leases.values():
             lose(message)
         if self.phase is Phase.ACTIVE:
             self.phase = Phase.OPENING
+
+    def hold(self) -> None:
+        """The connection is gone, and all that is held may still be reclaimed: it stays as it is."""
+        if self.phase is Phase.ACTIVE:
+            self.away = True
+            self.phase = Phase.OPENING
+        elif self.phase is Phase.DRAINING:
+            self.away = True
+
+    def resumed(self, leases: Sequence[str]) -> list[str]:
+        """These were reclaimed; whatever else was held is lost. Returns those that are not known here."""
+        self.away = False
+        if self.phase is Phase.OPENING:
+            self.phase = Phase.ACTIVE
+        held = set(leases)
+        for lease in [lease for lease in self.leases if lease not in held]:
+            self.lost(lease)
+        return [lease for lease in leases if lease not in self.leases]
 
     def drain(self) -> None:
         """No message is handed out any more, and those not handed out go back; iteration ends."""
@@ -191,11 +224,11 @@ class Consumer:
 
     def tick(self, now: float) -> None:
         """What is due: extend what is held, give back what has waited too long, lose what has run out."""
-        if self.extends:
+        if self.extends and not self.away:
             for message in self._expiring(now + self.ack_timeout_s * 2 / 3):
                 self.renewed(message, now)
                 self._settlements.extend(message, self)
-        else:
+        elif not self.extends:
             # Two thirds of its time spent in the local queue: given back, it goes to whoever is free, and nobody
             # counts a failure. Left to run out, it would count one, and ten such waits make a dead letter.
             late = now + self.ack_timeout_s / 3
@@ -212,6 +245,8 @@ class Consumer:
             return float("inf")
         first = next(iter(self.leases.values())).expires_at
         if self.extends:
+            if self.away:
+                return first
             return first - self.ack_timeout_s * 2 / 3
         head = self.queue[0].expires_at - self.ack_timeout_s / 3 if self.queue else float("inf")
         return min(first, head)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from .errors import refused
 from .ids import uuid7
 from .wire.codec import BadJson, dumps
-from .wire.decode import CONTENT_TYPE, HEADERS_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX
+from .wire.decode import CONTENT_TYPE, HEADERS_BYTES_MAX, HEADERS_MAX, KEY_BYTES_MAX, SCHEDULE_MS_MAX
 from .wire.frames import BINARY, ID, JSON, NAME, TEXT, Draft
 
 ANY_TEXT = re.compile(r".*", re.DOTALL)
@@ -38,6 +39,9 @@ class PublishItem:
     priority: int | None = None
     headers: Mapping[str, str] | None = None
     content_type: str | None = None
+    delay_s: float | None = None
+    deliver_at: datetime | None = None
+    ttl_s: float | None = None
 
 
 def check_topic(topic: str) -> None:
@@ -53,6 +57,9 @@ def make_draft(
     priority: int | None = None,
     headers: Mapping[str, str] | None = None,
     content_type: str | None = None,
+    delay_s: float | None = None,
+    deliver_at: datetime | None = None,
+    ttl_s: float | None = None,
 ) -> tuple[Draft, int]:
     """The draft, and the bytes it takes at most in a publish operation. Raises PublishError for what the gateway would
     refuse. Without an id it gets a time-ordered one."""
@@ -62,8 +69,9 @@ def make_draft(
         raise refused("bad_request", "an id is 1 to 128 of A-Z a-z 0-9 _ . : -")
     body, encoding, size_bytes = _body(data)
     size_bytes += len(id) + FIELDS_BYTES
+    due_ms, expires_ms = _due(delay_s, deliver_at), _expires(ttl_s)
     if key is None and headers is None and content_type is None and priority is None:
-        return Draft(id, body, 0, encoding), size_bytes
+        return Draft(id, body, 0, encoding, due_ms=due_ms, expires_ms=expires_ms), size_bytes
     if priority is None:
         priority = 1
     elif type(priority) is not int or not 0 <= priority <= 3:
@@ -73,7 +81,42 @@ def make_draft(
     packed = _headers(headers)
     # A key or content type may be escaped: six characters for one at most (RFC 8259 §7).
     size_bytes += len(packed or b"") + 6 * (len(key or "") + len(content_type or ""))
-    return Draft(id, body, 0, encoding, priority, _key(key), packed, content_type), size_bytes
+    draft = Draft(id, body, 0, encoding, priority, _key(key), packed, content_type, due_ms, expires_ms)
+    return draft, size_bytes
+
+
+def instant_ms(when: datetime) -> int:
+    """Milliseconds since 1970. Raises ValueError for a time that does not say where it is meant (naive)."""
+    if when.tzinfo is None:
+        raise ValueError("a time needs its zone: datetime.now(UTC), or .astimezone() for the local one")
+    return round(when.timestamp() * 1000)
+
+
+def _due(delay_s: float | None, deliver_at: datetime | None) -> int | None:
+    """As `Draft.due_ms` has it."""
+    if deliver_at is not None:
+        if delay_s is not None:
+            raise refused("bad_request", "delay_s and deliver_at exclude each other")
+        try:
+            due_ms = instant_ms(deliver_at)
+        except ValueError as exc:
+            raise refused("bad_request", f"deliver_at: {exc}") from None
+        if due_ms < 0:
+            raise refused("bad_request", "deliver_at is after 1970")
+        return due_ms
+    return None if delay_s is None else -_span_ms("delay_s", delay_s, 0) or None
+
+
+def _expires(ttl_s: float | None) -> int | None:
+    """As `Draft.expires_ms` has it."""
+    return None if ttl_s is None else -_span_ms("ttl_s", ttl_s, 1)
+
+
+def _span_ms(name: str, seconds: float, low_ms: int) -> int:
+    # Not a number compares false with everything.
+    if low_ms <= seconds * 1000 <= SCHEDULE_MS_MAX:
+        return round(seconds * 1000)
+    raise refused("bad_request", f"{name} is {low_ms / 1000} to {SCHEDULE_MS_MAX // 1000} seconds")
 
 
 def _is(pattern: re.Pattern[str], value: object) -> bool:

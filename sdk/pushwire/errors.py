@@ -17,16 +17,22 @@ people.
     │   ├── TopicFull
     │   └── BatchError          some messages of a publish_many were refused
     ├── SubscribeError          the subscription was refused, or ended by the gateway
+    │   ├── ConsumerUnhealthy   it let lease after lease run out
+    │   └── EpochChanged        the gateway's database was restored: the place in a tail means nothing any more
     ├── SettleError             a message could not be settled
     │   ├── LeaseLost           it is no longer ours, and will be delivered again
     │   └── AlreadySettled      it was settled before
+    ├── AdminError              what an Admin asked for was refused
+    │   ├── NotFound            no such topic, group, dead letter or connection
+    │   ├── Conflict            it contradicts what is there
+    │   └── BadConfig           a configuration that is none
     └── ProtocolError           the two sides do not understand each other
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from .wire.codes import CLOSES, ERRORS
 from .wire.frames import Error, Receipt
@@ -145,6 +151,21 @@ class SubscribeError(PushwireError):
     code = "bad_request"
 
 
+class ConsumerUnhealthy(SubscribeError):
+    """The gateway ended the subscription because its consumer let lease after lease run out. Subscribe again once the
+    handler is well."""
+
+    code = "consumer_unhealthy"
+
+
+class EpochChanged(SubscribeError):
+    """The gateway's database was restored from a copy: a `seq` of before may name another message now. `epoch` is the
+    new one. Begin again, at "earliest" or wherever fits."""
+
+    code = "epoch_changed"
+    epoch = ""
+
+
 class SettleError(PushwireError):
     """A message could not be settled."""
 
@@ -164,6 +185,31 @@ class AlreadySettled(SettleError):
     code = "already_settled"
 
 
+class AdminError(PushwireError):
+    """What an Admin asked for was refused, or failed. `code` is the gateway's; `status` the HTTP status."""
+
+    code = "bad_request"
+    status: int | None = None
+
+
+class NotFound(AdminError):
+    """There is no such topic, group, dead letter or connection."""
+
+    code = "not_found"
+
+
+class Conflict(AdminError):
+    """It contradicts what is there: a topic that exists already, a redrive that runs."""
+
+    code = "conflict"
+
+
+class BadConfig(AdminError):
+    """The configuration is not valid; the text says which field."""
+
+    code = "bad_config"
+
+
 class ProtocolError(PushwireError):
     """The two sides do not understand each other: a bug, or versions that do not fit."""
 
@@ -179,6 +225,16 @@ _BY_CODE: dict[str, type[PushwireError]] = {
     "id_conflict": IdConflict,
     "topic_full": TopicFull,
     "stale_lease": LeaseLost,
+    "consumer_unhealthy": ConsumerUnhealthy,
+    "epoch_changed": EpochChanged,
+}
+
+_BY_ADMIN_CODE: dict[str, type[AdminError]] = {
+    "topic_not_found": NotFound,
+    "group_not_found": NotFound,
+    "not_found": NotFound,
+    "conflict": Conflict,
+    "bad_config": BadConfig,
 }
 
 _BY_CLOSE: dict[int, type[PushwireError]] = {
@@ -197,6 +253,25 @@ def from_reply(frame: Error, family: type[PushwireError]) -> PushwireError:
     wait_s = None if frame.retry_after_ms is None else frame.retry_after_ms / 1000
     kind = _BY_CODE.get(frame.code, family)
     return kind(frame.message, code=frame.code, retryable=frame.retryable, retry_after_s=wait_s)
+
+
+def from_problem(problem: Mapping[str, Any], status: int, retry_after_s: float | None) -> PushwireError:
+    """The error of a problem document (RFC 9457); what is no document of the gateway's still has its status."""
+    code, detail, wait_ms = problem.get("code"), problem.get("detail"), problem.get("retry_after_ms")
+    title = problem.get("title") or f"HTTP {status}"
+    code = code if isinstance(code, str) else ("rate_limited" if status == 429 else "internal")
+    known = ERRORS.get(code)
+    retryable = problem.get("retryable", status in (429, 502, 503, 504) or (known is not None and known.retryable))
+    kind = _BY_CODE.get(code) or _BY_ADMIN_CODE.get(code, AdminError)
+    error = kind(
+        f"{title}: {detail}" if detail else str(title),
+        code=code,
+        retryable=retryable is True,
+        retry_after_s=wait_ms / 1000 if isinstance(wait_ms, int) else retry_after_s,
+    )
+    if isinstance(error, AdminError):
+        error.status = status
+    return error
 
 
 def refused(code: str, detail: str) -> PushwireError:

@@ -30,6 +30,10 @@ class Exchange:
         """From the gateway's welcome to the end of the connection."""
         self.leaving = False
         """The gateway has said goodbye: it takes settlements, and nothing new."""
+        self.resuming = False
+        """A former session is being taken over: until the answer, nothing may be said of subscriptions and leases."""
+        self.epoch = ""
+        """Of the gateway's database, as its welcome said."""
         self._refs = itertools.count(1)
         self._replies: dict[int, Reply] = {}
         self._first: list[Any] = []
@@ -85,7 +89,7 @@ class Exchange:
 
     def lost(self, now: float) -> None:
         """The connection is gone: nobody gets an answer any more, and each is told so."""
-        self.connected = self.leaving = False
+        self.connected = self.leaving = self.resuming = False
         self._first, self._last, self._later = [], [], []
         replies, self._replies = self._replies, {}
         for reply in replies.values():

@@ -7,18 +7,16 @@ and leave, together with the others of the same turn of the event loop, in one f
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
+from .content import Content
 from .errors import AlreadySettled, LeaseLost, RequestTimeout
 from .publisher import Waiter
-from .wire.codec import loads
 from .wire.decode import DELAY_MS_MAX, ERROR_TEXT_MAX
-from .wire.frames import DeliveryLike, MessageLike
+from .wire.frames import DeliveryLike
 
 _HELD, _SETTLED, _LOST = 0, 1, 2
-_ENCODINGS = ("json", "text", "binary")
 
 
 class Retry(Exception):
@@ -53,7 +51,7 @@ class Holder(Protocol):
     def extend(self, message: Message) -> None: ...
 
 
-class Message:
+class Message(Content):
     """One delivery of one message. Settle it exactly once, before `expires_at`:
 
     * `async with message:` acks on success, nacks on an exception (and lets it out), releases on cancellation;
@@ -64,12 +62,12 @@ class Message:
     gone (the connection was lost, or its time ran out), AlreadySettled when the message was settled before.
     """
 
-    __slots__ = ("_delivery", "_draft", "_expires_at", "_holder", "_lost_event", "_state")
+    __slots__ = ("_delivery", "_expires_at", "_holder", "_lost_event", "_state")
 
     def __init__(self, holder: Holder, delivery: DeliveryLike, expires_at: float) -> None:
         self._holder = holder
         self._delivery = delivery
-        self._draft: MessageLike = delivery.message
+        self._draft = delivery.message
         self._expires_at = expires_at
         self._state = _HELD
         self._lost_event: asyncio.Event | None = None
@@ -81,73 +79,13 @@ class Message:
         return self._holder.topic
 
     @property
-    def id(self) -> str:
-        """The producer's id: the same at every delivery. Act on a message idempotently by it."""
-        return self._draft.id
-
-    @property
-    def seq(self) -> int:
-        """Position in the topic."""
-        return self._draft.seq
-
-    @property
     def attempt(self) -> int:
-        """1 for the first delivery to this group."""
+        """1 for the first delivery to this group. A dead letter that was put back begins again at 1."""
         return self._delivery.deliveries
 
     @property
     def redelivered(self) -> bool:
         return self._delivery.deliveries > 1
-
-    @property
-    def priority(self) -> int:
-        """0 (lowest) to 3."""
-        return self._draft.priority
-
-    @property
-    def key(self) -> str | None:
-        return self._draft.key
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """A fresh dict at each access."""
-        packed = self._draft.headers
-        headers: dict[str, str] = loads(packed) if packed else {}
-        return headers
-
-    @property
-    def content_type(self) -> str | None:
-        return self._draft.content_type
-
-    @property
-    def published_at(self) -> datetime:
-        """When the gateway took it, by its clock; aware, UTC."""
-        return datetime.fromtimestamp(self.published_at_ms / 1000, UTC)
-
-    @property
-    def published_at_ms(self) -> int:
-        """The same in milliseconds since 1970."""
-        return self._draft.published_at_ms
-
-    @property
-    def encoding(self) -> str:
-        """How it was published: "json", "text" or "binary"."""
-        return _ENCODINGS[self._draft.encoding]
-
-    @property
-    def data(self) -> bytes:
-        """The body: JSON as text in UTF-8 (equal as JSON to what was published, not byte for byte), text in UTF-8, or
-        the bytes."""
-        return self._draft.data
-
-    @property
-    def text(self) -> str:
-        """`data` as UTF-8. Raises UnicodeDecodeError for bytes that are none."""
-        return self.data.decode()
-
-    def json(self) -> Any:
-        """The body parsed as JSON. Raises ValueError when a text or binary body is none."""
-        return loads(self.data)
 
     @property
     def lease(self) -> str:

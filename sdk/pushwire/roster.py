@@ -1,23 +1,26 @@
-"""The subscriptions of one client: opened, restored after a reconnect, slowed, left.
+"""The subscriptions and tails of one client: opened, restored after a reconnect, slowed, left.
 
-Owns which exist and what the gateway knows of each. What a subscription holds is consumer.py's. Pure: `now` is handed
-in.
+Owns which exist and what the gateway knows of each. What a subscription holds is consumer.py's, where a tail stands
+follower.py's. Pure: `now` is handed in.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from .consumer import Consumer, Phase
 from .credentials import Credentials
 from .errors import ClientClosed, PushwireError, SubscribeError, again, from_reply
 from .exchange import Exchange
+from .follower import Follower
 from .liveness import INFINITY
 from .publisher import Waiter
 from .settlements import Settlements
-from .wire.frames import Error, Flow, Messages, Ok, Unsubscribe
+from .wire.frames import Error, Flow, Gap, Messages, Ok, Tailed, Unsubscribe
+
+Member = Consumer | Follower
 
 
 class Roster:
@@ -28,6 +31,7 @@ class Roster:
         self._settlements = settlements
         self._credentials = credentials
         self.consumers: dict[str, Consumer] = {}
+        self.followers: dict[str, Follower] = {}
         self._names = itertools.count(1)
         self._subscribing: set[str] = set()
         self._leaving: set[str] = set()
@@ -36,49 +40,65 @@ class Roster:
         """A name that this client has not used."""
         return f"s{next(self._names)}"
 
+    def _members(self) -> Iterator[Member]:
+        yield from self.consumers.values()
+        yield from self.followers.values()
+
+    def _find(self, name: str) -> Member | None:
+        return self.consumers.get(name) or self.followers.get(name)
+
+    def _put(self, member: Member) -> None:
+        if isinstance(member, Consumer):
+            self.consumers[member.name] = member
+        else:
+            self.followers[member.name] = member
+
     # --- begin -------------------------------------------------------------------------------------------------
 
-    def add(self, consumer: Consumer, waiter: Waiter) -> None:
+    def add(self, member: Member, waiter: Waiter) -> None:
         """Open it, now or once there is a connection, and again after each reconnect. `waiter` is told of the first
         grant or the refusal."""
-        consumer.phase = Phase.OPENING
-        consumer.opening = waiter
-        self.consumers[consumer.name] = consumer
-        self._subscribe(consumer)
+        member.phase = Phase.OPENING
+        member.opening = waiter
+        self._put(member)
+        self._subscribe(member)
 
     def restore(self) -> None:
         """There is a connection, or a right, that was not there before."""
-        for consumer in self.consumers.values():
-            self._subscribe(consumer)
+        for member in self._members():
+            self._subscribe(member)
 
-    def _subscribe(self, consumer: Consumer, _now: float = 0.0) -> None:
+    def _subscribe(self, member: Member, _now: float = 0.0) -> None:
         exchange = self._exchange
-        if not exchange.connected or exchange.leaving or consumer.phase is not Phase.OPENING:
+        if not exchange.connected or exchange.leaving or exchange.resuming or member.phase is not Phase.OPENING:
             return
-        if consumer.name not in self._subscribing:
-            self._subscribing.add(consumer.name)
-            exchange.request(consumer.subscribe_frame, partial(self._subscribed, consumer))
+        if isinstance(member, Follower) and member.stalled:
+            return
+        if member.name not in self._subscribing:
+            self._subscribing.add(member.name)
+            exchange.request(member.subscribe_frame, partial(self._subscribed, member, member.name))
 
-    def _subscribed(self, consumer: Consumer, frame: Ok | Error | None, now: float) -> None:
-        self._subscribing.discard(consumer.name)
-        wanted = self.consumers.get(consumer.name) is consumer
+    def _subscribed(self, member: Member, name: str, frame: Ok | Error | None, now: float) -> None:
+        self._subscribing.discard(name)
+        wanted = self._find(name) is member
         if isinstance(frame, Ok):
             if not wanted:  # given up while the request was under way
-                self._leave(consumer.name, None)
+                self._leave(name, None)
                 return
-            consumer.granted(frame.prefetch, frame.ack_timeout_ms)
-            self.set_flow(consumer, only_stopped=True)
-            opening, consumer.opening = consumer.opening, None
+            member.granted(frame)
+            if isinstance(member, Consumer):
+                self.set_flow(member, only_stopped=True)
+            opening, member.opening = member.opening, None
             if opening is not None and not opening.done():
                 opening.set_result(None)
         elif frame is not None and wanted:
             if frame.retryable:
-                self._exchange.at(self._exchange.retry_at(frame, now), partial(self._subscribe, consumer))
+                self._exchange.at(self._exchange.retry_at(frame, now), partial(self._subscribe, member))
             elif frame.code == "unauthorized" and self._credentials().refreshable:
                 self._credentials().refused(now)
             else:
                 error = from_reply(frame, SubscribeError)
-                self.end(consumer, error, error)
+                self.end(member, error, error)
 
     # --- in between --------------------------------------------------------------------------------------------
 
@@ -93,6 +113,31 @@ class Roster:
             self._settlements.release([delivery.lease for delivery in frame.deliveries])
             self._leave(frame.sub, None)
         return INFINITY
+
+    def show(self, frame: Tailed | Gap) -> None:
+        """What a tail is shown, or has lost."""
+        follower = self.followers.get(frame.sub)
+        if follower is None:
+            if frame.sub not in self._leaving:
+                self._leave(frame.sub, None)
+        elif isinstance(frame, Tailed):
+            follower.show(frame)
+            if follower.overflows():
+                self._stall(follower)
+        else:
+            follower.gap(frame)
+
+    def _stall(self, follower: Follower) -> None:
+        """Nobody reads it: no more of it until somebody has."""
+        del self.followers[follower.name]
+        self._leave(follower.name, None)
+        follower.stall(self.new_name())
+        self._put(follower)
+
+    def refill(self, follower: Follower) -> None:
+        """There is room again in a tail that was left."""
+        follower.stalled = False
+        self._subscribe(follower)
 
     def set_flow(self, consumer: Consumer, _now: float = 0.0, *, only_stopped: bool = False) -> None:
         """Tell the gateway the window this subscription wants now; before it is granted, the subscribe says it."""
@@ -131,41 +176,82 @@ class Roster:
         """The connection is gone, and every lease with it."""
         self._subscribing.clear()
         self._leaving.clear()
-        for consumer in self.consumers.values():
-            consumer.void()
+        for member in self._members():
+            member.void()
 
-    def remove(self, consumer: Consumer, waiter: Waiter) -> None:
+    def hold(self) -> None:
+        """The connection is gone; the session may be resumed, and the leases with it."""
+        self._subscribing.clear()
+        self._leaving.clear()
+        for consumer in self.consumers.values():
+            consumer.hold()
+        for follower in self.followers.values():
+            follower.void()
+
+    def resumed(self, subs: Mapping[str, Sequence[str]]) -> None:
+        """The session was taken over, with these leases by subscription. Call `restore` after it."""
+        unknown: list[str] = []
+        for name, leases in subs.items():
+            consumer = self.consumers.get(name)
+            if consumer is not None and consumer.away:
+                unknown += consumer.resumed(leases)
+                self.set_flow(consumer, only_stopped=True)
+            else:
+                # Left meanwhile, or granted while the connection died: the gateway is to forget it, with its leases,
+                # before it is asked for again.
+                self._exchange.request(partial(Unsubscribe, name), _ignore)
+        for consumer in self.consumers.values():
+            if consumer.away:
+                consumer.void()
+        self._settlements.resumed(unknown)
+
+    def abandon(self) -> None:
+        """Give up every subscription at the gateway, so that what is held goes back at once: a session that may be
+        resumed would keep it for a while."""
+        for consumer in self.consumers.values():
+            if consumer.phase in (Phase.ACTIVE, Phase.DRAINING):
+                self._exchange.request(partial(Unsubscribe, consumer.name), _ignore, last=True)
+
+    def remove(self, member: Member, waiter: Waiter) -> None:
         """Over, by the user: what was not settled goes back. `waiter` is told when the gateway knows."""
-        known = self.consumers.get(consumer.name) is consumer
-        self.end(consumer, None, ClientClosed("the subscription was closed"))
-        if known and self._exchange.connected and consumer.name not in self._subscribing:
-            self._leave(consumer.name, waiter)
+        known = self._find(member.name) is member
+        stalled = isinstance(member, Follower) and member.stalled
+        self.end(member, None, ClientClosed("the subscription was closed"))
+        if known and not stalled and self._exchange.connected and member.name not in self._subscribing:
+            self._leave(member.name, waiter)
         elif not waiter.done():
             waiter.set_result(None)
 
-    def end(self, consumer: Consumer, error: PushwireError | None, told: PushwireError) -> None:
+    def end(self, member: Member, error: PushwireError | None, told: PushwireError) -> None:
         """Over: iteration ends, with `error` if there is one; who still waits for it to begin is told."""
-        self.consumers.pop(consumer.name, None)
-        consumer.end(error)
-        opening, consumer.opening = consumer.opening, None
+        self.consumers.pop(member.name, None)
+        self.followers.pop(member.name, None)
+        if isinstance(member, Follower):
+            member.end(error, self._exchange.epoch)
+        else:
+            member.end(error)
+        opening, member.opening = member.opening, None
         if opening is not None and not opening.done():
             opening.set_exception(again(told))
 
     def end_all(self, error: PushwireError | None) -> None:
-        for consumer in list(self.consumers.values()):
-            self.end(consumer, error, error or ClientClosed("the client was closed"))
+        for member in list(self._members()):
+            self.end(member, error, error or ClientClosed("the client was closed"))
 
     def trouble(self, name: str, frame: Error, now: float) -> None:
         """The gateway ended this subscription; its leases are gone."""
-        consumer = self.consumers.get(name)
-        if consumer is None:
+        member = self._find(name)
+        if member is None:
             return
         if frame.code == "unauthorized" and self._credentials().refreshable:
-            consumer.void()  # a fresh token brings it back
+            member.void()  # a fresh token brings it back
             self._credentials().refused(now)
+        elif frame.retryable and isinstance(member, Follower):
+            member.void()  # its store could not be read now; nothing is lost by reading on later
+            self._exchange.at(self._exchange.retry_at(frame, now), partial(self._subscribe, member))
         else:
             error = from_reply(frame, SubscribeError)
-            self.end(consumer, error, error)
+            self.end(member, error, error)
 
     def _leave(self, name: str, waiter: Waiter | None, _now: float = 0.0) -> None:
         self._leaving.add(name)
@@ -178,3 +264,7 @@ class Roster:
         self._leaving.discard(name)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+
+def _ignore(_frame: Ok | Error | None, _now: float) -> None:
+    """Whatever the gateway says: it does not know the subscription any more, or the connection ends."""

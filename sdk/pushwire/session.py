@@ -18,10 +18,11 @@ from .errors import ClientClosed, NotConnected, PushwireError
 from .exchange import Exchange
 from .liveness import INFINITY, Liveness
 from .publisher import Outgoing, Publisher, Waiter
+from .resumption import Resumption
 from .roster import Roster
 from .settlements import Settlements
 from .states import Drop, Effect, Note, State, StateChange
-from .wire.frames import Error, Gap, Goodbye, Malformed, Messages, Ok, Ping, Pong, Welcome
+from .wire.frames import Error, Gap, Goodbye, Malformed, Messages, Ok, Ping, Pong, Tailed, Welcome
 from .wire.jsonv1 import JsonClientCodec
 
 FRAME_BYTES_MAX = 1024 * 1024 + 16 * 1024
@@ -42,6 +43,7 @@ class Session:
         *,
         refreshable: bool = False,
         connect_timeout_s: float = 10.0,
+        resume_grace_s: float = 0.0,
         on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._reconnector = reconnector
@@ -62,6 +64,8 @@ class Session:
         self.roster = Roster(self._exchange, self.settlements, lambda: self.credentials)
         self.credentials = Credentials(self._exchange, self.effects, self._on_renewed, refreshable=refreshable)
         self.liveness = Liveness()
+        self._resumption = Resumption(resume_grace_s)
+        self.settlements.remembers = resume_grace_s > 0
         self._watchers: list[tuple[Callable[[], bool], Waiter]] = []
         self._open = False
         self._goodbye: Goodbye | None = None
@@ -83,9 +87,10 @@ class Session:
             self._change(State.CONNECTING)
         return self._connect_at, self._reconnector.reason
 
-    def opened(self, now: float) -> None:
-        """The WebSocket is open; the gateway speaks first."""
+    def opened(self, now: float, token: str | None = None) -> None:
+        """The WebSocket is open; the gateway speaks first. `token`: what it was opened with."""
         self._open = True
+        self._resumption.opened(token)
         self.liveness.opened(now, self._connect_timeout_s)
         self._due(self.liveness.due_at())
 
@@ -98,8 +103,8 @@ class Session:
             self._check_watchers()
 
     def lost(self, loss: Loss, now: float) -> None:
-        """The link is gone, or none came about. Everything that was leased is void; what was published and not
-        answered will be sent again."""
+        """The link is gone, or none came about. Everything that was leased is void, unless the session may be resumed;
+        what was published and not answered will be sent again."""
         if self.state is State.CLOSED:
             return
         self._open = False
@@ -107,15 +112,25 @@ class Session:
         self.credentials.lost()
         self._exchange.lost(now)
         self.publisher.link_lost()
-        unsent = self.settlements.void()
-        if unsent:
-            self._note(logging.WARNING, f"{unsent} settlements were not sent before the connection was lost")
-        self.roster.lost()
+        if not self.closing and loss.fatal is None and self._resumption.lost(self._goodbye, now):
+            self.settlements.hold()
+            self.roster.hold()
+            self._due(self._resumption.until)
+        else:
+            self._void()
         if self.closing:
             self._finish(None)
         else:
             self._come_back(loss, now)
         self._check_watchers()
+
+    def _void(self) -> None:
+        """Every lease is gone."""
+        self._resumption.over()
+        unsent = self.settlements.void()
+        if unsent:
+            self._note(logging.WARNING, f"{unsent} settlements were not sent before the connection was lost")
+        self.roster.lost()
 
     def _come_back(self, loss: Loss, now: float) -> None:
         verdict = self._reconnector.down(loss, self._goodbye, now)
@@ -135,6 +150,8 @@ class Session:
             return
         self.closing = True
         self.publisher.fail(ClientClosed("the client was closed"))
+        if self._resumption.grace_s and self.connected:
+            self.roster.abandon()
         self.roster.end_all(None)
         self._wake()
 
@@ -180,6 +197,8 @@ class Session:
         elif verdict:
             self._drop(verdict)
         self._exchange.run_due(now)
+        if now >= self._resumption.until:
+            self._void()
         soonest = min(self.liveness.due_at(), self._exchange.due_at(), self.roster.tick(now))
         soonest = min(soonest, self.publisher.expire(now, connected=self.connected))
         retry_at = self.publisher.due_at()
@@ -187,7 +206,7 @@ class Session:
             soonest = min(soonest, retry_at)
         else:
             self._wake()  # the flush takes it; without a connection, the next one's first flush does
-        self._due(soonest)
+        self._due(min(soonest, self._resumption.until))
         self._check_watchers()
 
     # --- out ---------------------------------------------------------------------------------------------------
@@ -198,7 +217,8 @@ class Session:
             return []
         frames = self._exchange.take_first()
         if self.connected:
-            frames += self.settlements.frames(self._exchange.next_ref, now)
+            if not self._exchange.resuming:
+                frames += self.settlements.frames(self._exchange.next_ref, now)
             if self.credentials.authorised and self._goodbye is None:
                 frames += self._publishes(now)
             frames += self._exchange.take_last()
@@ -243,6 +263,8 @@ class Session:
             self._change(State.DRAINING)
         for consumer in self.roster.consumers.values():
             self.roster.stop(consumer)
+        for follower in self.roster.followers.values():
+            follower.drain()
         self._await_quiet(lambda: not self.roster.handed() and not self.publisher.messages, waiter)
 
     def drain_one(self, consumer: Consumer, waiter: Waiter) -> None:
@@ -273,6 +295,7 @@ class Session:
 
     def _on_welcome(self, frame: Welcome, now: float) -> None:
         self._exchange.connected = True
+        self._exchange.epoch = frame.epoch
         self.limits = frame.limits
         pong_s = frame.pong_timeout_ms / 1000
         self.liveness.welcomed(frame.heartbeat_ms / 1000 + pong_s, pong_s)
@@ -280,6 +303,34 @@ class Session:
         self._reconnector.up(now)
         self.credentials.welcomed(frame.expires_in_ms, now)
         self._change(self.state if self.state is State.DRAINING else State.CONNECTED)
+        if self._resumption.possible:
+            self._resume(now)
+        else:
+            self.roster.restore()
+        self._wake()
+
+    def _resume(self, _now: float) -> None:
+        """Ask for the leases of before, and that those to come outlive their connection."""
+        self._exchange.resuming = True
+        self._exchange.request(self._resumption.request, self._resumed)
+
+    def _resumed(self, frame: Ok | Error | None, now: float) -> None:
+        if frame is None:
+            return
+        if isinstance(frame, Error) and frame.retryable:
+            self._exchange.at(self._exchange.retry_at(frame, now), self._resume)
+            return
+        held = None
+        if isinstance(frame, Error):
+            self._note(logging.WARNING, f"no session can be resumed: {frame.code}")
+        elif frame.session is not None:
+            self._resumption.answered(frame.session)
+            held = frame.subs if frame.resumed else None
+        self._exchange.resuming = False
+        if held is None:
+            self._void()
+        else:
+            self.roster.resumed(held)
         self.roster.restore()
         self._wake()
 
@@ -290,6 +341,9 @@ class Session:
 
     def _on_messages(self, frame: Messages, now: float) -> None:
         self._due(self.roster.deliver(frame, now))
+
+    def _on_shown(self, frame: Tailed | Gap, _now: float) -> None:
+        self.roster.show(frame)
 
     def _on_ok(self, frame: Ok, now: float) -> None:
         ref = frame.ref
@@ -325,8 +379,8 @@ class Session:
     def _on_ping(self, frame: Ping, _now: float) -> None:
         self._exchange.send(Pong(frame.ref))
 
-    def _on_nothing(self, _frame: Pong | Gap, _now: float) -> None:
-        """Hearing it was all. A gap concerns tails, which this version does not have."""
+    def _on_nothing(self, _frame: Pong, _now: float) -> None:
+        """Hearing it was all."""
 
     def _on_malformed(self, frame: Malformed, _now: float) -> None:
         """A newer gateway says more than this client knows; v1 lets it."""
@@ -339,7 +393,8 @@ class Session:
         Welcome: _on_welcome,
         Ping: _on_ping,
         Pong: _on_nothing,
-        Gap: _on_nothing,
+        Tailed: _on_shown,
+        Gap: _on_shown,
         Goodbye: _on_goodbye,
         Malformed: _on_malformed,
     }

@@ -5,7 +5,9 @@ Owns every lease between a verb and its frame, and the confirmations under way. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any, Protocol
 
 from .errors import LeaseLost, PushwireError, SettleError, again, from_reply
@@ -15,6 +17,10 @@ from .wire.frames import LEASES_PER_OP_MAX, Ack, Error, Extend, Nack, Ok, Reject
 
 Confirm = dict[str, Waiter]
 """Who waits for which lease's settlement."""
+SENT_LEASES_MAX = 4096
+"""Settlements remembered after they were sent, for a session that may be resumed: what a fast consumer says in about a
+tenth of a second, which is longer than it takes to reach the gateway. One that is forgotten means one delivery more."""
+Verb = Callable[[str], None]
 
 
 class Owner(Protocol):
@@ -38,6 +44,10 @@ class Settlements:
         self._extends: dict[str, tuple[Message, Owner]] = {}
         self._awaited: dict[int, Confirm] = {}
         self._extending: dict[int, dict[str, Owner]] = {}
+        self._unsure: Confirm = {}  # sent, and the connection was lost before the answer
+        self._sent: dict[str, Verb] = {}  # how to say it again
+        self.remembers = False
+        """Whether what was sent may have to be said again: the session may be resumed."""
         self.confirming = 0
         """Drains under way: while there are any, every settlement is confirmed."""
 
@@ -98,6 +108,8 @@ class Settlements:
         for error, given in self._rejects.items():
             frames += (Reject(part, error, self._maybe_ref(next_ref)) for part in _parts(given))
         frames += (Release(part, self._maybe_ref(next_ref)) for part in _parts(self._releases))
+        if self.remembers:
+            self._remember()
         self._clear()
         return frames
 
@@ -107,6 +119,16 @@ class Settlements:
         ref = next_ref()
         self._awaited[ref] = {}
         return ref
+
+    def _remember(self) -> None:
+        sent = self._sent
+        sent.update(dict.fromkeys(self._acks, self.ack))
+        for (delay_ms, error), leases in self._nacks.items():
+            sent.update(dict.fromkeys(leases, partial(self.nack, delay_ms=delay_ms, error=error)))
+        for error, leases in self._rejects.items():
+            sent.update(dict.fromkeys(leases, partial(self.reject, error=error)))
+        for lease in list(sent)[: max(0, len(sent) - SENT_LEASES_MAX)]:
+            del sent[lease]
 
     def _clear(self) -> None:
         self._acks, self._releases = [], []
@@ -137,16 +159,46 @@ class Settlements:
 
     def quiet(self) -> bool:
         """Nothing gathered, nothing unconfirmed that was to be confirmed."""
-        return not self._dirty and not self._awaited
+        return not self._dirty and not self._awaited and not self._unsure
+
+    def hold(self) -> None:
+        """The connection is gone, and the session may be resumed: what was gathered waits for that."""
+        for waiters in self._awaited.values():
+            self._unsure.update(waiters)
+        self._awaited, self._extending = {}, {}
+
+    def resumed(self, unknown: Iterable[str]) -> None:
+        """The session was taken over, and still holds these leases, which no message holds here: what was said of them
+        did not arrive and is said again; those that never arrived here are given back."""
+        gathered = self._gathered()
+        for lease in unknown:
+            if lease in gathered:
+                continue
+            if lease in self._unsure:
+                self._confirmed[lease] = self._unsure.pop(lease)
+                self._touch()
+            elif lease in self._sent:
+                self._sent[lease](lease)
+            else:
+                self.release((lease,))
+        # Gone at the gateway: most likely by our ack, but a lease that ran out looks the same.
+        unsure, self._unsure = self._unsure, {}
+        _resolve(unsure, LeaseLost("the connection was lost before the ack was confirmed: it may or may not count"))
+        self._sent = {}
+        if self._dirty:
+            self._wake()
+
+    def _gathered(self) -> set[str]:
+        nacks, rejects = self._nacks.values(), self._rejects.values()
+        return {*self._acks, *self._releases, *self._confirmed, *chain(*nacks), *chain(*rejects)}
 
     def void(self) -> int:
         """The connection is gone, and every lease with it. How many settlements were not even sent."""
         error = LeaseLost("the connection was lost before the ack was confirmed: the message may be delivered again")
-        unsent = len(self._acks) + len(self._releases)
-        unsent += sum(map(len, self._nacks.values())) + sum(map(len, self._rejects.values()))
-        for waiters in (self._confirmed, *self._awaited.values()):
+        unsent = len(self._gathered()) - len(self._confirmed)
+        for waiters in (self._confirmed, self._unsure, *self._awaited.values()):
             _resolve(waiters, error)
-        self._awaited, self._extending = {}, {}
+        self._awaited, self._extending, self._unsure, self._sent = {}, {}, {}, {}
         self._clear()
         return unsent
 

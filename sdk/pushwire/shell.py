@@ -11,6 +11,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from .backoff import Backoff, Reason, Reconnector
@@ -19,12 +20,25 @@ from .consumer import Consumer, Phase
 from .drafts import PublishItem, check_topic, make_draft
 from .errors import ClientClosed, NotConnected, RequestTimeout, again
 from .events import Events, EventStream
+from .follower import Follower
+from .options import (
+    Start,
+    ack_timeout_ms,
+    check_name,
+    check_prefetch,
+    check_private,
+    check_resume_grace,
+    check_tail,
+    inactive_ttl_ms,
+    wire_start,
+)
 from .publisher import Outgoing
+from .roster import Member
 from .session import Session
 from .states import Drop, Effect, Note, State, StateChange
 from .subscription import Subscription
-from .wire.decode import ACK_TIMEOUT_MS_MAX, ACK_TIMEOUT_MS_MIN, PREFETCH_MAX
-from .wire.frames import NAME, Draft, Receipt
+from .tail import Tail
+from .wire.frames import Draft, Receipt
 
 log = logging.getLogger("pushwire")
 
@@ -37,7 +51,13 @@ class Shell:
     calls `_after` after everything it feeds to the session, and ends the link in `_drop`."""
 
     def __init__(
-        self, reconnect: Backoff, *, refreshable: bool, connect_timeout_s: float, request_timeout_s: float
+        self,
+        reconnect: Backoff,
+        *,
+        refreshable: bool,
+        connect_timeout_s: float,
+        request_timeout_s: float,
+        resume_grace_s: float = 0.0,
     ) -> None:
         self._request_timeout_s = request_timeout_s
         self._output = asyncio.Event()
@@ -47,6 +67,7 @@ class Shell:
             self._output.set,
             refreshable=refreshable,
             connect_timeout_s=connect_timeout_s,
+            resume_grace_s=check_resume_grace(resume_grace_s),
             on_room=self._let_in,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -167,7 +188,7 @@ class Shell:
 
     # --- publish -----------------------------------------------------------------------------------------------
 
-    async def publish(
+    async def publish(  # noqa: PLR0913 - what a message may say, by name
         self,
         topic: str,
         data: Any,
@@ -177,10 +198,17 @@ class Shell:
         priority: int | None = None,
         headers: Mapping[str, str] | None = None,
         content_type: str | None = None,
+        delay_s: float | None = None,
+        deliver_at: datetime | None = None,
+        ttl_s: float | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Publish one message; returns once it is durable. `data`: bytes are sent as they are, `Text("…")` as text,
         everything else as a JSON value. `id`: the dedupe key; a fresh one by default.
+
+        `delay_s`: groups get it so much later than the gateway took it; `deliver_at`: not before this time (with a
+        zone; a past one means at once). `ttl_s`: expires, unless settled, so long after it became deliverable: into the
+        dead letters, or away, as the topic says. Each at most 366 days. Tails see a message when it is stored.
 
         Retried with the same id, over reconnects and refusals that may pass, until `timeout_s` (the client's
         `request_timeout_s` by default; beyond the gateway's window of 10 minutes a retry could store it twice). A retry
@@ -191,7 +219,7 @@ class Shell:
         ClientClosed: may or may not be stored."""
         loop = self._check()
         check_topic(topic)
-        draft, size_bytes = make_draft(data, id, key, priority, headers, content_type)
+        draft, size_bytes = make_draft(data, id, key, priority, headers, content_type, delay_s, deliver_at, ttl_s)
         deadline = loop.time() + (self._request_timeout_s if timeout_s is None else timeout_s)
         if not self._session.publisher.room():
             await self._room(deadline)
@@ -264,54 +292,64 @@ class Shell:
         *,
         prefetch: int | None = None,
         ack_timeout_s: float | None = None,
-        start: str | None = None,
+        start: Start | None = None,
+        private: bool = False,
+        client_id: str | None = None,
+        inactive_ttl_s: float | None = None,
         extend: bool = False,
     ) -> Subscription:
         """A member of `group`, to be opened by `async with`. `prefetch`: messages it may hold, 1 to 1000.
-        `ack_timeout_s`: how long each may be held, 0.1 s to 12 h; the gateway may grant less of either. `start`:
-        "earliest" or "new", where a group begins that this creates.
+        `ack_timeout_s`: how long each may be held, 0.1 s to 12 h; the gateway may grant less of either.
+
+        Where this creates the group: it begins at `start` (see Start; by default the first group of a topic at
+        "earliest", later ones at "new"), is deleted `inactive_ttl_s` after its last member left (1 s to 366 days;
+        default: never), and, with `private`, belongs to this subject and `client_id` (a name that outlives this
+        process): durable delivery to one device.
 
         `extend`: renew the leases of everything that is held, queued here or in a handler, when a third of the ack
         timeout has passed, for handlers that may take long. Without it a message that has waited here for two thirds of
         its time is given back."""
         check_topic(topic)
-        if not NAME.fullmatch(group):
-            raise ValueError("a group is 1 to 255 of A-Z a-z 0-9 _ . : -, but not . or ..")
-        if prefetch is not None and not 1 <= prefetch <= PREFETCH_MAX:
-            raise ValueError(f"prefetch is 1 to {PREFETCH_MAX}")
-        ack_timeout_ms = None if ack_timeout_s is None else round(ack_timeout_s * 1000)
-        if ack_timeout_ms is not None and not ACK_TIMEOUT_MS_MIN <= ack_timeout_ms <= ACK_TIMEOUT_MS_MAX:
-            raise ValueError(f"ack_timeout_s is {ACK_TIMEOUT_MS_MIN / 1000} to {ACK_TIMEOUT_MS_MAX // 1000}")
-        if start not in (None, "earliest", "new"):
-            raise ValueError('start is "earliest" or "new"')
         consumer = Consumer(
             self._session.settlements,
             self._session.roster.new_name(),
             topic,
-            group,
-            prefetch=prefetch,
-            ack_timeout_ms=ack_timeout_ms,
-            start=start,
+            check_name("group", group),
+            prefetch=check_prefetch(prefetch),
+            ack_timeout_ms=ack_timeout_ms(ack_timeout_s),
+            start=None if start is None else wire_start("start", start),
+            client_id=check_private(private, client_id),
+            inactive_ttl_ms=inactive_ttl_ms(inactive_ttl_s),
             extend=extend,
             request_timeout_s=self._request_timeout_s,
         )
         return Subscription(self, consumer)
 
-    async def open(self, consumer: Consumer) -> None:
-        """For Subscription: begin, and wait for the grant."""
+    def tail(
+        self, topic: str, *, from_: Start | None = None, epoch: str | None = None, after_seq: int | None = None
+    ) -> Tail:
+        """Every message of a topic, without group and leases, to be opened by `async with`; needs the right `replay`
+        (`$sys.stats`: `admin`). Begins at `from_` (see Start; default "new"), or goes on after `after_seq` of `epoch`,
+        as a former tail's `position` said; then EpochChanged means that the database was restored meanwhile."""
+        start = check_tail(topic, from_, epoch, after_seq)
+        follower = Follower(self._session.roster.new_name(), topic, start, epoch, after_seq or 0)
+        return Tail(self, follower)
+
+    async def open(self, member: Member) -> None:
+        """For Subscription and Tail: begin, and wait for the grant."""
         loop = self._check()
         if self._session.state is State.DRAINING:
             raise ClientClosed("the client is draining")
-        if consumer.phase is not Phase.NEW:
+        if member.phase is not Phase.NEW:
             raise RuntimeError("a subscription is opened once")
         waiter: asyncio.Future[None] = loop.create_future()
-        self._session.roster.add(consumer, waiter)
+        self._session.roster.add(member, waiter)
         self._after()
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 await waiter
         except BaseException as exc:
-            self._session.roster.remove(consumer, loop.create_future())
+            self._session.roster.remove(member, loop.create_future())
             self._after()
             if not isinstance(exc, TimeoutError):
                 raise
@@ -319,18 +357,23 @@ class Shell:
                 raise RequestTimeout("the subscription was not granted in time") from None
             raise NotConnected("not subscribed: no connection in time") from self._session.publisher.last_failure
 
-    async def leave(self, consumer: Consumer) -> None:
-        """For Subscription: end it."""
+    async def leave(self, member: Member) -> None:
+        """For Subscription and Tail: end it."""
         if self._loop is None:
             return
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._session.roster.remove(consumer, waiter)
+        self._session.roster.remove(member, waiter)
         self._after()
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 await waiter
         except TimeoutError:
-            log.warning("the gateway did not confirm the end of a subscription to %s", consumer.topic)
+            log.warning("the gateway did not confirm the end of a subscription to %s", member.topic)
+
+    def refill(self, follower: Follower) -> None:
+        """For Tail: its reader has caught up."""
+        self._session.roster.refill(follower)
+        self._after()
 
     async def drain_one(self, consumer: Consumer, timeout_s: float) -> bool:
         """For Subscription: drain it."""
@@ -346,5 +389,15 @@ class Shell:
 
 def _item_draft(item: Any) -> tuple[Draft, int]:
     if isinstance(item, PublishItem):
-        return make_draft(item.data, item.id, item.key, item.priority, item.headers, item.content_type)
+        return make_draft(
+            item.data,
+            item.id,
+            item.key,
+            item.priority,
+            item.headers,
+            item.content_type,
+            item.delay_s,
+            item.deliver_at,
+            item.ttl_s,
+        )
     return make_draft(item)

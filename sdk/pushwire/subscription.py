@@ -7,9 +7,7 @@ module never awaits user code except in `run`, which is user code's own task.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, Self
@@ -17,6 +15,7 @@ from typing import Protocol, Self
 from .consumer import Consumer, Phase
 from .errors import LeaseLost, PushwireError
 from .message import Message
+from .turnstile import Turnstile
 
 log = logging.getLogger("pushwire")
 
@@ -28,8 +27,8 @@ Handler = Callable[[Message], Awaitable[object]]
 class Desk(Protocol):
     """What a subscription asks of its client."""
 
-    async def open(self, consumer: Consumer) -> None: ...
-    async def leave(self, consumer: Consumer) -> None: ...
+    async def open(self, member: Consumer) -> None: ...
+    async def leave(self, member: Consumer) -> None: ...
     async def drain_one(self, consumer: Consumer, timeout_s: float) -> bool: ...
     def set_flow(self, consumer: Consumer) -> None: ...
 
@@ -38,16 +37,17 @@ class Subscription:
     """A member of a group. Made by `Client.subscribe`; opened by `async with`.
 
     `async for` gives messages, in any number of tasks at once, each to one of them. It ends when the subscription is
-    drained or closed, and raises what ended it otherwise. A cancelled wait loses nothing. After a lost connection it
-    goes on by itself; messages not yet handed out then come again.
+    drained or closed, and raises what ended it otherwise (ConsumerUnhealthy: too many leases in a row ran out). A
+    cancelled wait loses nothing. After a lost connection it goes on by itself; messages not yet handed out then come
+    again, except when the client has a `resume_grace_s` and is back within it: then all that is held stays valid.
     """
 
     def __init__(self, desk: Desk, consumer: Consumer) -> None:
         self._desk = desk
         self._consumer = consumer
         self._queue = consumer.queue
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        consumer.on_ready = self._wake
+        self._turnstile = Turnstile(lambda: bool(consumer.queue))
+        consumer.on_ready = self._turnstile.wake
 
     @property
     def topic(self) -> str:
@@ -101,32 +101,12 @@ class Subscription:
             self._check_open()
             if self._consumer.over():
                 return None
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.cancelled():
-                    with contextlib.suppress(ValueError):  # already passed over
-                        self._waiters.remove(waiter)
-                elif self._queue:
-                    self._wake(1)  # it was told of a message and will not take it: tell another
-                raise
+            await self._turnstile.wait()
         return self._queue.popleft()
 
     def _check_open(self) -> None:
         if self._consumer.phase is Phase.NEW:
             raise RuntimeError("open the subscription with `async with` before iterating over it")
-
-    def _wake(self, count: int) -> None:
-        """So many messages more; 0: the end, for everybody."""
-        waiters = self._waiters
-        count = count or len(waiters)
-        while count and waiters:
-            waiter = waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                count -= 1
 
     async def run(self, handler: Handler, concurrency: int = 16) -> None:
         """Call `handler(message)` for every message, at most `concurrency` at a time, each as in `async with message:`.

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
 
-from .base import Append
+from .base import Append, Message, Refused
 from .planning import (
     ID_BYTES,
+    SCHEDULED,
     SEEDS,
+    TopicBook,
     content_crc,
     lane_base,
     over_quota,
@@ -20,7 +22,7 @@ from .planning import (
     row_crc,
     topic_lane,
 )
-from .queries import GENERATIONS, INSERT_FULL, INSERT_PLAIN, SET_META
+from .queries import FORGET_IDS_OF_DELETED, GENERATIONS, INSERT_FULL, INSERT_PLAIN, SET_META
 from .txn import Surprise, Txn
 
 FORGET_ROWS = 256
@@ -33,25 +35,34 @@ _U32 = 0xFFFFFFFF
 def append_all(txn: Txn, appends: Sequence[Append]) -> None:
     """Decide and store all appends of a batch. Raises Surprise unless careful."""
     _rotate(txn, sum([len(append.messages) for append in appends]))
+    later: dict[int, list[Message]] = {}
     if txn.careful:
-        _plan_careful(txn, appends)
+        _plan_careful(txn, appends, later)
     else:
-        _plan(txn, appends)
+        _plan(txn, appends, later)
     if txn.fresh:
-        _store(txn)
+        _store(txn, txn.fresh)
+    if later:
+        _store(txn, later, scheduled=True)
+        for lane, messages in later.items():
+            txn.apart.setdefault(lane, []).extend(messages)  # behind what was redriven
 
 
-def _plan(txn: Txn, appends: Sequence[Append]) -> None:
+def _plan(txn: Txn, appends: Sequence[Append], later: dict[int, list[Message]]) -> None:
     """Give out seqs as if nothing were repeated and everything fitted; `_store` and the quota say otherwise."""
-    limits, fresh = txn.limits, txn.fresh
+    limits, fresh, now_ms = txn.limits, txn.fresh, txn.now_ms
     for append in appends:
         append.refused = None
         messages = append.messages
-        count = len(messages)
-        size_bytes = sum([message.size_bytes for message in messages])
         topic_id = append.topic.id
+        if not txn.exists(topic_id):
+            raise Surprise
         book = txn.book(topic_id)
-        if over_quota(book, count, size_bytes + count * ID_BYTES, limits):
+        count = len(messages)
+        ids = count if book.config.dedupe else 0
+        payload_bytes = sum([message.size_bytes for message in messages])
+        size_bytes = payload_bytes + ids * ID_BYTES
+        if over_quota(book, count, size_bytes, limits):
             raise Surprise
         seq = book.last_seq
         for message in messages:
@@ -59,6 +70,10 @@ def _plan(txn: Txn, appends: Sequence[Append]) -> None:
             message.seq = seq
             message.duplicate = False
             key = topic_id << 2 | message.priority
+            if message.due_ms is not None and message.due_ms > now_ms:
+                later.setdefault(key, []).append(message)
+                book.scheduled += 1
+                continue
             lane = fresh.get(key)
             if lane is None:
                 fresh[key] = [message]
@@ -66,20 +81,31 @@ def _plan(txn: Txn, appends: Sequence[Append]) -> None:
                 lane.append(message)
         book.last_seq = seq
         book.messages += count
-        book.bytes += size_bytes + count * ID_BYTES
-        txn.payload_bytes += size_bytes
+        book.bytes += size_bytes
+        book.ids += ids
+        if book.config.retain_ms:
+            txn.await_sweep(topic_id, now_ms + book.config.retain_ms)
+        txn.payload_bytes += payload_bytes
 
 
-def _plan_careful(txn: Txn, appends: Sequence[Append]) -> None:
+def _plan_careful(txn: Txn, appends: Sequence[Append], later: dict[int, list[Message]]) -> None:
     """Look up every id first, then decide append by append."""
     known = _recall(txn, appends)
     for append in appends:
         topic_id = append.topic.id
+        if not txn.exists(topic_id):
+            append.refused = Refused("topic_not_found", f"topic {append.topic.name!r} was deleted")
+            continue
         ids = known[topic_id]
-        stored, remember = plan_append(append, txn.book(topic_id), ids.get, txn.limits, txn.holder)
+        book = txn.book(topic_id)
+        stored, remember = plan_append(append, book, ids.get, txn.limits, txn.holder, txn.now_ms)
+        if book.config.retain_ms:
+            txn.await_sweep(topic_id, txn.now_ms + book.config.retain_ms)
         ids.update(remember)
         for message in stored:
-            txn.fresh.setdefault(topic_lane(topic_id, message.priority), []).append(message)
+            scheduled = message.due_ms is not None and message.due_ms > txn.now_ms
+            into = later if scheduled else txn.fresh
+            into.setdefault(topic_lane(topic_id, message.priority), []).append(message)
             txn.payload_bytes += message.size_bytes
 
 
@@ -97,21 +123,30 @@ def _recall(txn: Txn, appends: Sequence[Append]) -> dict[int, dict[str, tuple[in
     return known
 
 
-def _store(txn: Txn) -> None:
-    """Insert the rows of `txn.fresh`. Raises Surprise when an id was there already."""
+def _store(txn: Txn, lanes: dict[int, list[Message]], *, scheduled: bool = False) -> None:
+    """Insert these rows, by topic lane. Raises Surprise when an id was there already."""
     plain: list[Any] = []
     full: list[Any] = []
     ids: list[Any] = []
-    count = 0
-    for key, messages in txn.fresh.items():
+    for key, messages in lanes.items():
         topic_id, priority = key >> 2, key & 3
         base, seeds = lane_base(topic_id, priority), SEEDS[priority]
-        count += len(messages)
+        book = txn.book(topic_id)
+        if book.config.max_age_ms:
+            _age(book, messages)
+        remembered = book.config.dedupe
+        txn.rows += len(messages)
         for message in messages:
             data, id_ = message.data, message.id
             pos = base | message.seq
             published_at_ms = message.published_at_ms
-            if message.key is None and message.headers is None and message.content_type is None:
+            if (
+                message.key is None
+                and message.headers is None
+                and message.content_type is None
+                and message.due_ms is None
+                and message.expires_ms is None
+            ):
                 # `content_crc` and `row_crc`, written out: two calls less per message are 4 % of the writer's time.
                 content = crc32(data, seeds[message.encoding])
                 place = pos ^ published_at_ms
@@ -121,20 +156,51 @@ def _store(txn: Txn) -> None:
                 plain += (pos, id_, message.encoding, published_at_ms, crc, bytearray(data))
             else:
                 content = content_crc(message)
-                crc = row_crc(message, content, pos)
-                full += (pos, id_, message.encoding, published_at_ms, crc, bytearray(data))
-                full += (message.key, message.headers, message.content_type)
-            ids += (topic_id, id_, message.seq, content << 31 | message.size_bytes)
+                full += _full_row(txn, message, pos, content, scheduled=scheduled)
+            if remembered:
+                ids += (topic_id, id_, message.seq, content << 31 | message.size_bytes)
     generation = GENERATIONS[txn.generation]
     remember = generation.remember if txn.older_empty else generation.remember_unless_older
-    if remember.run(txn.execute, ids) != count:
+    if remember.run(txn.execute, ids) != len(ids) // 4:
         assert not txn.careful, "an id was looked up, not found, and is there"
         raise Surprise
     if plain:
         INSERT_PLAIN.run(txn.execute, plain)
     if full:
         INSERT_FULL.run(txn.execute, full)
-    txn.rows += count
+
+
+def _full_row(txn: Txn, message: Message, pos: int, content: int, *, scheduled: bool) -> tuple[Any, ...]:
+    """A row of `INSERT_FULL`; and the store will wake when its time comes."""
+    due_ms = message.due_ms
+    if due_ms is not None:
+        if scheduled:
+            txn.wake(due_ms, scheduled=True)
+        else:
+            due_ms = -due_ms  # only to be shown: it was over when the message came
+    if message.expires_ms is not None:
+        txn.wake(message.expires_ms)
+        txn.expiring = True
+    return (
+        pos | SCHEDULED if scheduled else pos,
+        message.id,
+        message.encoding,
+        message.published_at_ms,
+        row_crc(message, content, pos),
+        bytearray(message.data),
+        message.key,
+        message.headers,
+        message.content_type,
+        due_ms,
+        message.expires_ms,
+    )
+
+
+def _age(book: TopicBook, messages: Sequence[Message]) -> None:
+    """The topic's age limit is a TTL, counted from when a message can be delivered."""
+    for message in messages:
+        over_ms = max(message.published_at_ms, message.due_ms or 0) + book.config.max_age_ms
+        message.expires_ms = over_ms if message.expires_ms is None else min(over_ms, message.expires_ms)
 
 
 def _rotate(txn: Txn, new_ids: int) -> None:
@@ -148,7 +214,7 @@ def _rotate(txn: Txn, new_ids: int) -> None:
         slice_rows = FORGET_ROWS + 2 * new_ids
         counts = txn.execute(generation.count_oldest, (slice_rows,)).fetchall()
         for topic_id, count in counts:
-            txn.book(topic_id).bytes -= count * ID_BYTES
+            _forget(txn, topic_id, count)
         found = sum(count for _, count in counts)
         if found:
             last = txn.execute(generation.last_of_oldest, (found - 1,)).fetchone()
@@ -159,3 +225,13 @@ def _rotate(txn: Txn, new_ids: int) -> None:
         txn.generation_since_ms = txn.now_ms
         txn.older_empty = False
         txn.execute(SET_META, ("generation", txn.generation))
+
+
+def _forget(txn: Txn, topic_id: int, ids: int) -> None:
+    """So many ids of the topic are not remembered any more."""
+    if txn.exists(topic_id):
+        book = txn.book(topic_id)
+        book.bytes -= ids * ID_BYTES
+        book.ids -= ids
+    else:  # deleted; if the name comes back, so do the ids that are still remembered
+        txn.execute(FORGET_IDS_OF_DELETED, (ids, topic_id))

@@ -1,4 +1,4 @@
-"""The loop's side that all stores share: batches in, `done` and `arrivals` out, demand in between.
+"""The loop's side that all stores share: batches in, `done` and the consumer out, demand in between.
 
 Owns the order of callbacks in the turn that learns of a commit. It must not know how the work is stored or on which
 thread: a store gives it an engine (`run`, `scan`) and a way to have work done in order.
@@ -10,11 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from .base import Arrivals, Batch, Group, StoreBroken, StoreError, StoreStats, Topic
-from .lanes import LaneFeed, Scan, Scanned
+from .base import Batch, Consumer, Group, Message, StoreBroken, StoreError, StoreStats, Topic
+from .lanes import LaneFeed
 from .planning import Outcome
+from .scans import Passing, Scan, Scanned
+from .txn import State
 
 T = TypeVar("T")
+
+
+class _Nobody:
+    """The consumer of a store that is not open: nothing is said to it."""
+
+    def arrived(self, *_: object) -> None: ...
+    def arrived_key(self, *_: object) -> None: ...
+    def tailed(self, *_: object) -> None: ...
+    def expired(self, *_: object) -> None: ...
+    def turn_over(self) -> None: ...
 
 
 class Engine(Protocol):
@@ -22,7 +34,7 @@ class Engine(Protocol):
 
     @property
     def broken(self) -> StoreError | None: ...
-    def run(self, batch: Batch) -> Outcome: ...
+    def run(self, batch: Batch, passing: Passing) -> Outcome: ...
     def scan(self, scan: Scan) -> Scanned: ...
 
 
@@ -31,7 +43,7 @@ class _Closed:
 
     broken = StoreBroken("the store is not open")
 
-    def run(self, batch: Batch) -> Outcome:
+    def run(self, batch: Batch, passing: Passing) -> Outcome:
         batch.error = self.broken
         return Outcome(error=self.broken)
 
@@ -48,8 +60,14 @@ class StoreFront(ABC):
     def __init__(self) -> None:
         self.topics: dict[tuple[str, str], Topic] = {}
         self._engine: Engine = _Closed()
-        self._feed = LaneFeed(self._submit_scan, 0, lambda *_: None)
+        self._consumer: Consumer = _Nobody()
+        self._feed = LaneFeed(self._submit_scan, 0, self._consumer)
         self._outstanding = False
+        self._watched: dict[int, Topic] = {}
+        self._tick_ms: int | None = None
+        self._scheduled_ms: int | None = None
+        self._left = False
+        self._returns = 0
 
     @property
     def broken(self) -> StoreError | None:
@@ -61,9 +79,15 @@ class StoreFront(ABC):
         """Do the work after all work submitted before, then call `then` with its answer on the loop: in the same
         order, and never from inside this call."""
 
-    def _opened(self, engine: Engine, arrivals: Arrivals, now_ms: int) -> None:
+    def _opened(self, engine: Engine, consumer: Consumer, now_ms: int, standing: Outcome) -> None:
+        """`standing` says when time has work for the store."""
         self._engine = engine
-        self._feed = LaneFeed(self._submit_scan, now_ms, arrivals)
+        self._consumer = consumer
+        self._feed = LaneFeed(self._submit_scan, now_ms, consumer)
+        self._stand(standing)
+
+    def _stand(self, outcome: Outcome) -> None:
+        self._tick_ms, self._scheduled_ms, self._left = outcome.tick_ms, outcome.scheduled_ms, outcome.left
 
     def _shut(self) -> None:
         """Nothing is accepted from here on; what was accepted is still answered."""
@@ -72,22 +96,55 @@ class StoreFront(ABC):
     def write(self, batch: Batch, done: Callable[[Batch], None]) -> None:
         assert not self._outstanding, "at most one batch may be outstanding"
         self._outstanding = True
-        engine = self._engine
-        self._submit(lambda: engine.run(batch), lambda outcome: self._written(batch, done, outcome))
+        engine, passing = self._engine, self._passing(batch)
+        self._submit(lambda: engine.run(batch, passing), lambda outcome: self._written(batch, done, outcome))
+
+    def _passing(self, batch: Batch) -> Passing:
+        falls_due = self._scheduled_ms is not None and self._scheduled_ms <= max(batch.now_ms, self._feed.now_ms)
+        look_again = self._returns != self._feed.returns
+        self._returns = self._feed.returns
+        return Passing(self._feed.open_lanes() if falls_due else (), look_again)
 
     def _written(self, batch: Batch, done: Callable[[Batch], None], outcome: Outcome) -> None:
         self._outstanding = False
         feed = self._feed
         outcome.apply(batch, self.topics)
         if outcome.error is not None:
+            self._returns = -1  # whether it was looked at again is not known
             done(batch)
+            self._consumer.turn_over()
             return
+        self._stand(outcome)
         feed.now_ms = max(feed.now_ms, batch.now_ms)
+        for group in outcome.closed:
+            feed.gone(group)
         feed.settled(batch)
         try:
             done(batch)  # may well write the next batch, and say what is wanted
         finally:
-            feed.committed(outcome.fresh or {})
+            feed.fell_behind(outcome.behind)
+            feed.promoted(outcome.promoted)
+            feed.committed(outcome.fresh, expiring=outcome.expiring)
+            feed.lapsed(outcome.lapsed)
+            if self._watched:
+                self._show(outcome)
+            self._consumer.turn_over()
+
+    def _show(self, outcome: Outcome) -> None:
+        """Tell the watchers of a topic what is new in it."""
+        news: dict[int, list[Message]] = {}
+        for lanes in (outcome.fresh, outcome.apart):
+            for key, messages in lanes.items():
+                if key >> 2 in self._watched:
+                    news.setdefault(key >> 2, []).extend(messages)
+        for topic_id, messages in news.items():
+            topic = self._watched.get(topic_id)
+            if topic is None:
+                continue  # a call before has ended it
+            if self.topics.get((topic.tenant, topic.name)) is not topic:
+                del self._watched[topic_id]  # it was deleted; its name came back
+            else:
+                self._consumer.tailed(topic, sorted(messages, key=lambda message: message.seq))
 
     def _submit_scan(self, scan: Scan) -> None:
         engine = self._engine
@@ -97,6 +154,7 @@ class StoreFront(ABC):
         for book in result.books:
             book.publish()
         self._feed.scanned(scan, result)
+        self._consumer.turn_over()
 
     def want(self, group: Group, priority: int, count: int) -> None:
         self._feed.want(group, priority, count)
@@ -104,13 +162,27 @@ class StoreFront(ABC):
     def forget(self, group: Group) -> None:
         self._feed.forget(group)
 
+    def want_key(self, group: Group, priority: int, key: str, after_seq: int, count: int) -> None:
+        self._feed.want_key(group, priority, key, after_seq, count)
+
+    def watch(self, topic: Topic, on: bool) -> None:
+        if on:
+            self._watched[topic.id] = topic
+        else:
+            self._watched.pop(topic.id, None)
+
+    def next_tick_ms(self) -> int | None:
+        if self._left and self._returns != self._feed.returns:
+            return self._feed.now_ms
+        return self._tick_ms
+
     def next_due_ms(self) -> int | None:
         return self._feed.next_due_ms()
 
     def due(self, now_ms: int) -> None:
         self._feed.due(now_ms)
 
-    def _stats(self, *, commits: int, rows: int, corrupt_rows: int, file_bytes: int, wal_bytes: int) -> StoreStats:
+    def _stats(self, state: State, *, corrupt_reads: int, file_bytes: int, wal_bytes: int) -> StoreStats:
         topics = self.topics.values()
         return StoreStats(
             topics=len(topics),
@@ -118,9 +190,10 @@ class StoreFront(ABC):
             messages=sum(topic.messages for topic in topics),
             bytes=sum(topic.bytes for topic in topics),
             dead_letters=sum(topic.dead_letters for topic in topics),
-            commits=commits,
-            rows_committed=rows,
+            commits=state.commits,
+            rows_committed=state.rows_committed,
             file_bytes=file_bytes,
             wal_bytes=wal_bytes,
-            corrupt_rows=corrupt_rows,
+            corrupt_rows=state.corrupt_rows + corrupt_reads,
+            expired=state.expired,
         )

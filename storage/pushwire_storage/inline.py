@@ -7,14 +7,16 @@ must add no behaviour of its own: what `SqliteStore` does on its thread, `step` 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import scanning
-from .base import Arrivals, Capabilities, DeadLetter, Message, StoreStats, Topic
+from .base import Capabilities, Consumer, Page, StoreBroken, StoreStats, Topic
+from .catalog import SqliteCatalog
 from .front import StoreFront
 from .lock import FileLock
+from .places import InlinePlaces
 from .queries import Connection
 from .sqlite import make_writer, open_reader, open_writer, options_of, sizes, take_files
 from .transaction import Writer
@@ -38,7 +40,7 @@ class InlineSqliteStore(StoreFront):
         self._reading: Connection | None = None
         self._writer: Writer | None = None
 
-    def start(self, arrivals: Arrivals, now_ms: int) -> None:
+    def start(self, consumer: Consumer, now_ms: int) -> None:
         """`open`, without a loop."""
         assert self._lock is None, "a store is opened once"
         options = self._options
@@ -52,7 +54,7 @@ class InlineSqliteStore(StoreFront):
             self._release()
             raise options.driver.damage(error) from error
         self.epoch = self._writer.epoch
-        self._opened(self._writer, arrivals, now_ms)
+        self._opened(self._writer, consumer, now_ms, self._writer.standing())
 
     def pending(self) -> bool:
         """Whether there is a batch or a scan to run."""
@@ -101,30 +103,26 @@ class InlineSqliteStore(StoreFront):
             self._lock.release()
         self._writing = self._reading = self._writer = self._lock = None
 
+    def catalog(self) -> SqliteCatalog:
+        reading, writer, options = self._reading, self._writer, self._options
+        if reading is None or writer is None:
+            raise StoreBroken("the store is not open")
+        places = InlinePlaces(reading, writer, options.connect, options.driver.classify)
+        return SqliteCatalog(places, options.database, lambda: writer.state.now_ms)
+
     # -- the coroutines of `base.Store`
 
-    async def open(self, arrivals: Arrivals, now_ms: int) -> None:
-        self.start(arrivals, now_ms)
+    async def open(self, consumer: Consumer, now_ms: int) -> None:
+        self.start(consumer, now_ms)
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Sequence[Message]:
+    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
         assert self._reading is not None, "the store is not open"
-        return scanning.read(self._reading, topic, after_seq, limit)[0]
-
-    async def dead_letters(self, topic: Topic, limit: int) -> Sequence[DeadLetter]:
-        assert self._reading is not None, "the store is not open"
-        return scanning.dead_letters(self._reading, topic, limit)
+        return scanning.read(self._reading, topic.id, after_seq, limit, topic.last_seq)[0]
 
     async def stats(self) -> StoreStats:
         assert self._writer is not None, "the store is not open"
-        state = self._writer.state
         file_bytes, wal_bytes = sizes(self._options)
-        return self._stats(
-            commits=state.commits,
-            rows=state.rows_committed,
-            corrupt_rows=state.corrupt_rows,
-            file_bytes=file_bytes,
-            wal_bytes=wal_bytes,
-        )
+        return self._stats(self._writer.state, corrupt_reads=0, file_bytes=file_bytes, wal_bytes=wal_bytes)
 
     async def close(self) -> None:
         self.stop()

@@ -8,6 +8,9 @@ A lane stands at a `cursor`: everything up to that seq was handed over, or skipp
 due. While it is caught up, commits feed it from memory; as soon as demand runs out it falls behind, and scans feed it.
 Retries have a cursor of their own, the `horizon`, a (due, seq): waiting retries above it are known to the disk only
 and come through due scans in that order; those at or below it that are not in the gateway's hands are in `waiting`.
+
+What a lane has not come to, and what waits for its retry, is the store's, and so is the end of its TTL: `expired` is
+said here, once per message and group until it is settled.
 """
 
 from __future__ import annotations
@@ -15,24 +18,18 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
-from .base import PRIORITIES, Arrivals, Batch, Done, Group, Message, Retry
-from .planning import SEQ_MAX, TopicBook, group_lane, topic_lane
+from .base import PRIORITIES, Batch, Consumer, Done, Group, Message, Retry
+from .planning import SEQ_MAX, Lapsed, group_lane, topic_lane
+from .scans import SCAN_MESSAGES_MAX, Mark, Scan, Scanned
 
-SCAN_MESSAGES_MAX = 512
-"""Messages per scan: about 2 ms of the writer's time, which the next batch may have to wait for."""
-SCAN_BYTES_MAX = 1 << 20
-"""Bytes per scan, but at least one message: large messages beat any count."""
 SCANS_QUEUED_MAX = 2
 """Scans given to the writer and not yet back. A batch waits behind these at most, however many lanes are hungry; two,
 so that the writer has the next one at hand while the loop hands out the last."""
 DUES_SLACK = 64
 """Stale entries the heap of dues may hold beside one per lane, before it is built anew."""
-
-Mark = tuple[int, int]
-"""(due_ms, seq): the order in which retries of a lane are taken."""
 
 
 class Lane:
@@ -85,62 +82,33 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scan:
-    """What a lane wants read. For the writer: it must not touch `lane`, which belongs to the loop."""
+class KeyWant:
+    """Messages of one key that a lane is asked for."""
 
     lane: Lane
-    group: Group
-    priority: int
-    cursor: int
-    horizon: Mark
-    limit: int
-    due_until_ms: int | None
-    """None: the backlog above `cursor`, retries above `horizon` left out. Else: `waiting`, then retries above the
-    horizon and due by then, with seq up to the cursor."""
-    waiting: Sequence[int] = ()
-
-
-@dataclass(slots=True)
-class Scanned:
-    """What a scan found: messages in the order in which they are to be taken."""
-
-    messages: list[Message] = field(default_factory=list)
-    counts: list[tuple[int, int]] = field(default_factory=list)
-    """(deliveries, failures) per message; empty when all are zero."""
-    cursor: int = 0
-    """Backlog: seq up to which everything was looked at."""
-    horizon: Mark = (0, 0)
-    """Due scan: up to where retries were looked at."""
-    marks: list[Mark] = field(default_factory=list)
-    """Due scan: the mark of each message."""
-    from_waiting: int = 0
-    """Due scan: so many of the messages are from `Scan.waiting`,"""
-    waiting_seen: int = 0
-    """of which so many were looked for."""
-    exhausted: bool = False
-    """There is nothing more at present."""
-    next_due_ms: int | None = None
-    """Due of the first retry of the lane above the horizon."""
-    failed: bool = False
-    """The scan ended early on an error; the lane is looked at again after the next commit or `want`."""
-    books: Sequence[TopicBook] = ()
-    """Counters changed by moving damaged messages to the dead letters."""
+    key: str
+    after_seq: int
+    count: int
 
 
 class LaneFeed:
     """All open lanes of one store. Every method runs on the loop."""
 
-    def __init__(self, submit: Callable[[Scan], None], now_ms: int, arrivals: Arrivals) -> None:
+    def __init__(self, submit: Callable[[Scan], None], now_ms: int, consumer: Consumer) -> None:
         self.now_ms = now_ms
+        self.returns = 0
+        """How often messages that were in hand became the store's again, some of which may have expired there."""
         self._submit = submit
-        self._arrivals = arrivals
+        self._consumer = consumer
         self._lanes: dict[int, Lane] = {}
         self._live: dict[int, dict[Lane, None]] = {}
         """Caught-up lanes by topic lane: those a commit has to look at, however many others exist."""
-        self._hungry: deque[Lane] = deque()
-        """Lanes whose scan waits for its turn."""
+        self._hungry: deque[Lane | KeyWant] = deque()
+        """Lanes whose scan waits for its turn, and keys asked for."""
         self._stalled: dict[Lane, None] = {}
         """Lanes whose last scan failed."""
+        self._reported: set[tuple[int, int]] = set()
+        """(group id, seq) of expired messages that were said to be so and are not yet settled."""
         self._scans = 0
         self._dues: list[tuple[int, int, Lane]] = []
         self._pushes = 0
@@ -161,7 +129,22 @@ class LaneFeed:
             lane = self._lanes.pop(group_lane(group.id, priority), None)
             if lane is not None:
                 lane.closed = True
+                self.returns += 1
                 self._leave(lane)
+
+    def open_lanes(self) -> Collection[int]:
+        return frozenset(self._lanes)
+
+    def gone(self, group: Group) -> None:
+        """The group was deleted, or moved: nothing of what was said of it holds."""
+        self.forget(group)
+        self._reported = {each for each in self._reported if each[0] != group.id}
+
+    def want_key(self, group: Group, priority: int, key: str, after_seq: int, count: int) -> None:
+        lane = self._lanes.get(group_lane(group.id, priority))
+        assert lane is not None, "a key is asked for in an open lane"
+        self._hungry.append(KeyWant(lane, key, after_seq, count))
+        self._pump()
 
     def due(self, now_ms: int) -> None:
         self.now_ms = max(self.now_ms, now_ms)
@@ -192,13 +175,18 @@ class LaneFeed:
         for settlement in batch.settlements:
             if isinstance(settlement, Done):
                 self._gone(settlement.group, settlement.messages)
+                if self._reported:
+                    self._reported -= {(settlement.group.id, message.seq) for message in settlement.messages}
                 continue
+            self._reported.discard((settlement.group.id, settlement.message.seq))
             message = settlement.message
             lane = lanes.get(group_lane(settlement.group.id, message.priority))
             if lane is None:
                 continue
             if lane.waiting:
                 lane.waiting.pop(message.seq, None)
+            if isinstance(settlement, Retry) and message.expires_ms is not None and message.expires_ms <= self.now_ms:
+                self.returns += 1
             if isinstance(settlement, Retry) and message.seq <= lane.cursor:
                 self._retry(lane, (settlement.due_ms, message.seq))
 
@@ -219,37 +207,78 @@ class LaneFeed:
             lane.next_on_disk_ms = mark[0]
         self._note(lane)
 
-    def committed(self, fresh: dict[int, list[Message]]) -> None:
+    def fell_behind(self, topic_lanes: Sequence[int]) -> None:
+        """These got messages that only a scan finds."""
+        for key in topic_lanes:
+            for lane in list(self._live.get(key, ())):
+                lane.caught_up = False
+                self._leave(lane)
+                self._feed(lane)
+
+    def promoted(self, rows: Sequence[tuple[int, int, int]]) -> None:
+        """Messages that were scheduled have become due: (group lane, seq, due). A lane that has passed their place gets
+        them like retries."""
+        asked: dict[Lane, int] = {}
+        for key, seq, due_ms in rows:
+            lane = self._lanes.get(key)
+            if lane is None:
+                continue
+            asked[lane] = due_ms
+            if seq <= lane.cursor:
+                self._retry(lane, (due_ms, seq))
+            elif lane.caught_up:  # nothing else was deliverable above its cursor
+                lane.caught_up = False
+                self._leave(lane)
+        for lane, due_ms in asked.items():
+            if lane.demand > 0:
+                lane.asked_until_ms = max(due_ms, lane.asked_until_ms or 0)
+                self._feed(lane)
+
+    def committed(self, fresh: dict[int, list[Message]], *, expiring: bool) -> None:
         """New messages are durable: hand them to the lanes that wait for nothing else."""
         for key, messages in fresh.items():
             for lane in list(self._live.get(key, ())):
                 if not lane.closed and lane.caught_up:  # an arrival before may have changed that
-                    self._hand_fresh(lane, messages)
+                    self._hand_fresh(lane, messages, expiring=expiring)
         if self._stalled:
             stalled, self._stalled = self._stalled, {}
             for lane in stalled:
                 self._feed(lane)
 
-    def _hand_fresh(self, lane: Lane, messages: Sequence[Message]) -> None:
+    def _hand_fresh(self, lane: Lane, messages: Sequence[Message], *, expiring: bool) -> None:
+        over: Sequence[Message] = ()
+        if expiring:
+            over = [each for each in messages if each.expires_ms is not None and each.expires_ms <= self.now_ms]
+            messages = [each for each in messages if each.expires_ms is None or each.expires_ms > self.now_ms]
         count = min(lane.demand, len(messages))
         if count < len(messages):
             lane.caught_up = False
             self._leave(lane)
             messages = messages[:count]
+        elif over:
+            lane.cursor = max(lane.cursor, over[-1].seq)
         if count > 0:
-            lane.cursor = messages[-1].seq
+            lane.cursor = max(lane.cursor, messages[-1].seq)
             lane.demand -= count
-            self._arrivals(lane.group, lane.priority, messages, None)
+        over = [each for each in over if each.seq <= lane.cursor]
+        if count > 0:
+            self._consumer.arrived(lane.group, lane.priority, messages, None, ())
+        if over:
+            self._report(lane.group, over)
 
     def scanned(self, scan: Scan, result: Scanned) -> None:
         """A scan is back. What no longer fits the demand is left where it was."""
         self._scans -= 1
         lane = scan.lane
+        assert isinstance(lane, Lane)
+        if scan.key is not None:
+            self._answer(lane, scan, result)
+            return
         lane.busy = False
         if lane.closed:
             self._pump()
             return
-        due_before_ms = self.next_due_ms()
+        before = lane.cursor
         backlog = scan.due_until_ms is None
         taken = self._take_backlog(lane, result) if backlog else self._take_due(lane, scan, result)
         lane.demand -= len(taken)
@@ -261,10 +290,49 @@ class LaneFeed:
                 lane.next_on_disk_ms = result.next_due_ms
             self._feed(lane)
         self._pump()
-        # Without messages: the scan met a retry, and whoever keeps the timer must hear of it.
-        if taken or self.next_due_ms() != due_before_ms:
+        blocked = [(seq, key) for seq, key in result.blocked if before < seq <= lane.cursor]
+        expired = [each for each in result.expired if each.seq <= lane.cursor]
+        if taken or blocked:
             counts = [result.counts[index] for index in taken] if result.counts else None
-            self._arrivals(lane.group, lane.priority, [result.messages[index] for index in taken], counts)
+            messages = [result.messages[index] for index in taken]
+            self._consumer.arrived(lane.group, lane.priority, messages, counts, blocked)
+        if expired:
+            self._report(lane.group, expired)
+
+    def _answer(self, lane: Lane, scan: Scan, result: Scanned) -> None:
+        """One key's messages are back."""
+        self._pump()
+        if lane.closed:
+            return
+        assert scan.key is not None
+        # Those that wait are due, but they come through the lane's demand, like every retry.
+        taken = [index for index, message in enumerate(result.messages) if message.seq not in lane.waiting]
+        counts = [result.counts[index] for index in taken] if result.counts else None
+        messages = [result.messages[index] for index in taken]
+        # Nor is anything said of those that have expired: the lane has handed them out, so they are the gateway's.
+        self._consumer.arrived_key(lane.group, lane.priority, scan.key, messages, counts, result.cursor)
+
+    # -- TTLs
+
+    def lapsed(self, found: Sequence[Lapsed]) -> None:
+        """The TTL of these is over. Say so for those that are the store's."""
+        said: dict[Group, list[Message]] = {}
+        for each in found:
+            message = each.message
+            for group, due_ms in each.owed:
+                lane = self._lanes.get(group_lane(group.id, message.priority))
+                if lane is None or each.unseen or not _in_hand(lane, message.seq, due_ms):
+                    said.setdefault(group, []).append(message)
+        for group, messages in said.items():
+            self._report(group, messages)
+
+    def _report(self, group: Group, messages: Sequence[Message]) -> None:
+        news = [message for message in messages if (group.id, message.seq) not in self._reported]
+        if news:
+            self._reported.update([(group.id, message.seq) for message in news])
+            self._consumer.expired(group, news)
+
+    # -- what a scan brought
 
     def _take_backlog(self, lane: Lane, result: Scanned) -> Sequence[int]:
         found = len(result.messages)
@@ -317,6 +385,11 @@ class LaneFeed:
     def _pump(self) -> None:
         while self._hungry and self._scans < SCANS_QUEUED_MAX:
             lane = self._hungry.popleft()
+            if isinstance(lane, KeyWant):
+                if not lane.lane.closed:
+                    self._scans += 1
+                    self._submit(self._key_scan(lane))
+                continue
             if lane.closed or lane.demand <= 0:
                 lane.busy = False
                 continue
@@ -329,7 +402,30 @@ class LaneFeed:
         if lane.asked_until_ms is not None and lane.waiting:
             waiting = heapq.nsmallest(limit, lane.waiting, key=lambda seq: (lane.waiting[seq], seq))
         return Scan(
-            lane, lane.group, lane.priority, lane.cursor, lane.horizon, limit, lane.asked_until_ms, tuple(waiting)
+            lane,
+            lane.group,
+            lane.priority,
+            lane.cursor,
+            lane.horizon,
+            limit,
+            self.now_ms,
+            lane.asked_until_ms,
+            tuple(waiting),
+        )
+
+    def _key_scan(self, want: KeyWant) -> Scan:
+        lane = want.lane
+        through = max(lane.cursor, want.after_seq)
+        return Scan(
+            lane,
+            lane.group,
+            lane.priority,
+            want.after_seq,
+            lane.horizon,
+            want.count,
+            self.now_ms,
+            key=want.key,
+            through=through,
         )
 
     def _leave(self, lane: Lane) -> None:
@@ -356,3 +452,12 @@ class LaneFeed:
         if len(self._dues) > 2 * len(self._lanes) + DUES_SLACK:
             self._dues = [entry for entry in self._dues if entry[2].noted_ms == entry[0] and not entry[2].closed]
             heapq.heapify(self._dues)
+
+
+def _in_hand(lane: Lane, seq: int, due_ms: int | None) -> bool:
+    """Whether the gateway has the message, of an open lane; `due_ms` is that of its retry, if it has one."""
+    if seq > lane.cursor:
+        return False
+    if not due_ms:
+        return True
+    return (due_ms, seq) <= lane.horizon and seq not in lane.waiting

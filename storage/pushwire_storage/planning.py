@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from zlib import crc32
 
@@ -16,9 +16,6 @@ from .base import (
     PRIORITIES,
     Append,
     Batch,
-    Change,
-    CreateGroup,
-    CreateTopic,
     Group,
     Message,
     Refused,
@@ -26,9 +23,11 @@ from .base import (
     Topic,
 )
 
-# A message's place in the store is one integer: topic id (18 bits), a bit for scheduled messages (always 0 so far),
-# priority (2 bits), seq (42 bits). So the backlog of one lane is one range of the primary key and needs no index.
+# A message's place in the store is one integer: topic id (18 bits), a bit for scheduled messages, priority (2 bits), seq
+# (42 bits). So the backlog of one lane is one range of the primary key and needs no index, and what is not due lies
+# outside it. When it falls due the row loses the bit.
 SEQ_BITS = 42
+SCHEDULED = 1 << SEQ_BITS + 2
 SEQ_MAX = (1 << SEQ_BITS) - 1
 TOPIC_SHIFT = SEQ_BITS + 3
 TOPIC_ID_MAX = (1 << 63 - TOPIC_SHIFT) - 1
@@ -63,37 +62,82 @@ class Limits:
 
 
 class TopicBook:
-    """The writer's own copy of a topic's counters and groups. Replaced as a whole by a commit, never changed after."""
+    """The writer's own copy of a topic's counters, groups and configuration. Replaced as a whole by a commit, never
+    changed after. `marked`: rows in `settled` may exist although only one group is left. `floor`: messages up to this
+    seq are purged, whatever the disk still holds."""
 
-    __slots__ = ("bytes", "dead_letters", "groups", "last_seq", "messages", "starts", "topic")
+    __slots__ = (
+        "bytes",
+        "config",
+        "dead_letters",
+        "floor",
+        "groups",
+        "ids",
+        "last_seq",
+        "marked",
+        "messages",
+        "plain",
+        "scheduled",
+        "start_of",
+        "starts",
+        "topic",
+    )
 
-    def __init__(self, topic: Topic) -> None:
+    def __init__(self, topic: Topic, ids: int = 0, floor: int = 0, *, marked: bool = False) -> None:
         self.topic = topic
         self.last_seq = topic.last_seq
         self.messages = topic.messages
         self.bytes = topic.bytes
         self.dead_letters = topic.dead_letters
-        self.groups: dict[str, Group] = dict(topic.groups)
-        self.starts: list[int] = sorted(group.start_seq for group in self.groups.values())
+        self.scheduled = topic.scheduled
+        self.ids = ids
+        self.floor = floor
+        self.marked = marked
+        self.config = topic.config
+        self.start_of = {group.id: group.start_seq for group in topic.groups.values()}
+        """group id -> start. Not `Group.start_seq`, which belongs to the loop."""
+        self.set_groups(dict(topic.groups), self.start_of)
 
     def copy(self) -> TopicBook:
         twin = TopicBook.__new__(TopicBook)
-        twin.topic = self.topic
-        twin.last_seq = self.last_seq
-        twin.messages = self.messages
-        twin.bytes = self.bytes
-        twin.dead_letters = self.dead_letters
-        twin.groups = self.groups
-        twin.starts = self.starts
+        for name in TopicBook.__slots__:
+            setattr(twin, name, getattr(self, name))
         return twin
 
-    def add_group(self, group: Group) -> None:
-        self.groups = {**self.groups, group.name: group}
-        self.starts = sorted(group.start_seq for group in self.groups.values())
+    def set_groups(self, groups: dict[str, Group], start_of: dict[int, int]) -> None:
+        """These are the topic's groups now, each with its start."""
+        self.groups = groups
+        self.start_of = start_of
+        self.starts = sorted(start_of.values())
+        self.replan()
+
+    def add_group(self, group: Group, start_seq: int) -> None:
+        self.set_groups({**self.groups, group.name: group}, {**self.start_of, group.id: start_seq})
+
+    def remove_group(self, group: Group) -> None:
+        """The one group that may remain may have settled some messages that others had not."""
+        self.marked = True
+        groups = {name: each for name, each in self.groups.items() if each.id != group.id}
+        self.set_groups(groups, {id_: start for id_, start in self.start_of.items() if id_ != group.id})
+
+    def move_group(self, group_id: int, start_seq: int) -> None:
+        self.set_groups(self.groups, {**self.start_of, group_id: start_seq})
+
+    def replan(self) -> None:
+        """Whether a settled message simply goes: one group, nothing retained, no marks of others."""
+        self.plain: bool = len(self.starts) == 1 and not self.config.retain_ms and not self.marked
 
     def needed(self, seq: int) -> int:
         """How many groups are owed the message; that many must settle it before it goes."""
         return bisect_left(self.starts, seq)
+
+    def owners(self, seq: int) -> list[Group]:
+        """The groups that are owed the message, or have settled it."""
+        return [group for group in self.groups.values() if self.start_of[group.id] < seq]
+
+    def retains(self, published_at_ms: int, now_ms: int) -> bool:
+        """Whether a message that nobody is owed stays for now."""
+        return published_at_ms + self.config.retain_ms > now_ms
 
     def publish(self) -> None:
         """Show the committed counters to the loop. Runs there."""
@@ -102,6 +146,22 @@ class TopicBook:
         topic.messages = self.messages
         topic.bytes = self.bytes
         topic.dead_letters = self.dead_letters
+        topic.scheduled = self.scheduled
+
+
+Registry = dict[tuple[str, str], Topic]
+Show = Callable[[Registry], None]
+"""Makes the loop's registry and a change's result show what is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """A message whose TTL is over, and who is owed it: (group, due of its retry if it has one)."""
+
+    message: Message
+    owed: Sequence[tuple[Group, int | None]]
+    unseen: bool
+    """It was still scheduled: no lane has come across it, wherever its cursor is."""
 
 
 @dataclass(slots=True)
@@ -110,23 +170,34 @@ class Outcome:
 
     error: StoreError | None = None
     books: Sequence[TopicBook] = ()
-    results: Sequence[tuple[Change, Topic | Group | Refused]] = ()
-    fresh: dict[int, list[Message]] | None = None
+    shows: Sequence[Show] = ()
+    fresh: dict[int, list[Message]] = field(default_factory=dict)
     """New messages by topic lane (see `topic_lane`), in seq order."""
+    expiring: bool = False
+    """Some of them have a TTL."""
+    apart: dict[int, list[Message]] = field(default_factory=dict)
+    """New messages that reach no lane from memory, by topic lane: scheduled, redriven."""
+    behind: Sequence[int] = ()
+    """Topic lanes that got messages which only a scan finds."""
+    promoted: Sequence[tuple[int, int, int]] = ()
+    """(group lane, seq, due) of messages that were scheduled, for the lanes that were open."""
+    lapsed: Sequence[Lapsed] = ()
+    closed: Sequence[Group] = ()
+    """Groups that were deleted or moved: their lanes are over."""
+    tick_ms: int | None = None
+    """When a batch is to be written for time's sake."""
+    scheduled_ms: int | None = None
+    """When the next scheduled message falls due."""
+    left: bool = False
+    """Expired messages were passed over, because they are in the gateway's hands."""
 
-    def apply(self, batch: Batch, topics: dict[tuple[str, str], Topic]) -> None:
+    def apply(self, batch: Batch, topics: Registry) -> None:
         """Make the registry and the batch show what is committed."""
         batch.error = self.error
         for book in self.books:
             book.publish()
-        for change, result in self.results:
-            if isinstance(change, CreateTopic):
-                if isinstance(result, Topic):
-                    change.result = topics.setdefault((result.tenant, result.name), result)
-                elif isinstance(result, Refused):
-                    change.refused = result
-            elif isinstance(result, Group):
-                change.result = result.topic.groups.setdefault(result.name, result)
+        for show in self.shows:
+            show(topics)
 
 
 def topic_lane(topic_id: int, priority: int) -> int:
@@ -139,13 +210,18 @@ def group_lane(group_id: int, priority: int) -> int:
     return group_id << 2 | priority
 
 
-def lane_base(topic_id: int, priority: int) -> int:
-    """The position just below the lane's first message."""
-    return topic_id << TOPIC_SHIFT | priority << SEQ_BITS
+def lane_base(topic_id: int, priority: int, *, scheduled: bool = False) -> int:
+    """The position just below the first message of the lane, or of what is to enter it later."""
+    return topic_id << TOPIC_SHIFT | (SCHEDULED if scheduled else 0) | priority << SEQ_BITS
+
+
+def bases(topic_id: int) -> list[int]:
+    """All of a topic's ranges: those of its lanes, then those of what is scheduled."""
+    return [lane_base(topic_id, each, scheduled=later) for later in (False, True) for each in range(PRIORITIES)]
 
 
 def position(topic_id: int, message: Message) -> int:
-    """Where a stored message lies."""
+    """Where a stored message lies, unless it is scheduled."""
     return topic_id << TOPIC_SHIFT | message.priority << SEQ_BITS | message.seq
 
 
@@ -168,30 +244,30 @@ def fingerprint(message: Message) -> int:
 
 def row_crc(message: Message, crc: int, pos: int) -> int:
     """The checksum kept with a row: the content's, then the id; place and time are folded in, so that a row that
-    turns up under another key is noticed too."""
-    place = pos ^ message.published_at_ms
+    turns up under another key is noticed too. (Not the scheduled bit, which changes.)"""
+    place = (pos & ~SCHEDULED) ^ message.published_at_ms
     return crc32(message.id.encode(), crc) ^ (place & _U32) ^ (place >> 32)
 
 
 def message_of(row: Sequence[Any]) -> Message | None:
-    """The message of a stored row (pos, id, key, encoding, content_type, headers, published_at, crc, data), or None
-    when it is not what was stored."""
-    pos, id_, key, encoding, content_type, headers, published_at_ms, crc, data = row
+    """The message of a stored row (pos, id, key, encoding, content_type, headers, published_at, crc, data, due, expires,
+    redriven, ...), or None when it is not what was stored."""
+    pos, id_, key, encoding, content_type, headers, published_at_ms, crc, data, due, expires, redriven = row[:12]
     priority = pos >> SEQ_BITS & PRIORITIES - 1
     try:
         message = Message(id_, data, published_at_ms, encoding, priority, key, headers, content_type)
         if row_crc(message, content_crc(message), pos) != crc:
             return None
+        if due is not None:
+            message.due_ms = abs(due)
+        if expires is not None:
+            message.expires_ms = int(expires)
+        if redriven is not None:
+            message.redriven = bool(redriven)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError):
         return None  # damage can change a column's type; whatever fails on it is a mismatch
     message.seq = pos & SEQ_MAX
     return message
-
-
-def new_group_start(book: TopicBook, change: CreateGroup) -> int:
-    """Where a new group begins: `earliest` is before everything kept, `new` after everything so far."""
-    start = change.start or ("new" if book.groups else "earliest")
-    return 0 if start == "earliest" else book.last_seq
 
 
 def plan_append(
@@ -200,23 +276,29 @@ def plan_append(
     recall: Callable[[str], tuple[int, int] | None],
     limits: Limits,
     holder: Callable[[TopicBook], str],
+    now_ms: int,
 ) -> tuple[list[Message], dict[str, tuple[int, int]]]:
     """Decide one append: returns the messages to store and the ids to remember as id -> (seq, fingerprint), having
     given each message its seq and charged the book; or fills `refused` and returns nothing. `recall` tells what an
     id was stored with earlier, appends before this one included."""
     fresh: list[Message] = []
+    remembered = book.config.dedupe
+    id_bytes = ID_BYTES if remembered else 0
+    scheduled = 0
     remember: dict[str, tuple[int, int]] = {}
     seq, size_bytes = book.last_seq, 0
     append.refused = None
     for message in append.messages:
         print_ = fingerprint(message)
-        first = remember.get(message.id) or recall(message.id)
+        first = (remember.get(message.id) or recall(message.id)) if remembered else None
         message.duplicate = first is not None
         if first is None:
             seq += 1
-            size_bytes += message.size_bytes + ID_BYTES
+            size_bytes += message.size_bytes + id_bytes
             message.seq = seq
-            remember[message.id] = (seq, print_)
+            scheduled += message.due_ms is not None and message.due_ms > now_ms
+            if remembered:
+                remember[message.id] = (seq, print_)
             fresh.append(message)
         elif first[1] == print_:
             message.seq = first[0]
@@ -231,12 +313,17 @@ def plan_append(
     book.last_seq = seq
     book.messages += len(fresh)
     book.bytes += size_bytes
+    book.ids += len(remember)
+    book.scheduled += scheduled
     return fresh, remember
 
 
 def over_quota(book: TopicBook, messages: int, size_bytes: int, limits: Limits) -> bool:
     """Whether so much more is too much."""
-    return book.messages + messages > limits.quota_messages or book.bytes + size_bytes > limits.quota_bytes
+    config = book.config
+    messages_max = limits.quota_messages if config.quota_messages is None else config.quota_messages
+    bytes_max = limits.quota_bytes if config.quota_bytes is None else config.quota_bytes
+    return book.messages + messages > messages_max or book.bytes + size_bytes > bytes_max
 
 
 def describe_holder(seq: int | None, names: Sequence[str]) -> str:

@@ -37,6 +37,7 @@ class Connection(Protocol):
     def in_transaction(self) -> bool: ...
     @property
     def execute(self) -> Execute: ...
+    def interrupt(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -47,11 +48,11 @@ Execute = Callable[..., Cursor]
 class Bulk:
     """One statement over a list of rows: `head row,row,... tail`. Values come flat, row after row."""
 
-    __slots__ = ("_texts", "_width")
+    __slots__ = ("_texts", "width")
 
     def __init__(self, head: str, row: str, tail: str = "") -> None:
-        self._width = row.count("?")
-        self._texts = [(n * self._width, head + ",".join([row] * n) + tail) for n in BULK_ROWS]
+        self.width = row.count("?")
+        self._texts = [(n * self.width, head + ",".join([row] * n) + tail) for n in BULK_ROWS]
 
     def chunks(self, values: list[Any]) -> Iterator[tuple[str, list[Any]]]:
         """Yield (sql, values) per statement to run."""
@@ -90,17 +91,40 @@ CHECKPOINT_AND_EMPTY = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 SELECT_META = "SELECT value FROM meta WHERE name = ?"
 SET_META = "INSERT INTO meta(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value"
-SELECT_TOPICS = "SELECT id, tenant, name, last_seq, messages, bytes, dead_letters FROM topics ORDER BY id"
-SELECT_GROUPS = "SELECT id, topic_id, name, start_seq FROM groups ORDER BY id"
-INSERT_TOPIC = "INSERT INTO topics(tenant, name) VALUES (?, ?) RETURNING id"
-DELETE_TOPIC = "DELETE FROM topics WHERE id = ?"
-INSERT_GROUP = "INSERT INTO groups(topic_id, name, start_seq) VALUES (?, ?, ?) RETURNING id"
+SELECT_TOPICS = """
+    SELECT id, tenant, name, last_seq, messages, bytes, dead_letters, scheduled, ids, floor, config
+    FROM topics WHERE deleted = 0 ORDER BY id"""
+SELECT_DELETED = "SELECT id, last_seq, ids FROM topics WHERE tenant = ? AND name = ? AND deleted = 1"
+SELECT_GROUPS = "SELECT id, topic_id, name, start_seq, paused, owner, inactive_ttl FROM groups ORDER BY id"
+INSERT_TOPIC = "INSERT INTO topics(tenant, name, config) VALUES (?, ?, ?) RETURNING id"
+REVIVE_TOPIC = "UPDATE topics SET deleted = 0, config = ? WHERE id = ?"
+FORGET_TOPIC = "DELETE FROM topics WHERE id = ?"
+CONFIGURE_TOPIC = "UPDATE topics SET config = ? WHERE id = ?"
+DELETE_TOPIC = """
+    UPDATE topics SET deleted = 1, floor = last_seq, messages = 0, bytes = 0, dead_letters = 0, scheduled = 0
+    WHERE id = ?"""
+KEEP_IDS = "UPDATE topics SET ids = ? WHERE id = ?"
+FORGET_IDS_OF_DELETED = "UPDATE topics SET ids = ids - ? WHERE id = ? AND deleted = 1"
+INSERT_GROUP = """
+    INSERT INTO groups(topic_id, name, start_seq, owner, inactive_ttl) VALUES (?, ?, ?, ?, ?) RETURNING id"""
+PAUSE_GROUP = "UPDATE groups SET paused = ? WHERE id = ?"
+MOVE_GROUP = "UPDATE groups SET start_seq = ? WHERE id = ?"
+RAISE_GROUPS = "UPDATE groups SET start_seq = ? WHERE topic_id = ? AND start_seq < ?"
+DELETE_GROUP = "DELETE FROM groups WHERE id = ?"
+DELETE_GROUPS = "DELETE FROM groups WHERE topic_id = ?"
 UPDATE_TOPICS = Bulk(
-    "UPDATE topics SET last_seq = v.column2, messages = v.column3, bytes = v.column4, dead_letters = v.column5"
-    " FROM (VALUES ",
-    "(?,?,?,?,?)",
+    "UPDATE topics SET last_seq = v.column2, messages = v.column3, bytes = v.column4, dead_letters = v.column5,"
+    " scheduled = v.column6, ids = v.column7, floor = v.column8 FROM (VALUES ",
+    "(?,?,?,?,?,?,?,?)",
     ") AS v WHERE topics.id = v.column1",
 )
+
+# -- chores
+
+INSERT_CHORE = "INSERT INTO chores(kind, topic_id, after_pos, through_pos) VALUES (?, ?, ?, ?) RETURNING number"
+UPDATE_CHORE = "UPDATE chores SET after_pos = ? WHERE number = ?"
+DELETE_CHORE = "DELETE FROM chores WHERE number = ?"
+SELECT_CHORES = "SELECT number, kind, topic_id, after_pos, through_pos FROM chores ORDER BY number"
 
 # -- messages
 
@@ -108,42 +132,79 @@ UPDATE_TOPICS = Bulk(
 # (it looks for an adapter), so these get a statement of their own.
 INSERT_PLAIN = Bulk("INSERT INTO messages(pos, id, encoding, published_at, crc, data) VALUES ", "(?,?,?,?,?,?)")
 INSERT_FULL = Bulk(
-    "INSERT INTO messages(pos, id, encoding, published_at, crc, data, key, headers, content_type) VALUES ",
-    "(?,?,?,?,?,?,?,?,?)",
+    "INSERT INTO messages(pos, id, encoding, published_at, crc, data, key, headers, content_type, due, expires) VALUES ",
+    "(?,?,?,?,?,?,?,?,?,?,?)",
 )
+_COLUMNS = "pos, id, key, encoding, content_type, headers, published_at, crc, data, due, expires, redriven"
+_M_COLUMNS = ", ".join(f"m.{name}" for name in _COLUMNS.split(", "))
+_BYTES = "length(data) + ifnull(length(headers), 0) + ifnull(length(key), 0)"  # as `Message.size_bytes`
 DELETE_MESSAGES = Bulk("DELETE FROM messages WHERE pos IN (", "?", ")")
 SELECT_KEPT = Bulk("SELECT pos FROM messages WHERE pos IN (", "?", ")")
-SELECT_MESSAGE = """
-    SELECT pos, id, key, encoding, content_type, headers, published_at, crc, data FROM messages WHERE pos = ?"""
-SELECT_RANGE = """
-    SELECT pos, id, key, encoding, content_type, headers, published_at, crc, data
-    FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?"""
+SELECT_MESSAGE = f"SELECT {_COLUMNS} FROM messages WHERE pos = ?"
+SELECT_RANGE = f"SELECT {_COLUMNS} FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?"
 SELECT_OLDEST = "SELECT pos FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT 1"
 # The last of the next n rows: what bounds the work of a scan that skips rows.
 SELECT_NTH = "SELECT pos FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT 1 OFFSET ?"
-# The backlog of a lane of which some rows are settled by this group or wait for their retry: group id, lane, range,
-# then the horizon (due, pos) above which a row is left to `SELECT_DUE`.
-SELECT_BACKLOG = """
-    SELECT m.pos, m.id, m.key, m.encoding, m.content_type, m.headers, m.published_at, m.crc, m.data,
-           r.deliveries, r.failures
-    FROM messages AS m LEFT JOIN retries AS r ON r.lane = ? AND r.pos = m.pos
-    WHERE m.pos > ? AND m.pos <= ?
-      AND (r.due IS NULL OR (r.due, r.pos) <= (?, ?))
-      AND NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?)
-    ORDER BY m.pos LIMIT ?"""
+SELECT_NTH_OF_KEY = "SELECT pos FROM messages WHERE key = ? AND pos > ? AND pos <= ? ORDER BY pos LIMIT 1 OFFSET ?"
+# The backlog of a lane of which some rows are settled by this group or wait for their retry: lane, range, then the
+# horizon (due, pos) above which a row is left to `SELECT_DUE`; if it has a key, it is named without its body.
+_WITH_RETRY = f"""
+    SELECT {_M_COLUMNS}, r.deliveries, r.failures, r.due
+    FROM messages AS m LEFT JOIN retries AS r ON r.lane = ? AND r.pos = m.pos"""
+_UNSETTLED = "NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?)"
+SELECT_BACKLOG = (
+    _WITH_RETRY.replace("m.data", "CASE WHEN (r.due, r.pos) > (?, ?) THEN NULL ELSE m.data END")
+    + f" WHERE m.pos > ? AND m.pos <= ? AND (m.key IS NOT NULL OR r.due IS NULL OR (r.due, r.pos) <= (?, ?))"
+    f" AND {_UNSETTLED} ORDER BY m.pos LIMIT ?"
+)
+SELECT_BY_KEY = (
+    _WITH_RETRY + f" WHERE m.key = ? AND m.pos > ? AND m.pos <= ?"
+    f" AND (r.due IS NULL OR (r.due, r.pos) <= (?, ?)) AND {_UNSETTLED} ORDER BY m.pos LIMIT ?"
+)
+SELECT_FLOOR = "SELECT floor FROM topics WHERE id = ?"
+SELECT_PUBLISHED_FROM = "SELECT pos, published_at FROM messages WHERE pos >= ? AND pos <= ? ORDER BY pos LIMIT 1"
+
+# -- time: scheduled messages, TTLs, retention, purges
+
+SELECT_SCHEDULED_DUE = "SELECT pos FROM messages WHERE due > 0 AND due <= ? ORDER BY due LIMIT ?"
+SELECT_NEXT_SCHEDULED = "SELECT min(due) FROM messages WHERE due > 0"
+PROMOTE = Bulk("UPDATE messages SET pos = pos - ?, due = -due WHERE pos IN (", "?", ")")
+INSERT_PROMOTED = Bulk("INSERT OR IGNORE INTO retries(lane, pos, due, deliveries, failures) VALUES ", "(?,?,?,0,0)")
+SELECT_EXPIRED = f"""
+    SELECT {_COLUMNS} FROM messages
+    WHERE expires IS NOT NULL AND (expires, pos) > (?, ?) AND expires <= ? ORDER BY expires, pos LIMIT ?"""
+SELECT_NEXT_EXPIRY = """
+    SELECT expires FROM messages
+    WHERE expires IS NOT NULL AND (expires, pos) > (?, ?) ORDER BY expires, pos LIMIT 1"""
+SELECT_PUBLISHED = f"""
+    SELECT pos, published_at, {_BYTES} FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?"""
+COUNT_RANGE = f"SELECT count(*), ifnull(sum({_BYTES}), 0) FROM messages WHERE pos > ? AND pos <= ?"
+DELETE_RANGE = "DELETE FROM messages WHERE pos > ? AND pos <= ?"
+# max_age became another: every message gets the earlier of its own TTL and the new age (0: none), where its TTL is not
+# just the old age. Parameters: old age, new age, new age, range.
+SET_AGE = """
+    UPDATE messages SET expires = CASE
+        WHEN expires IS NULL OR expires = max(published_at, abs(ifnull(due, 0))) + ?1
+            THEN CASE WHEN ?2 > 0 THEN max(published_at, abs(ifnull(due, 0))) + ?2 END
+        WHEN ?2 > 0 THEN min(expires, max(published_at, abs(ifnull(due, 0))) + ?2)
+        ELSE expires END
+    WHERE pos > ?3 AND pos <= ?4"""
 
 # -- retries
 
 UPSERT_RETRIES = Bulk(
-    "INSERT INTO retries(lane, pos, due, deliveries, failures)"
-    " SELECT v.column1, v.column2, v.column3, v.column4, v.column5 FROM (VALUES ",
-    "(?,?,?,?,?)",
+    "INSERT INTO retries(lane, pos, due, deliveries, failures, attempts)"
+    " SELECT v.column1, v.column2, v.column3, v.column4, v.column5, v.column6 FROM (VALUES ",
+    "(?,?,?,?,?,?)",
     # A settled or unknown message gets no row, or the row would stay for ever. Counts on disk never decrease.
     ") AS v JOIN messages AS m ON m.pos = v.column2"
     " WHERE NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = v.column2 AND s.group_id = v.column1 >> 2)"
     " ON CONFLICT(lane, pos) DO UPDATE SET due = excluded.due,"
-    " deliveries = max(deliveries, excluded.deliveries), failures = max(failures, excluded.failures)",
+    " deliveries = max(deliveries, excluded.deliveries), failures = max(failures, excluded.failures),"
+    " attempts = CASE WHEN excluded.attempts = '' THEN attempts ELSE excluded.attempts END",
 )
+SELECT_ATTEMPTS = Bulk("SELECT pos, attempts FROM retries WHERE lane = ? AND pos IN (", "?", ")")
+SELECT_RECORD = "SELECT deliveries, failures, attempts FROM retries WHERE lane = ? AND pos = ?"
 DELETE_RETRIES = Bulk("DELETE FROM retries WHERE lane = ? AND pos IN (", "?", ")")
 SELECT_RETRY = "SELECT due, deliveries, failures FROM retries WHERE lane = ? AND pos = ?"
 SELECT_DUE = (
@@ -152,6 +213,8 @@ SELECT_DUE = (
 )
 SELECT_NEXT_DUE = "SELECT due FROM retries WHERE lane = ? AND (due, pos) > (?, ?) ORDER BY due, pos LIMIT 1"
 SELECT_NEXT_LANE = "SELECT lane FROM retries WHERE lane > ? ORDER BY lane LIMIT 1"
+DELETE_RETRIES_RANGE = "DELETE FROM retries WHERE lane = ? AND pos <= ?"
+DELETE_RETRIES_OF = "DELETE FROM retries WHERE lane >= ? AND lane <= ?"
 SELECT_HAS_RETRIES = "SELECT 1 FROM retries WHERE lane = ? LIMIT 1"
 
 # -- settlements of messages owed to several groups
@@ -162,14 +225,18 @@ INSERT_SETTLED = Bulk(
 COUNT_SETTLED = Bulk("SELECT pos, count(*) FROM settled WHERE pos IN (", "?", ") GROUP BY pos")
 DELETE_SETTLED = Bulk("DELETE FROM settled WHERE pos IN (", "?", ")")
 SELECT_SETTLED_BY = "SELECT group_id FROM settled WHERE pos = ?"
-SELECT_ANY_SETTLED = "SELECT 1 FROM settled LIMIT 1"
+COUNT_SETTLED_RANGE = "SELECT pos, count(*) FROM settled WHERE pos > ? AND pos <= ? GROUP BY pos"
+DELETE_SETTLED_RANGE = "DELETE FROM settled WHERE pos > ? AND pos <= ?"
+DELETE_SETTLED_OF = "DELETE FROM settled WHERE pos > ? AND pos <= ? AND group_id = ?"
+SELECT_NEXT_SETTLED = "SELECT pos FROM settled WHERE pos > ? ORDER BY pos LIMIT 1"
 
 # -- dead letters
 
-INSERT_DEAD = """
-    INSERT INTO dead_letters(topic_id, group_id, pos, id, key, encoding, content_type, headers, published_at, crc,
-                             data, reason, error, deliveries, failures, at)
-    SELECT ?, ?, pos, id, key, encoding, content_type, headers, published_at, crc, data, ?, ?, ?, ?, ?
+DELETE_DEAD_OF_TOPIC = "DELETE FROM dead_letters WHERE topic_id = ?"
+INSERT_DEAD = f"""
+    INSERT INTO dead_letters({_COLUMNS}, topic_id, group_id, group_name,
+                             reason, error, deliveries, failures, at, attempts)
+    SELECT {_COLUMNS}, ?, ?, ?, ?, ?, ?, ?, ?, ?
     FROM messages AS m
     WHERE pos = ? AND NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?)"""
 DELETE_DEAD_OLDEST = """
@@ -180,11 +247,77 @@ DELETE_DEAD_EXPIRED = """
     DELETE FROM dead_letters WHERE number IN (
         SELECT number FROM (SELECT number, at FROM dead_letters WHERE topic_id = ? ORDER BY number LIMIT ?)
         WHERE at < ?)"""
-SELECT_DEAD = """
-    SELECT d.pos, d.id, d.key, d.encoding, d.content_type, d.headers, d.published_at, d.crc, d.data,
-           d.number, g.name, d.reason, d.error, d.deliveries, d.failures, d.at
-    FROM dead_letters AS d JOIN groups AS g ON g.id = d.group_id
-    WHERE d.topic_id = ? ORDER BY d.number DESC LIMIT ?"""
+_LETTER = f"{_COLUMNS}, number, group_id, group_name, reason, error, deliveries, failures, at, attempts"
+SELECT_LETTER = f"SELECT {_LETTER} FROM dead_letters WHERE number = ? AND topic_id = ?"
+SELECT_LETTERS = f"""
+    SELECT {_LETTER} FROM dead_letters
+    WHERE topic_id = ?1 AND number > ?2 AND (?3 IS NULL OR group_name = ?3) AND (?4 IS NULL OR reason = ?4)
+      AND (?5 IS NULL OR key = ?5) ORDER BY number LIMIT ?6"""
+DELETE_LETTERS = Bulk("DELETE FROM dead_letters WHERE topic_id = ? AND number IN (", "?", ")")
+INSERT_REDRIVEN = Bulk(
+    "INSERT INTO messages(pos, id, key, encoding, content_type, headers, published_at, crc, data, expires, redriven)"
+    " VALUES ",
+    "(?,?,?,?,?,?,?,?,?,?,1)",
+)
+INSERT_MARKS = Bulk("INSERT INTO settled(pos, group_id) VALUES ", "(?,?)")
+
+# -- revocations
+
+UPSERT_REVOCATION = """
+    INSERT INTO revocations(issuer, jti, subject, issued_before, expires) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT(issuer, jti, subject) DO UPDATE SET
+        issued_before = max(issued_before, excluded.issued_before), expires = max(expires, excluded.expires)"""
+DELETE_REVOCATIONS = "DELETE FROM revocations WHERE expires <= ?"
+SELECT_REVOCATIONS = (
+    "SELECT issuer, jti, subject, issued_before, expires FROM revocations ORDER BY issuer, jti, subject"
+)
+
+# -- the ledger (see ledger.py)
+
+INSERT_EVENTS = Bulk(
+    "INSERT INTO ledger(topic_id, group_name, at, event, subject, session, attempt, detail, seq, bits) VALUES ",
+    "(?,?,?,?,?,?,?,?,?,?)",
+)
+SELECT_HISTORY = """
+    SELECT group_name, at, event, subject, session, attempt, detail FROM ledger
+    WHERE topic_id = ? AND seq BETWEEN ? AND ? AND bits >> (? - seq) & 1
+    ORDER BY at, attempt, event, number LIMIT ?"""
+SELECT_EVENTS_FROM = "SELECT number, at, topic_id, seq, bits FROM ledger WHERE number > ? ORDER BY number LIMIT ?"
+DELETE_EVENTS = Bulk("DELETE FROM ledger WHERE number IN (", "?", ")")
+DELETE_EVENTS_OF_TOPIC = "DELETE FROM ledger WHERE number IN (SELECT number FROM ledger WHERE topic_id = ? LIMIT ?)"
+SELECT_PLACES = "SELECT pos FROM messages WHERE pos BETWEEN ? AND ?"
+
+# -- the whole file (see maintenance.py)
+
+COPY_INTO = "VACUUM INTO ?"
+CHECK_FILE = "PRAGMA integrity_check(100)"
+CHECK_NEXT_TOPIC = "SELECT id FROM topics WHERE id > ? ORDER BY id LIMIT 1"
+CHECK_COUNTERS = """
+    SELECT tenant, name, floor, messages, bytes, dead_letters, scheduled, ids FROM topics
+    WHERE id = ? AND NOT deleted"""
+CHECK_IDS = """
+    SELECT (SELECT count(*) FROM dedupe_a WHERE topic_id = ?) + (SELECT count(*) FROM dedupe_b WHERE topic_id = ?)"""
+CHECK_DEAD = "SELECT count(*) FROM dead_letters WHERE topic_id = ?"
+CHECK_MESSAGES = f"SELECT pos, {_COLUMNS} FROM messages WHERE pos > ? ORDER BY pos LIMIT ?"
+CHECK_LETTERS = f"SELECT number, {_COLUMNS} FROM dead_letters WHERE number > ? ORDER BY number LIMIT ?"
+_ORPHANS = (
+    ("groups of no topic", "groups", "topics AS o WHERE o.id = t.topic_id"),
+    ("dead letters of no topic", "dead_letters", "topics AS o WHERE o.id = t.topic_id"),
+    ("messages of no topic", "messages", "topics AS o WHERE o.id = t.pos >> 45"),
+    ("retries of no message", "retries", "messages AS o WHERE o.pos = t.pos"),
+    ("retries of no group", "retries", "groups AS o WHERE o.id = t.lane >> 2"),
+    ("settled marks of no message", "settled", "messages AS o WHERE o.pos = t.pos"),
+    # A deleted topic's are left to a chore.
+    (
+        "settled marks of no group",
+        "settled",
+        "groups AS o WHERE o.id = t.group_id UNION ALL SELECT 1 FROM chores AS o WHERE o.topic_id = t.pos >> 45",
+    ),
+)
+CHECK_ORPHANS = [
+    (what, f"SELECT count(*) FROM {table} AS t WHERE NOT EXISTS (SELECT 1 FROM {owner})")
+    for what, table, owner in _ORPHANS
+]
 
 
 class Generation:

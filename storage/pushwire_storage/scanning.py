@@ -1,4 +1,4 @@
-"""Reading messages back: the backlog and the due retries of a lane, a topic's messages, its dead letters.
+"""Reading messages back: the backlog, the due retries and the keys of a lane, and a topic's messages.
 
 Owns the bounds of every read (rows looked at, messages, bytes) and the checksum: a row that is not what was stored is
 told apart here, and never handed out. It writes nothing; the writer moves a damaged row to the dead letters.
@@ -10,30 +10,37 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from .base import PRIORITIES, DeadLetter, Message, Topic
-from .lanes import SCAN_BYTES_MAX, Scan, Scanned
-from .planning import SEQ_MAX, group_lane, lane_base, message_of
+from .base import Message, Page
+from .planning import SEQ_MAX, TopicBook, bases, group_lane, lane_base, message_of
 from .queries import (
     BEGIN_READ,
     ROLLBACK,
     SELECT_BACKLOG,
-    SELECT_DEAD,
+    SELECT_BY_KEY,
     SELECT_DUE,
+    SELECT_FLOOR,
     SELECT_MESSAGE,
     SELECT_NEXT_DUE,
     SELECT_NTH,
+    SELECT_NTH_OF_KEY,
+    SELECT_PUBLISHED_FROM,
     SELECT_RANGE,
     SELECT_RETRY,
     Connection,
     Execute,
 )
+from .scans import SCAN_BYTES_MAX, Scan, Scanned
 from .txn import State
 
 SCAN_ROWS_MIN, SCAN_ROWS_MAX = 256, 2_048
 """Rows one backlog scan may look at, where some of them are to be skipped: four times as many as are wanted, within
 these bounds. The larger is about 2 ms of the writer's time."""
 READ_BYTES_MAX = 8 << 20
-"""Bytes one `read` or `dead_letters` may return, but at least one message."""
+"""Bytes one `read` may return, but at least one message."""
+MESSAGE_COLUMNS = 12
+"""Columns of a row that are its message's; see `planning.message_of`."""
+TAKEN, EXPIRED, DAMAGED = range(3)
+"""What a row that a scan came across was."""
 
 T = TypeVar("T")
 
@@ -64,16 +71,23 @@ class Scanner:
         self._scan = scan
         self._lane = group_lane(scan.group.id, scan.priority)
         self._base = lane_base(scan.group.topic.id, scan.priority)
+        self._now_ms = max(scan.now_ms, state.now_ms)
         self._size_bytes = 0
         self.damaged: tuple[int, int, int, int] | None = None
         self.result = Scanned(cursor=scan.cursor, horizon=scan.horizon)
 
     def run(self) -> Scanned:
-        if self._scan.due_until_ms is None:
-            self._backlog()
+        result, scan = self.result, self._scan
+        book = self._state.books.get(scan.group.topic.id)
+        if book is None or scan.group.id not in book.start_of:
+            result.exhausted = True  # deleted; the lane is about to be closed
+            return result
+        if scan.key is not None:
+            self._by_key(scan.key, book.start_of[scan.group.id])
+        elif scan.due_until_ms is None:
+            self._backlog(book)
         else:
-            self._due(self._scan.due_until_ms)
-        result = self.result
+            self._due(scan.due_until_ms)
         if not any(deliveries or failures for deliveries, failures in result.counts):
             result.counts = []
         if self._lane in self._state.retry_lanes:
@@ -82,34 +96,67 @@ class Scanner:
             result.next_due_ms = row[0] if row else None
         return result
 
-    def _backlog(self) -> None:
+    # -- the backlog
+
+    def _backlog(self, book: TopicBook) -> None:
         scan, result, base = self._scan, self.result, self._base
-        book = self._state.books[scan.group.topic.id]
         low, high = base | scan.cursor, base | SEQ_MAX
         stop: int | None = None
-        if self._lane in self._state.retry_lanes or len(book.starts) > 1:
+        if self._lane in self._state.retry_lanes or not book.plain:
             rows_max = min(max(SCAN_ROWS_MIN, 4 * scan.limit), SCAN_ROWS_MAX)
             nth = self._execute(SELECT_NTH, (low, high, rows_max - 1)).fetchone()
             stop = nth[0] if nth else None
-            due_ms, seq = scan.horizon
-            rows = self._execute(
-                SELECT_BACKLOG, (self._lane, low, stop or high, due_ms, base | seq, scan.group.id, scan.limit)
-            )
+            mark = (scan.horizon[0], base | scan.horizon[1])
+            values = (*mark, self._lane, low, stop or high, *mark, scan.group.id, SCAN_ROWS_MAX)
+            rows = self._execute(SELECT_BACKLOG, values)
         else:
-            rows = self._execute(SELECT_RANGE, (low, high, scan.limit))
+            rows = self._execute(SELECT_RANGE, (low, high, SCAN_ROWS_MAX))
+        seen = 0
         try:
             for row in rows:
+                seen += 1
                 result.cursor = row[0] & SEQ_MAX
-                counts = (row[9] or 0, row[10] or 0) if len(row) > 9 else (0, 0)
-                if not self._take(row, counts) or self._full():
+                if not self._pass(row) or self._full():
                     return
         finally:
             rows.close()  # a statement left open would keep its snapshot, and the next transaction would be inside it
-        if stop is None:
+        if stop is not None:
+            result.cursor = stop & SEQ_MAX
+        elif seen < SCAN_ROWS_MAX:
             result.cursor = max(scan.cursor, book.last_seq)
             result.exhausted = True
-        else:
-            result.cursor = stop & SEQ_MAX
+
+    def _pass(self, row: Sequence[Any]) -> bool:
+        """Come across a row of the backlog; False when it is damaged."""
+        if len(row) <= MESSAGE_COLUMNS:
+            return self._take(row, (0, 0)) != DAMAGED
+        deliveries, failures, due_ms = row[MESSAGE_COLUMNS:]
+        if due_ms is not None and (due_ms, row[0] & SEQ_MAX) > self._scan.horizon:
+            self.result.blocked.append((row[0] & SEQ_MAX, row[2]))
+            return True
+        return self._take(row, (deliveries or 0, failures or 0)) != DAMAGED
+
+    # -- one key
+
+    def _by_key(self, key: str, start_seq: int) -> None:
+        """What is deliverable of a key, in the part of the lane that the cursor has passed."""
+        scan, result, base = self._scan, self.result, self._base
+        low, high = base | max(scan.cursor, start_seq), base | scan.through
+        nth = self._execute(SELECT_NTH_OF_KEY, (key, low, high, SCAN_ROWS_MAX - 1)).fetchone()
+        stop = nth[0] if nth else high
+        mark = (scan.horizon[0], base | scan.horizon[1])
+        rows = self._execute(SELECT_BY_KEY, (self._lane, key, low, stop, *mark, scan.group.id, SCAN_ROWS_MAX))
+        try:
+            for row in rows:
+                result.cursor = row[0] & SEQ_MAX
+                taken = self._take(row, (row[MESSAGE_COLUMNS] or 0, row[MESSAGE_COLUMNS + 1] or 0))
+                if taken == DAMAGED or self._full():
+                    return
+        finally:
+            rows.close()
+        result.cursor = stop & SEQ_MAX
+
+    # -- retries
 
     def _due(self, until_ms: int) -> None:
         scan, result = self._scan, self.result
@@ -147,21 +194,28 @@ class Scanner:
     def _fetch(self, mark: tuple[int, int], counts: tuple[int, int]) -> bool:
         """Take the message of a retry; False when it is damaged."""
         row = self._execute(SELECT_MESSAGE, (self._base | mark[1],)).fetchone()
-        if row is None or not self._take(row, counts):
-            return row is None
-        self.result.marks.append(mark)
-        return True
+        if row is None:
+            return True
+        taken = self._take(row, counts)
+        if taken == TAKEN:
+            self.result.marks.append(mark)
+        return taken != DAMAGED
 
-    def _take(self, row: Sequence[Any], counts: tuple[int, int]) -> bool:
-        """Take the row into the result; False when it is damaged, which ends the scan."""
-        message = message_of(row[:9])
+    # -- one row
+
+    def _take(self, row: Sequence[Any], counts: tuple[int, int]) -> int:
+        """Take the row into the result, as what it is. A damaged one ends the scan."""
+        message = message_of(row)
         if message is None:
             self.damaged = (row[0] & SEQ_MAX, _size_bytes(row), *counts)
-            return False
+            return DAMAGED
+        self._size_bytes += message.size_bytes
+        if message.expires_ms is not None and message.expires_ms <= self._now_ms:
+            self.result.expired.append(message)
+            return EXPIRED
         self.result.messages.append(message)
         self.result.counts.append(counts)
-        self._size_bytes += message.size_bytes
-        return True
+        return TAKEN
 
     def _full(self) -> bool:
         return len(self.result.messages) >= self._scan.limit or self._size_bytes >= SCAN_BYTES_MAX
@@ -172,18 +226,43 @@ def _size_bytes(row: Sequence[Any]) -> int:
     return sum(len(part) for part in (row[2], row[5], row[8]) if isinstance(part, str | bytes))
 
 
-def read(connection: Connection, topic: Topic, after_seq: int, limit: int) -> tuple[list[Message], int]:
-    """Messages of all priorities merged by seq, and the number of damaged rows left out."""
+def first_published(execute: Execute, topic_id: int, last_seq: int, published_at_ms: int, floor: int = 0) -> int | None:
+    """The first kept seq above the topic's floor published at or after this. Within a lane, times do not fall as seqs
+    rise, so each is halved; where the machine's clock was set back between two starts, it is one of the places where
+    they cross."""
+    found = (_first(execute, base, floor + 1, last_seq, published_at_ms) for base in bases(topic_id))
+    return min((seq for seq in found if seq is not None), default=None)
 
-    def work() -> tuple[list[Message], int]:
+
+def _first(execute: Execute, base: int, low: int, high: int, published_at_ms: int) -> int | None:
+    first = None
+    while low <= high:
+        middle = (low + high) // 2
+        row = execute(SELECT_PUBLISHED_FROM, (base | middle, base | high)).fetchone()
+        if row is None:
+            high = middle - 1
+        elif row[1] < published_at_ms:
+            low = (row[0] & SEQ_MAX) + 1
+        else:
+            first, high = row[0] & SEQ_MAX, middle - 1
+    return first
+
+
+def read(connection: Connection, topic_id: int, after_seq: int, limit: int, last_seq: int) -> tuple[Page, int]:
+    """Messages of all priorities, scheduled ones too, merged by seq, up to `last_seq`; and the number of damaged rows
+    left out. No seq is ever left out by the store, so what is not there has gone."""
+
+    def work() -> tuple[Page, int]:
         execute = connection.execute
         found: list[Message] = []
         size_bytes = damaged = 0
+        through = max(after_seq, last_seq)
         execute(BEGIN_READ)  # else one priority could be read before a commit and the next after it
-        bases = [lane_base(topic.id, priority) for priority in range(PRIORITIES)]
-        lanes = [execute(SELECT_RANGE, (base | after_seq, base | SEQ_MAX, limit)) for base in bases]
+        row = execute(SELECT_FLOOR, (topic_id,)).fetchone()
+        low = max(after_seq, row[0] if row else 0)
+        lanes = [execute(SELECT_RANGE, (base | low, base | last_seq, limit)) for base in bases(topic_id)]
         try:
-            for row in heapq.merge(*lanes, key=lambda row: row[0] & SEQ_MAX):
+            for row in heapq.merge(*lanes, key=lambda row: row[0] & SEQ_MAX) if low < last_seq else ():
                 message = message_of(row)
                 if message is None:
                     damaged += 1
@@ -191,43 +270,23 @@ def read(connection: Connection, topic: Topic, after_seq: int, limit: int) -> tu
                 found.append(message)
                 size_bytes += message.size_bytes
                 if len(found) >= limit or size_bytes >= READ_BYTES_MAX:
+                    through = message.seq
                     break
         finally:
             for lane in lanes:
                 lane.close()
             execute(ROLLBACK)
-        return found, damaged
+        return Page(found, _gaps(after_seq, [message.seq for message in found], through), through), damaged
 
     return tolerantly(connection, work)
 
 
-def dead_letters(connection: Connection, topic: Topic, limit: int) -> list[DeadLetter]:
-    """The newest dead letters of the topic. One that is damaged is shown as it is, with the reason `corrupt`."""
-
-    def work() -> list[DeadLetter]:
-        found: list[DeadLetter] = []
-        size_bytes = 0
-        rows = connection.execute(SELECT_DEAD, (topic.id, limit))
-        for row in rows:
-            letter = _dead_letter(topic, row)
-            found.append(letter)
-            size_bytes += letter.message.size_bytes
-            if size_bytes >= READ_BYTES_MAX:
-                break
-        rows.close()
-        return found
-
-    return tolerantly(connection, work)
-
-
-def _dead_letter(topic: Topic, row: Sequence[Any]) -> DeadLetter:
-    number, group, reason, error, deliveries, failures, at_ms = row[9:]
-    message = message_of(row[:9])
-    if message is None:
-        reason = "corrupt"
-        pos, id_, key, encoding, content_type, headers, published_at_ms, _, data = row[:9]
-        body = data if isinstance(data, bytes) else str(data).encode()
-        priority = pos >> SEQ_MAX.bit_length() & PRIORITIES - 1
-        message = Message(str(id_), body, published_at_ms, encoding, priority, key, headers, content_type)
-        message.seq = pos & SEQ_MAX
-    return DeadLetter(number, topic.name, group, message, reason, error, deliveries, failures, at_ms)
+def _gaps(after_seq: int, seqs: Sequence[int], through: int) -> list[tuple[int, int]]:
+    """The ranges between `after_seq` and `through` of which nothing is there."""
+    gaps: list[tuple[int, int]] = []
+    expected = after_seq + 1
+    for seq in (*seqs, through + 1):
+        if seq > expected:
+            gaps.append((expected, seq - 1))
+        expected = seq + 1
+    return gaps

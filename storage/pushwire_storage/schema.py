@@ -17,7 +17,9 @@ APPLICATION_ID = 0x50574952
 
 _FIRST = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    # AUTOINCREMENT: an id is part of every position and lane, so it must never come back.
+    # AUTOINCREMENT: an id is part of every position and lane, so it must never come back. A topic that was deleted stays
+    # as a row, so that its name goes on with its seqs. floor: messages up to this seq were purged; chores remove them.
+    # bytes include `ids` remembered ids. config: the JSON of what differs from the defaults.
     """CREATE TABLE topics (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         tenant TEXT NOT NULL,
@@ -26,15 +28,24 @@ _FIRST = (
         messages INTEGER NOT NULL DEFAULT 0,
         bytes INTEGER NOT NULL DEFAULT 0,
         dead_letters INTEGER NOT NULL DEFAULT 0,
+        scheduled INTEGER NOT NULL DEFAULT 0,
+        ids INTEGER NOT NULL DEFAULT 0,
+        floor INTEGER NOT NULL DEFAULT 0,
+        deleted INTEGER NOT NULL DEFAULT 0,
+        config TEXT,
         UNIQUE (tenant, name))""",
     """CREATE TABLE groups (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         topic_id INTEGER NOT NULL,
         name TEXT NOT NULL,
         start_seq INTEGER NOT NULL,
+        paused INTEGER NOT NULL DEFAULT 0,
+        owner TEXT,
+        inactive_ttl INTEGER NOT NULL DEFAULT 0,
         UNIQUE (topic_id, name))""",
-    # pos: see planning.py. due and expires are for scheduled and expiring messages. data comes last, so that reading
-    # the rest never touches the overflow pages of a large body.
+    # pos: see planning.py. due: above 0 while the message is scheduled, its negative afterwards. expires: the sender's
+    # TTL or the topic's max_age, whichever ends first. data comes last, so that reading the rest never touches the
+    # overflow pages of a large body.
     """CREATE TABLE messages (
         pos INTEGER PRIMARY KEY,
         id TEXT NOT NULL,
@@ -45,15 +56,30 @@ _FIRST = (
         published_at INTEGER NOT NULL,
         due INTEGER,
         expires INTEGER,
+        redriven INTEGER,
         crc INTEGER NOT NULL,
         data BLOB NOT NULL)""",
+    # Partial ones: a message without key, delay and TTL is in none of them. A rowid table's index ends in the rowid, so
+    # that one key of one lane is one range of messages_by_key.
+    "CREATE INDEX messages_by_due ON messages (due) WHERE due > 0",
+    "CREATE INDEX messages_by_expiry ON messages (expires, pos) WHERE expires IS NOT NULL",
+    "CREATE INDEX messages_by_key ON messages (key) WHERE key IS NOT NULL",
+    # Work left over from changes that concern many messages, done piece by piece: see chores.py.
+    """CREATE TABLE chores (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,
+        topic_id INTEGER NOT NULL,
+        after_pos INTEGER NOT NULL,
+        through_pos INTEGER NOT NULL)""",
     # lane is group id << 2 | priority. due 0: in the gateway's hands, or due as soon as the lane is opened again.
+    # attempts: see dead.py.
     """CREATE TABLE retries (
         lane INTEGER NOT NULL,
         pos INTEGER NOT NULL,
         due INTEGER NOT NULL,
         deliveries INTEGER NOT NULL,
         failures INTEGER NOT NULL,
+        attempts TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (lane, pos)) WITHOUT ROWID""",
     "CREATE INDEX retries_by_due ON retries (lane, due, pos)",
     # Who has settled a message that is owed to several groups, until the last of them has.
@@ -71,10 +97,13 @@ _FIRST = (
             PRIMARY KEY (id, topic_id)) WITHOUT ROWID"""
         for generation in "ab"
     ),
+    # The message as it lay in its topic, checksum included, and what became of it. The group by name too, because it
+    # may be deleted before its letters are.
     """CREATE TABLE dead_letters (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         topic_id INTEGER NOT NULL,
         group_id INTEGER NOT NULL,
+        group_name TEXT NOT NULL,
         pos INTEGER NOT NULL,
         id TEXT NOT NULL,
         key TEXT,
@@ -82,14 +111,40 @@ _FIRST = (
         content_type TEXT,
         headers BLOB,
         published_at INTEGER NOT NULL,
+        due INTEGER,
+        expires INTEGER,
+        redriven INTEGER,
         crc INTEGER NOT NULL,
         reason TEXT NOT NULL,
         error TEXT,
         deliveries INTEGER NOT NULL,
         failures INTEGER NOT NULL,
         at INTEGER NOT NULL,
+        attempts TEXT NOT NULL DEFAULT '',
         data BLOB NOT NULL)""",
     "CREATE INDEX dead_letters_by_topic ON dead_letters (topic_id, number)",
+    # bits: of which messages it tells, from `seq` on; see ledger.py.
+    """CREATE TABLE ledger (
+        number INTEGER PRIMARY KEY,
+        topic_id INTEGER NOT NULL,
+        group_name TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        event INTEGER NOT NULL,
+        subject TEXT NOT NULL,
+        session TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        detail TEXT,
+        seq INTEGER NOT NULL,
+        bits INTEGER NOT NULL)""",
+    "CREATE INDEX ledger_by_seq ON ledger (topic_id, seq)",
+    # '' where there is none: a key column that is NULL is equal to nothing.
+    """CREATE TABLE revocations (
+        issuer TEXT NOT NULL,
+        jti TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        issued_before INTEGER NOT NULL,
+        expires INTEGER NOT NULL,
+        PRIMARY KEY (issuer, jti, subject)) WITHOUT ROWID""",
 )
 
 MIGRATIONS: tuple[Sequence[str], ...] = (_FIRST,)

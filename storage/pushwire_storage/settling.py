@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import chain
 
 from .base import Counted, Dead, Done, Group, Message, Retry, Settlement
-from .planning import SEQ_BITS, TOPIC_SHIFT, TopicBook, group_lane, position
+from .dead import bury, joined, known_attempts, line_of
+from .planning import SEQ_BITS, SEQ_MAX, TOPIC_SHIFT, TopicBook, group_lane, position
 from .queries import (
     COUNT_SETTLED,
     DELETE_DEAD_EXPIRED,
@@ -19,7 +20,6 @@ from .queries import (
     DELETE_MESSAGES,
     DELETE_RETRIES,
     DELETE_SETTLED,
-    INSERT_DEAD,
     INSERT_SETTLED,
     SELECT_HAS_RETRIES,
     SELECT_KEPT,
@@ -46,8 +46,10 @@ class _Settling:
         """topic id -> position -> bytes: settled by the one group that was owed it."""
         self._shared: dict[int, dict[int, int]] = {}
         """group id -> position -> bytes: settled by one of several groups."""
-        self._waiting: dict[tuple[int, int], tuple[int, int, int]] = {}
-        """(lane, position) -> (due, deliveries, failures) to write."""
+        self._retained: set[int] = set()
+        """Positions that stay for their topic's retention, whoever has settled them."""
+        self._waiting: dict[tuple[int, int], tuple[int, int, int, str]] = {}
+        """(lane, position) -> (due, deliveries, failures, attempts) to write."""
         self._over: dict[int, list[int]] = {}
         """lane -> positions whose row in `retries` goes."""
         self._buried: dict[int, None] = {}
@@ -56,13 +58,17 @@ class _Settling:
     def run(self, settlements: Sequence[Settlement]) -> None:
         for settlement in settlements:
             group = settlement.group
+            if not self._txn.exists(group.topic.id) or group.id in self._txn.moved:
+                continue
             book = self._txn.book(group.topic.id)
+            if group.id not in book.start_of:
+                continue  # deleted
             if isinstance(settlement, Done):
                 self._done(group, book, settlement.messages)
             elif isinstance(settlement, Dead):
                 self._dead(settlement, book)
             else:
-                self._wait(settlement)
+                self._wait(settlement, book)
         self._write_retries()
         if self._shared:
             self._write_shared()
@@ -73,13 +79,13 @@ class _Settling:
     # -- gathering
 
     def _done(self, group: Group, book: TopicBook, messages: Sequence[Message]) -> None:
-        topic_id, start = group.topic.id, group.start_seq
+        topic_id, start = group.topic.id, book.start_of[group.id]
         high = topic_id << TOPIC_SHIFT
         self._txn.rows += len(messages)
         if self._waiting or any(self._txn.has_retries(group.id << 2 | priority) for priority in range(4)):
             for message in messages:
                 self._end_wait(group, message)
-        if len(book.starts) == 1:
+        if book.plain:
             gone = self._gone.setdefault(topic_id, {})
             for message in messages:
                 if message.seq > start:
@@ -91,9 +97,13 @@ class _Settling:
 
     def _settled(self, group: Group, book: TopicBook, message: Message) -> None:
         topic_id = group.topic.id
-        alone = book.needed(message.seq) == 1
+        pos = position(topic_id, message)
+        retained = book.retains(message.published_at_ms, self._txn.now_ms)
+        if retained:
+            self._retained.add(pos)
+        alone = book.needed(message.seq) == 1 and not retained
         where = self._gone.setdefault(topic_id, {}) if alone else self._shared.setdefault(group.id, {})
-        where[position(topic_id, message)] = message.size_bytes
+        where[pos] = message.size_bytes
 
     def _is_settled(self, group: Group, pos: int) -> bool:
         """Whether an earlier settlement of this batch has done so."""
@@ -105,25 +115,27 @@ class _Settling:
         if self._txn.has_retries(lane):
             self._over.setdefault(lane, []).append(pos)
 
-    def _wait(self, settlement: Retry | Counted) -> None:
+    def _wait(self, settlement: Retry | Counted, book: TopicBook) -> None:
         group, message = settlement.group, settlement.message
         pos = position(group.topic.id, message)
-        if message.seq <= group.start_seq or self._is_settled(group, pos):
+        if message.seq <= book.start_of[group.id] or self._is_settled(group, pos):
             return
         key = (group_lane(group.id, message.priority), pos)
         due_ms = settlement.due_ms if isinstance(settlement, Retry) else 0
-        _, deliveries, failures = self._waiting.get(key, (0, 0, 0))
-        self._waiting[key] = (due_ms, max(deliveries, settlement.deliveries), max(failures, settlement.failures))
+        _, deliveries, failures, attempts = self._waiting.get(key, (0, 0, 0, ""))
+        if settlement.last is not None:
+            attempts = joined(attempts, line_of(settlement.last))
+        counts = (max(deliveries, settlement.deliveries), max(failures, settlement.failures))
+        self._waiting[key] = (due_ms, *counts, attempts)
         self._txn.rows += 1
 
     def _dead(self, dead: Dead, book: TopicBook) -> None:
         group, message = dead.group, dead.message
         topic_id, pos = group.topic.id, position(group.topic.id, message)
-        if message.seq <= group.start_seq or self._is_settled(group, pos):
+        if message.seq <= book.start_of[group.id] or self._is_settled(group, pos):
             return
-        why = (dead.reason, dead.error, dead.deliveries, dead.failures, dead.at_ms)
-        inserted = self._txn.execute(INSERT_DEAD, (topic_id, group.id, *why, pos, group.id)).rowcount
-        if inserted != 1:
+        waiting = self._waiting.get((group_lane(group.id, message.priority), pos), (0, 0, 0, ""))
+        if not bury(self._txn, dead, pos, waiting[1:]):
             return  # settled before, or unknown: dead once, or not at all
         book.dead_letters += 1
         self._buried[topic_id] = None
@@ -137,7 +149,10 @@ class _Settling:
     def _write_retries(self) -> None:
         txn = self._txn
         if self._waiting:
-            values = list(chain.from_iterable((*key, *row) for key, row in self._waiting.items()))
+            attempts = known_attempts(txn, {key: row[3] for key, row in self._waiting.items()})
+            values = list(
+                chain.from_iterable((*key, *row[:3], attempts[key]) for key, row in self._waiting.items())
+            )
             UPSERT_RETRIES.run(txn.execute, values)
             txn.retries_written.update(lane for lane, _ in self._waiting)
         for lane, positions in self._over.items():
@@ -155,7 +170,7 @@ class _Settling:
         complete: list[int] = []
         for pos, settled in COUNT_SETTLED.fetch(txn.execute, sizes):
             topic_id = pos >> TOPIC_SHIFT
-            if settled >= txn.book(topic_id).needed(pos & (1 << SEQ_BITS) - 1):
+            if pos not in self._retained and settled >= txn.book(topic_id).needed(pos & SEQ_MAX):
                 complete.append(pos)
                 self._gone.setdefault(topic_id, {})[pos] = sizes[pos]
         DELETE_SETTLED.run(txn.execute, complete)
@@ -176,6 +191,8 @@ class _Settling:
         for topic_id, gone in self._gone.items():
             book = txn.book(topic_id)
             size_bytes = sum(gone.values())
+            if book.marked or book.config.retain_ms:  # it may have been settled and kept before
+                DELETE_SETTLED.run(txn.execute, list(gone))
             book.messages -= len(gone)
             book.bytes -= size_bytes
             txn.payload_bytes += size_bytes

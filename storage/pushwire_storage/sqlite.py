@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,9 @@ import aiosqlite
 
 from . import scanning, schema
 from .base import (
-    Arrivals,
     Capabilities,
-    DeadLetter,
-    Message,
+    Consumer,
+    Page,
     StoreBroken,
     StoreBusy,
     StoreError,
@@ -32,8 +31,10 @@ from .base import (
     StoreStats,
     Topic,
 )
+from .catalog import SqliteCatalog
 from .front import StoreFront
 from .lock import FileLock
+from .places import ThreadedPlaces
 from .planning import Limits
 from .queries import STATEMENTS_CACHED, Connection
 from .transaction import Hooks, NoHooks, Writer
@@ -76,6 +77,13 @@ class Driver:
         )
         return connection
 
+    def connect_to_memory(self) -> Connection:
+        """A database of its own that no file holds."""
+        connection: Connection = self._module.connect(
+            ":memory:", isolation_level=None, cached_statements=STATEMENTS_CACHED
+        )
+        return connection
+
     def classify(self, error: Exception) -> StoreError:
         """What an error of the writer means. Unknown ones are the worst: what is stored cannot be told."""
         if isinstance(error, StoreError):
@@ -115,6 +123,10 @@ class Options:
     @property
     def database(self) -> Path:
         return self.path / DATABASE
+
+    def connect(self, path: Path, mode: str) -> Connection:
+        """Open a database file, this one or another."""
+        return self.driver.connect(path, mode, self.busy_timeout_s)
 
 
 def options_of(path: Path | str, settings: dict[str, Any]) -> Options:
@@ -223,7 +235,7 @@ def open_writer(options: Options) -> Connection:
 
 
 def open_reader(options: Options) -> Connection:
-    """A connection that cannot write, for `read` and `dead_letters`."""
+    """A connection that cannot write, for `read`."""
     connection = options.driver.connect(options.database, "ro", options.busy_timeout_s)
     schema.check(connection.execute)  # SQLite opens the file with the first statement: let it fail here, if at all
     return connection
@@ -277,10 +289,13 @@ class SqliteStore(StoreFront):
         self._writer: Writer | None = None
         self._writing: aiosqlite.Connection | None = None
         self._reading: aiosqlite.Connection | None = None
+        self._browsing: aiosqlite.Connection | None = None
+        self._places: ThreadedPlaces | None = None
+        self._catalog: SqliteCatalog | None = None
         self._closing: asyncio.Future[None] | None = None
         self._corrupt_reads = 0
 
-    async def open(self, arrivals: Arrivals, now_ms: int) -> None:
+    async def open(self, consumer: Consumer, now_ms: int) -> None:
         assert self._lock is None, "a store is opened once"
         options = self._options
         self._loop = asyncio.get_running_loop()
@@ -291,11 +306,14 @@ class SqliteStore(StoreFront):
             self.topics = await run_on(self._writing, lambda: writer.load(now_ms))
             self._writer = writer
             self._reading = await _connected(lambda: open_reader(options))
+            self._browsing = await _connected(lambda: open_reader(options))
         except Exception as error:
             await self._release()
             raise options.driver.damage(error) from error
         self.epoch = writer.epoch
-        self._opened(writer, arrivals, now_ms)
+        self._places = ThreadedPlaces(self._browse, self._tell, options.connect, options.driver.classify)
+        self._catalog = SqliteCatalog(self._places, options.database, lambda: writer.state.now_ms)
+        self._opened(writer, consumer, now_ms, writer.standing())
 
     def _submit(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
         loop, writer = self._loop, self._writer
@@ -315,17 +333,28 @@ class SqliteStore(StoreFront):
 
         run_on(self._writing, job).add_done_callback(_surface)
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Sequence[Message]:
-        messages, damaged = await self._ask(lambda connection: scanning.read(connection, topic, after_seq, limit))
+    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
+        # No further than the loop has heard: what is committed and not yet announced is announced by `tailed`.
+        topic_id, last_seq = topic.id, topic.last_seq
+        work = scanning.read
+        page, damaged = await self._ask(lambda connection: work(connection, topic_id, after_seq, limit, last_seq))
         self._corrupt_reads += damaged
-        return messages
+        return page
 
-    async def dead_letters(self, topic: Topic, limit: int) -> Sequence[DeadLetter]:
-        return await self._ask(lambda connection: scanning.dead_letters(connection, topic, limit))
+    def catalog(self) -> SqliteCatalog:
+        if self._catalog is None:
+            raise StoreBroken("the store is not open")
+        return self._catalog
 
     async def _ask(self, question: Callable[[Connection], T]) -> T:
-        """Run a read on the read-only connection. Raises StoreError."""
-        reading = self._reading
+        """Run a read for the gateway. Raises StoreError."""
+        return await self._ask_on(self._reading, question)
+
+    async def _browse(self, question: Callable[[Connection], T]) -> T:
+        """Run a read for people, which tails are not to wait for. Raises StoreError."""
+        return await self._ask_on(self._browsing, question)
+
+    async def _ask_on(self, reading: aiosqlite.Connection | None, question: Callable[[Connection], T]) -> T:
         if reading is None or self._closing is not None:
             raise StoreBroken("the store is not open")
         try:
@@ -333,17 +362,19 @@ class SqliteStore(StoreFront):
         except Exception as error:
             raise self._options.driver.classify(error) from error
 
+    def _tell(self, work: Callable[[Writer], T]) -> Awaitable[T]:
+        """Run something on the writer's thread, behind what is queued there."""
+        writer = self._writer
+        if writer is None or self._writing is None or self._closing is not None:
+            raise StoreBroken("the store is not open")
+        return run_on(self._writing, lambda: work(writer))
+
     async def stats(self) -> StoreStats:
         if self._writer is None:
             raise StoreBroken("the store is not open")
-        state = self._writer.state
         file_bytes, wal_bytes = sizes(self._options)
         return self._stats(
-            commits=state.commits,
-            rows=state.rows_committed,
-            corrupt_rows=state.corrupt_rows + self._corrupt_reads,
-            file_bytes=file_bytes,
-            wal_bytes=wal_bytes,
+            self._writer.state, corrupt_reads=self._corrupt_reads, file_bytes=file_bytes, wal_bytes=wal_bytes
         )
 
     async def close(self) -> None:
@@ -356,11 +387,14 @@ class SqliteStore(StoreFront):
 
     async def _release(self) -> None:
         """Close what is open, the reader first: the last connection to go removes the WAL."""
-        reading, writing, lock = self._reading, self._writing, self._lock
-        self._reading = None
+        readings, writing, lock = (self._reading, self._browsing), self._writing, self._lock
+        self._reading = self._browsing = None
         try:
-            if reading is not None:
-                await reading.close()
+            if self._places is not None:
+                await self._places.close()
+            for reading in readings:
+                if reading is not None:
+                    await reading.close()
             if writing is not None:
                 if self._writer is not None:
                     await run_on(writing, self._writer.finish)

@@ -8,33 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from . import changes, chores, ledger, loading, scheduling
 from .appending import append_all
-from .base import Batch, Change, CreateTopic, Dead, Group, Message, Refused, StoreBroken, StoreBusy, StoreError, Topic
-from .lanes import Scan, Scanned
-from .planning import TOPIC_ID_MAX, Limits, Outcome, TopicBook, new_group_start, reset
-from .queries import (
-    BEGIN,
-    CHECKPOINT,
-    CHECKPOINT_AND_EMPTY,
-    COMMIT,
-    DELETE_TOPIC,
-    GENERATIONS,
-    INSERT_GROUP,
-    INSERT_TOPIC,
-    ROLLBACK,
-    SELECT_GROUPS,
-    SELECT_META,
-    SELECT_NEXT_LANE,
-    SELECT_TOPICS,
-    Connection,
-)
+from .base import Batch, Dead, Message, StoreBroken, StoreBusy, StoreError, Topic
+from .planning import Limits, Outcome, reset
+from .queries import BEGIN, CHECKPOINT, CHECKPOINT_AND_EMPTY, COMMIT, ROLLBACK, SELECT_META, Connection, Execute
 from .scanning import Scanner, tolerantly
+from .scans import Passing, Scan, Scanned
 from .settling import settle_all
 from .txn import State, Surprise, Txn
 
 log = logging.getLogger("pushwire.storage")
+
+T = TypeVar("T")
 
 PAGE_BYTES = 4096
 PAGES_PER_COMMIT = 3
@@ -83,54 +71,53 @@ class Writer:
 
     def load(self, now_ms: int) -> dict[tuple[str, str], Topic]:
         """Read the registry; the backlog stays where it is. Returns the topics."""
-        execute, state = self._execute, State(now_ms)
+        execute = self._execute
         self.epoch = execute(SELECT_META, ("epoch",)).fetchone()[0]
-        generation = execute(SELECT_META, ("generation",)).fetchone()
-        state.generation = generation[0] if generation else 0
-        state.older_empty = execute(GENERATIONS[state.generation].any_older).fetchone() is None
-        by_id: dict[int, Topic] = {}
-        for id_, tenant, name, *counters in execute(SELECT_TOPICS):
-            by_id[id_] = Topic(id_, tenant, name, *counters)
-        for id_, topic_id, name, start_seq in execute(SELECT_GROUPS):
-            topic = by_id[topic_id]
-            topic.groups[name] = Group(id_, topic, name, start_seq)
-        lane = -1
-        while (row := execute(SELECT_NEXT_LANE, (lane,)).fetchone()) is not None:
-            lane = row[0]
-            state.retry_lanes.add(lane)
-        state.books = {topic.id: TopicBook(topic) for topic in by_id.values()}
-        topics = {(topic.tenant, topic.name): topic for topic in by_id.values()}
-        state.topic_ids = {name: topic.id for name, topic in topics.items()}
-        self.state = state
-        return topics
+        self.state = loading.load(execute, now_ms)
+        return {(book.topic.tenant, book.topic.name): book.topic for book in self.state.books.values()}
+
+    def standing(self) -> Outcome:
+        """When time has work for the store, as of now."""
+        state = self.state
+        return Outcome(tick_ms=state.tick_ms(), scheduled_ms=state.scheduled_ms, left=state.left)
 
     # -- transactions
 
-    def run(self, batch: Batch) -> Outcome:
-        """Run the batch as one transaction: durable when this returns, or `error` says why nothing is known to be."""
+    def run(self, batch: Batch, passing: Passing | None) -> Outcome:
+        """Run the batch as one transaction: durable when this returns, or `error` says why nothing is known to be.
+        Without `passing` no time passes."""
         if self.broken is not None:
             return Outcome(error=self.broken)
         try:
             try:
-                outcome = self._attempt(batch, careful=False)
+                outcome = self._attempt(batch, passing, careful=False)
             except Surprise:
                 self._execute(ROLLBACK)
-                outcome = self._attempt(batch, careful=True)
+                outcome = self._attempt(batch, passing, careful=True)
             self._hooks.point("before_done")
             return outcome
         except Exception as error:  # noqa: BLE001 - whatever it is, the batch must end with a verdict
             return Outcome(error=self._failed(error, batch))
 
-    def _attempt(self, batch: Batch, *, careful: bool) -> Outcome:
+    def _attempt(self, batch: Batch, passing: Passing | None, *, careful: bool) -> Outcome:
         point = self._hooks.point
         now_ms = max(self.state.now_ms, batch.now_ms)
         txn = Txn(self.state, self._execute, self._limits, now_ms=now_ms, careful=careful)
         point("before_begin")
         self._execute(BEGIN)
+        if passing is not None:
+            scheduling.promote(txn, passing.open_lanes)
+            chores.retain(txn)
         for change in batch.changes:
-            txn.results.append((change, self._change(txn, change)))
+            changes.apply(change, txn)
+            chores.work(txn)  # a small change is over before the next one
+        chores.work(txn)
         append_all(txn, batch.appends)
         settle_all(txn, batch.settlements)
+        ledger.write(txn, batch.events)
+        if passing is not None:
+            # Last, so that it sees what the batch has settled.
+            scheduling.expire(txn, look_again=passing.look_again)
         txn.store_books()
         point("before_commit")
         self._execute(COMMIT)
@@ -140,33 +127,18 @@ class Writer:
         self._wal_bytes += pages * PAGE_BYTES + (txn.payload_bytes + 100 * txn.rows) * 5 // 4
         return txn.adopt()
 
-    def _change(self, txn: Txn, change: Change) -> Topic | Group | Refused:
-        if isinstance(change, CreateTopic):
-            return self._create_topic(txn, change)
-        topic_id = change.topic.id
-        existing = txn.book(topic_id).groups.get(change.name)
-        if existing is not None:
-            return existing
-        book = txn.book(topic_id)
-        start_seq = new_group_start(book, change)
-        row = self._execute(INSERT_GROUP, (topic_id, change.name, start_seq)).fetchone()
-        group = Group(row[0], book.topic, change.name, start_seq)
-        book.add_group(group)
-        return group
-
-    def _create_topic(self, txn: Txn, change: CreateTopic) -> Topic | Refused:
-        name = (change.tenant, change.name)
-        topic_id = self.state.topic_ids.get(name)
-        book = txn.created.get(name) if topic_id is None else self.state.books[topic_id]
-        if book is not None:
-            return book.topic
-        (topic_id,) = self._execute(INSERT_TOPIC, name).fetchone()
-        if topic_id > TOPIC_ID_MAX:
-            self._execute(DELETE_TOPIC, (topic_id,))
-            return Refused("too_many_topics", f"{TOPIC_ID_MAX} topics were created in this store: no number is left")
-        book = TopicBook(Topic(topic_id, change.tenant, change.name))
-        txn.created[name] = txn.books[topic_id] = book
-        return book.topic
+    def transact(self, work: Callable[[Execute], T]) -> T:
+        """Run something beside the messages as a transaction of its own: durable when this returns. Raises
+        StoreError."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            self._execute(BEGIN)
+            answer = work(self._execute)
+            self._execute(COMMIT)
+        except Exception as error:
+            raise self._failed(error) from error
+        return answer
 
     def _failed(self, error: Exception, batch: Batch | None = None) -> StoreError:
         """Roll back, and say what the error means for the batch and for the store."""
@@ -213,7 +185,7 @@ class Writer:
         error = "the stored bytes do not match their checksum"
         dead = Dead(scan.group, message, "corrupt", error, deliveries, failures, self.state.now_ms)
         log.error("damaged message seq %d of topic %s: moved to the dead letters", seq, scan.group.topic.name)
-        outcome = self.run(Batch(settlements=[dead]))
+        outcome = self.run(Batch(settlements=[dead]), None)
         self.state.corrupt_rows += outcome.error is None
         result.books = outcome.books
         if outcome.error is not None:

@@ -7,32 +7,27 @@ while batches and scans are queued, and the inline store is killed at every poin
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from conformance.harness import START_MS, World
+from conformance.choices import TOPICS, Choices
+from conformance.harness import World
+from conformance.listener import Listener
 from conformance.model import Model
 from conformance.tables import check_tables
-from pushwire_storage.base import (
-    Append,
-    Batch,
-    Counted,
-    CreateGroup,
-    CreateTopic,
-    Dead,
-    Done,
-    Group,
-    Message,
-    Retry,
-    Settlement,
-    Topic,
-)
+from pushwire_storage.base import Batch, Dead, DeleteGroup, DeleteTopic, Done, Group, Message, Settlement, Topic
 from pushwire_storage.inline import InlineSqliteStore
+from pushwire_storage.memory import MemoryStore
+from pushwire_storage.planning import SEQ_MAX, TOPIC_SHIFT
+from pushwire_storage.sqlite import DATABASE
 
 QUOTA_MESSAGES = 60
-FAR_MS = START_MS + 10**9
-TOPICS = ("one", "two")
-GROUPS = ("a", "b", "c")
+FAR_MS = 10**9
+KEPT = "SELECT pos FROM messages WHERE pos > ? AND pos <= ?"
 
 
 class Killed(BaseException):
@@ -62,77 +57,178 @@ class Driver:
             hooks=self.hook,
             quota_messages=QUOTA_MESSAGES,
             dedupe_window_s=1e9,
+            dead_letters_keep_s=1e9,
             **({} if kind == "memory" else {"durability": "relaxed", "wal_bytes_max": 1 << 16}),
         )
         self.model = Model(QUOTA_MESSAGES)
-        self.model.now_ms = START_MS
-        self.world.on_arrivals = self._arrived
+        self.listener = Listener(self.model, self._arrived, self._expired)
+        self._pass_time(0)
+        self.world.consumer = self.listener
+        self.world.on_batch = self._committed
         self.restless = True
         """Whether callbacks change the demand."""
         self.outstanding: asyncio.Future[Batch] | None = None
         self.batch = Batch()
-        self.sent: dict[str, list[Message]] = {name: [] for name in TOPICS}
         self.hands: dict[tuple[str, str, int], Message] = {}
         """(topic, group, seq) -> the message that arrived, to be settled some time."""
+        self.lapsed: list[tuple[Group, Message]] = []
+        """Said to have expired; to be settled soon."""
+        self.frozen: set[tuple[str, str]] = set()
+        """(topic, group) that a change under way concerns: their lanes stay closed."""
+        self.failures: list[BaseException] = []
+        self.choices = Choices(self.random, self)
 
-    def _arrived(self, group: Group, priority: int, messages: list[Message], counts: object) -> None:
-        self.model.arrived(group, priority, messages, counts)
+    # -- what the store says
+
+    def _arrived(self, group: Group, priority: int, messages: Sequence[Message]) -> None:
         for message in messages:
             self.hands[(group.topic.name, group.name, message.seq)] = message
         if self.restless and self.random.random() < 0.2:
             self.want(group)
 
+    def _expired(self, group: Group, message: Message) -> None:
+        self.lapsed.append((group, message))
+
+    def _committed(self, batch: Batch) -> None:
+        assert batch.error is None
+        self._model_committed(batch, receipts=True)
+        self.listener.committed()
+        self._compare()
+        self.frozen.clear()
+        if self.restless and self.random.random() < 0.3:
+            self.want()
+
+    def _model_committed(self, batch: Batch, *, receipts: bool) -> None:
+        before = set(self.model.topics)
+        self.model.committed(batch, receipts=receipts)
+        for name in before - set(self.model.topics):
+            self.listener.dropped(name, None)
+            self.listener.watched.discard(name)
+        for change in batch.changes:
+            for name, group in self.choices.concerns(change):
+                self.listener.dropped(name, group)
+
+    def _compare(self) -> None:
+        """What the store keeps in fact."""
+        for topic in self.topics():
+            if topic.name in self.model.topics:
+                floor = self.model.topics[topic.name].floor
+                low, high = topic.id << TOPIC_SHIFT, (topic.id + 1 << TOPIC_SHIFT) - 1
+                found = {pos & SEQ_MAX for (pos,) in self._rows(KEPT, (low, high))}
+                self.model.found(topic.name, {seq for seq in found if seq > floor})
+
+    def _rows(self, sql: str, values: tuple[int, int]) -> list[tuple[int]]:
+        store = self.world.store
+        if isinstance(store, MemoryStore):
+            assert store._connection is not None
+            return list(store._connection.execute(sql, values))
+        with closing(sqlite3.connect(f"file:{self.world.path / DATABASE}?mode=ro", uri=True)) as connection:
+            return list(connection.execute(sql, values))
+
+    # -- the run
+
     async def run(self, steps: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._failed)
         await self.world.open()
         self.outstanding = None
         for _ in range(steps):
-            actions = (
-                [self.write] * 5 + [self.want] * 4 + [self.move] * 4 + [self.forget, self.due, self.rest, self.reopen]
-            )
-            outcome = self.random.choice(actions)()
+            outcome = self.random.choice(self._actions())()
             if outcome is not None:
                 await outcome
+            self._check_callbacks()
         await self.settle_down()
+        self._check_callbacks()
         await self.world.close()
+        if self.world.persistent:
+            check_tables(self.world.path)
+
+    def _failed(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.failures.append(context.get("exception") or AssertionError(context["message"]))
+
+    def _check_callbacks(self) -> None:
+        """What a callback raises does not come out of the store."""
+        for failure in self.failures:
+            raise failure
+
+    def _actions(self) -> list[Callable[[], object]]:
+        often = [self.write] * 5 + [self.want] * 4 + [self.move] * 4
+        return [*often, self.want_key, self.forget, self.due, self.rest, self.reopen, self.watch]
 
     # -- actions
 
     def write(self) -> None:
         if self.outstanding is not None and not self.outstanding.done():
             return
-        self.batch = batch = Batch(
-            changes=self._changes(),
-            appends=[self._append(topic) for topic in self.topics() for _ in range(self.random.randrange(3))],
-            settlements=[self._settlement() for _ in range(self.random.randrange(4)) if self.hands],
-        )
-        self.outstanding = self.world.give(batch, self._committed)
+        settlements = [*self._settle_lapsed(), *self.choices.settlements()]
+        changes = self.choices.changes()
+        for change in changes:
+            for topic, group in self.choices.concerns(change):
+                self._close(topic, group, gone=isinstance(change, DeleteGroup | DeleteTopic))
+        appends = [self.choices.append(topic) for topic in self.topics() for _ in range(self.random.randrange(3))]
+        self.batch = Batch(changes=changes, appends=appends, settlements=settlements)
+        self.outstanding = self.world.give(self.batch)
 
-    def _committed(self, batch: Batch) -> None:
-        assert batch.error is None
-        self.model.committed(batch)
-        if self.restless and self.random.random() < 0.3:
-            self.want()
+    def _settle_lapsed(self, share: float = 0.7) -> list[Settlement]:
+        now, later = [], []
+        for each in self.lapsed:
+            (now if self.random.random() < share else later).append(each)
+        self.lapsed = later
+        return [
+            Dead(group, message, "expired", None, 0, 0, self.model.now_ms)
+            if self.random.random() < 0.5
+            else Done(group, [message])
+            for group, message in now
+        ]
+
+    def _close(self, topic: str, group: str, *, gone: bool) -> None:
+        """As the gateway does before a change that moves or removes the group."""
+        self.frozen.add((topic, group))
+        store_topic = self.world.store.topics[("t", topic)]
+        self._forget(store_topic.groups[group])
+        if gone:
+            self.lapsed = [each for each in self.lapsed if each[0] is not store_topic.groups[group]]
 
     def want(self, group: Group | None = None) -> None:
         group = group or self._group()
-        if group is not None:
+        if group is not None and (group.topic.name, group.name) not in self.frozen:
             priority, count = self.random.choice([0, 1, 1, 3]), self.random.choice([0, 1, 2, 5, 50])
-            self.model.want(group, priority, count)
+            self.listener.want(group, priority, count)
             self.world.store.want(group, priority, count)
+
+    def want_key(self) -> None:
+        lanes = list(self.listener.lanes)
+        if lanes:
+            topic, name, priority = self.random.choice(lanes)
+            group = self.world.store.topics[("t", topic)].groups[name]
+            after_seq, count = self.random.randrange(20), self.random.randrange(1, 5)
+            self.listener.ask(group, priority, "k", after_seq, count)
+            self.world.store.want_key(group, priority, "k", after_seq, count)
+
+    def watch(self) -> None:
+        for topic in self.topics():
+            on = self.random.random() < 0.5
+            (self.listener.watched.add if on else self.listener.watched.discard)(topic.name)
+            self.world.store.watch(topic, on)
 
     def forget(self) -> None:
         group = self._group()
         if group is not None:
-            self.model.forget(group)
-            self._drop(lambda topic, name: (topic, name) == (group.topic.name, group.name))
-            self.world.store.forget(group)
+            self._forget(group)
             if self.random.random() < 0.5:
                 self.want(group)
 
+    def _forget(self, group: Group) -> None:
+        self.listener.forget(group)
+        self.hands = {key: each for key, each in self.hands.items() if key[:2] != (group.topic.name, group.name)}
+        self.world.store.forget(group)
+
     def due(self) -> None:
-        self.model.now_ms += self.random.randrange(30)
-        self.world.now_ms = self.model.now_ms
-        self.world.store.due(self.model.now_ms)
+        self._pass_time(self.random.choice([0, 10, 30, 30, 1_500]))
+        self.world.store.due(self.world.now_ms)
+
+    def _pass_time(self, ms: int) -> None:
+        self.world.now_ms += ms
+        self.listener.now_ms = self.world.now_ms
 
     async def move(self) -> None:
         """Let some of the work be done."""
@@ -148,13 +244,32 @@ class Driver:
 
     async def rest(self) -> None:
         """Let all of it be done."""
+        await self._quiet()
+        if not self._restless_work():
+            store = self.world.store
+            self.listener.check_at_rest(store.next_due_ms(), store.next_tick_ms())
+        for topic in self.topics():
+            await self._read(topic)
+
+    async def _quiet(self) -> None:
         if self.outstanding is not None:
             await self.world.over(self.outstanding)
         await self.world.quiet()
-        if not self.restless_work():
-            self.model.check_at_rest(self.world.store.next_due_ms())
 
-    def restless_work(self) -> bool:
+    async def _read(self, topic: Topic) -> None:
+        """A page of the topic, gaps and all."""
+        after_seq, limit = self.random.randrange(30), self.random.choice([1, 3, 100])
+        page = await self.world.store.read(topic, after_seq, limit)
+        model = self.model.topics[topic.name]
+        there = sorted(seq for seq in model.kept if seq > after_seq)
+        got = [message.seq for message in page.messages]
+        assert got == there[:limit]
+        assert page.through == (got[-1] if len(got) == limit else max(after_seq, model.last_seq))
+        gaps = {seq for low, high in page.gaps for seq in range(low, high + 1)}
+        assert gaps == set(range(after_seq + 1, page.through + 1)) - set(got)
+        assert all(before[1] + 1 < after[0] for before, after in zip(page.gaps, page.gaps[1:], strict=False))
+
+    def _restless_work(self) -> bool:
         """Whether a callback of the last work has asked for more."""
         feed = self.world.store._feed
         return bool(feed._scans or feed._hungry)
@@ -167,8 +282,9 @@ class Driver:
             store.step()
         except Killed:
             store.crash()
+            batch = self.world.given
             if self.hook.at in {"after_commit", "before_done"}:
-                self.model.committed(self.batch, receipts=False)
+                self._model_committed(batch, receipts=False)
             await self._back()
         finally:
             self.hook.at = None
@@ -185,11 +301,14 @@ class Driver:
     async def _back(self) -> None:
         self.hook.at = None
         self.outstanding = None
-        self.model.reopened()
+        self.listener.reopened()
         self.hands.clear()
+        self.lapsed.clear()
+        self.frozen.clear()
         await self.world.open()
+        self._compare()
 
-    # -- choices
+    # -- what there is
 
     def topics(self) -> list[Topic]:
         return [topic for name in TOPICS if (topic := self.world.store.topics.get(("t", name)))]
@@ -198,83 +317,44 @@ class Driver:
         groups = [group for topic in self.topics() for group in topic.groups.values()]
         return self.random.choice(groups) if groups else None
 
-    def _changes(self) -> list[CreateTopic | CreateGroup]:
-        changes: list[CreateTopic | CreateGroup] = []
-        if self.random.random() < 0.2 or not self.topics():
-            changes.append(CreateTopic("t", self.random.choice(TOPICS)))
-        if self.topics() and self.random.random() < 0.2:
-            start = self.random.choice(["earliest", "new", None])
-            changes.append(CreateGroup(self.random.choice(self.topics()), self.random.choice(GROUPS), start))
-        return changes
-
-    def _append(self, topic: Topic) -> Append:
-        messages = []
-        for _ in range(self.random.randrange(1, 4)):
-            old = self.sent[topic.name]
-            if old and self.random.random() < 0.15:
-                first = self.random.choice(old)
-                data = first.data if self.random.random() < 0.8 else b"other"
-                message = Message(first.id, data, START_MS, first.encoding, first.priority, first.key)
-            else:
-                id_ = f"{len(old)}-{self.random.randrange(1000)}"
-                key = self.random.choice([None, None, "k"])
-                message = Message(id_, b"x" * self.random.randrange(9), START_MS, 1, self.random.choice([0, 1, 3]), key)
-                old.append(message)
-            messages.append(message)
-        return Append(topic, messages)
-
-    def _settlement(self) -> Settlement:
-        (topic, name, seq), message = self.random.choice(list(self.hands.items()))
-        group = self.world.store.topics[("t", topic)].groups[name]
-        now_ms = self.model.now_ms
-        attempts = self.random.randrange(1, 9)
-        kind = self.random.random()
-        if kind < 0.2:
-            due_ms = now_ms + self.random.randrange(-20, 60)
-            del self.hands[(topic, name, seq)]
-            return Retry(group, message, due_ms, attempts, attempts // 2)
-        if kind < 0.3:
-            return Counted(group, message, attempts, attempts // 2)
-        if kind < 0.4:
-            return Dead(group, message, "rejected", None, attempts, 0, now_ms)
-        several = [each for key, each in self.hands.items() if key[:2] == (topic, name)]
-        return Done(group, several[: self.random.randrange(1, 6)] + [message] * self.random.randrange(2))
-
-    def _drop(self, matches: object) -> None:
-        self.hands = {key: each for key, each in self.hands.items() if not matches(key[0], key[1])}
-
     # -- the end
 
     async def settle_down(self) -> None:
         """Everything that is owed must come, once; then again after a fresh open; and the books must be right."""
         self.restless = False
-        if self.outstanding is not None:
-            await self.world.over(self.outstanding)
+        await self._quiet()
         await self._everything_arrives()
         if self.world.persistent:
             await self.world.close()
-            check_tables(self.world.path)
             await self._back()
             await self._everything_arrives()
         for topic in self.topics():
             self.model.check_books(topic)
-            kept = await self.world.store.read(topic, 0, 10_000)
-            assert [message.seq for message in kept] == sorted(self.model.topics[topic.name].kept)
-            letters = await self.world.store.dead_letters(topic, 10_000)
-            got = [(letter.group, letter.message.seq) for letter in reversed(letters)]
+            letters = await self.world.letters(topic)
+            got = [(letter.group, letter.message.seq) for letter in letters]
             assert got == self.model.topics[topic.name].dead
 
     async def _everything_arrives(self) -> None:
         lanes = [(group, p) for topic in self.topics() for group in topic.groups.values() for p in (0, 1, 3)]
         self.random.shuffle(lanes)
-        self.model.now_ms = self.world.now_ms = FAR_MS
+        self._pass_time(FAR_MS)
+        await self._end_ttls()
         for group, priority in lanes:
-            self.model.want(group, priority, 10_000)
+            self.listener.want(group, priority, 10_000)
             self.world.store.want(group, priority, 10_000)
         for _ in range(2):
-            await self.world.quiet()
-            self.world.store.due(FAR_MS)
-        await self.world.quiet()
+            await self._end_ttls()
+            self.world.store.due(self.world.now_ms)
+        await self._end_ttls()
         for group, priority in lanes:
-            assert not self.model.missing(group, priority)
-        self.model.check_at_rest(self.world.store.next_due_ms())
+            assert not self.listener.missing(group, priority)
+        self.listener.check_at_rest(self.world.store.next_due_ms(), self.world.store.next_tick_ms())
+
+    async def _end_ttls(self) -> None:
+        """As the gateway does: settle what has expired, in its hands or not, until nothing is left to do."""
+        await self.world.tick(self.world.now_ms)
+        while self.lapsed:
+            await self.world.settle(*self._settle_lapsed(1.0))
+            await self.world.tick(self.world.now_ms)
+
+

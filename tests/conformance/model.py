@@ -1,6 +1,8 @@
-"""What a store must do, kept in plain dictionaries, and the checks of everything it says against that.
+"""What a store must hold, kept in plain dictionaries: its rules are those of `pushwire_storage.base`.
 
-It owns no randomness and talks to no store: `driver.py` does both. Its rules are those of `pushwire_storage.base`.
+It owns no randomness and talks to no store. `listener.py` holds what a store says against it; `driver.py` does both.
+
+What retention or an ended TTL may remove some time later is `loose`: it may still be there, or be gone already.
 """
 
 from __future__ import annotations
@@ -11,17 +13,24 @@ from dataclasses import dataclass, field
 from pushwire_storage.base import (
     Append,
     Batch,
+    Change,
+    ConfigureGroup,
+    ConfigureTopic,
     Counted,
-    Counts,
     CreateGroup,
     CreateTopic,
     Dead,
+    DeleteGroup,
+    DeleteTopic,
     Done,
     Group,
     Message,
+    PurgeTopic,
     Retry,
+    SeekGroup,
     Settlement,
     Topic,
+    TopicConfig,
 )
 from pushwire_storage.planning import ID_BYTES
 
@@ -39,14 +48,29 @@ class Kept:
     id: str
     content: Content
     size_bytes: int
+    published_at_ms: int
+    due_ms: int | None
+    expires_ms: int | None
+    scheduled: bool
     settled: set[str] = field(default_factory=set)
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    due_ms: dict[str, int] = field(default_factory=dict)
+    retry_ms: dict[str, int] = field(default_factory=dict)
     """By group: it waits for its retry since the last `Retry`, or is in hand (0) since the last `Counted`."""
+    promoted_ms: int | None = None
+    looked_at: bool = False
+    """Its TTL is over, and the store has seen to that once."""
+    loose: bool = False
 
     @property
     def priority(self) -> int:
         return self.content[1]
+
+    @property
+    def key(self) -> str | None:
+        return self.content[2]
+
+    def deliverable_ms(self) -> int:
+        return max(self.published_at_ms, self.due_ms or 0)
 
 
 @dataclass
@@ -58,23 +82,36 @@ class ModelTopic:
     ids: dict[str, tuple[int, Content]] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
     dead: list[tuple[str, int]] = field(default_factory=list)
+    floor: int = 0
+    config: TopicConfig = field(default_factory=TopicConfig)
+    paused: set[str] = field(default_factory=set)
+
+    def owners(self, seq: int) -> set[str]:
+        return {name for name, start in self.starts.items() if start < seq}
 
     def owed(self, group: str, seq: int) -> bool:
         kept = self.kept.get(seq)
         return kept is not None and seq > self.starts[group] and group not in kept.settled
 
+    def unowed(self, seq: int) -> bool:
+        return self.owners(seq) <= self.kept[seq].settled
+
+    def retains(self, kept: Kept, now_ms: int) -> bool:
+        return kept.published_at_ms + self.config.retain_ms > now_ms
+
+    def firm(self) -> set[int]:
+        return {seq for seq, kept in self.kept.items() if not kept.loose}
+
     def bytes(self) -> int:
         return sum(kept.size_bytes for kept in self.kept.values()) + ID_BYTES * len(self.ids)
 
-
-@dataclass
-class ModelLane:
-    """One open lane: what is in the gateway's hands, and what may still come."""
-
-    demand: int = 0
-    in_hand: set[int] = field(default_factory=set)
-    highest: int = 0
-    """Highest seq that arrived without having waited for a retry."""
+    def let_go(self, seqs: Sequence[int], now_ms: int) -> None:
+        """Of these, what no group is owed goes, unless it is retained."""
+        for seq in seqs:
+            if seq in self.kept and self.unowed(seq):
+                if self.retains(self.kept[seq], now_ms):
+                    continue
+                del self.kept[seq]
 
 
 class Model:
@@ -83,43 +120,133 @@ class Model:
     def __init__(self, quota_messages: int) -> None:
         self.quota_messages = quota_messages
         self.now_ms = 0
+        """Of the last batch."""
         self.topics: dict[str, ModelTopic] = {}
-        self.lanes: dict[tuple[str, str, int], ModelLane] = {}
-
-    # -- what the test says
-
-    def want(self, group: Group, priority: int, count: int) -> None:
-        self.lanes.setdefault((group.topic.name, group.name, priority), ModelLane()).demand = count
-
-    def forget(self, group: Group) -> None:
-        for priority in range(4):
-            self.lanes.pop((group.topic.name, group.name, priority), None)
-
-    def reopened(self) -> None:
-        self.lanes.clear()
-
-    # -- what the store says
+        self.deleted: dict[str, ModelTopic] = {}
+        self.news: dict[str, list[int]] = {}
+        """What the last batch stored, by topic."""
+        self.settled: set[tuple[str, str, int]] = set()
+        """(topic, group, seq) that the last batch settled or put off."""
 
     def committed(self, batch: Batch, *, receipts: bool = True) -> None:
         """The batch is durable; `receipts`: and its answers are to be checked."""
+        self.now_ms = max(self.now_ms, batch.now_ms)
+        self.news = {}
+        self.settled = set()
+        for topic in self.topics.values():
+            for kept in topic.kept.values():
+                if kept.scheduled and (kept.due_ms or 0) <= self.now_ms:
+                    kept.scheduled, kept.promoted_ms = False, self.now_ms
+            for seq, kept in topic.kept.items():
+                self._retain(topic, seq, kept)
+        moved = {each.group for each in batch.changes if isinstance(each, SeekGroup)}
         for change in batch.changes:
-            if isinstance(change, CreateTopic):
-                self.topics.setdefault(change.name, ModelTopic())
-            else:
-                self._create_group(change)
+            self._change(change, receipts)
         for append in batch.appends:
             self._append(append, receipts)
         for settlement in batch.settlements:
-            self._settle(settlement)
+            topic = self.topics.get(settlement.group.topic.name)
+            if topic is not None and settlement.group.name in topic.starts and settlement.group not in moved:
+                self._settle(topic, settlement)
+        for topic in self.topics.values():
+            self._pass(topic)
 
-    def _create_group(self, change: CreateGroup) -> None:
-        topic = self.topics[change.topic.name]
-        if change.name not in topic.starts:
-            start = change.start or ("new" if topic.starts else "earliest")
-            topic.starts[change.name] = 0 if start == "earliest" else topic.last_seq
+    # -- changes
+
+    def _change(self, change: Change, receipts: bool) -> None:
+        if isinstance(change, CreateTopic):
+            self._create_topic(change)
+            return
+        group = getattr(change, "group", None)
+        topic = self.topics.get(group.topic.name if group else change.topic.name)
+        if topic is None or (group is not None and group.name not in topic.starts):
+            return
+        if isinstance(change, CreateGroup):
+            topic.starts.setdefault(change.name, self._start(topic, change.start))
+        elif isinstance(change, ConfigureTopic):
+            self._configure(topic, change.config)
+        elif isinstance(change, PurgeTopic):
+            self._purge(topic, change, receipts)
+        elif isinstance(change, DeleteTopic):
+            self.deleted[change.topic.name] = self.topics.pop(change.topic.name)
+        elif isinstance(change, SeekGroup):
+            self._seek(topic, change)
+        elif isinstance(change, DeleteGroup):
+            before = topic.starts.pop(change.group.name)
+            topic.paused.discard(change.group.name)
+            self._leave(topic, change.group)
+            topic.let_go([seq for seq in topic.kept if seq > before], self.now_ms)
+        elif isinstance(change, ConfigureGroup):
+            (topic.paused.add if change.paused else topic.paused.discard)(change.group.name)
+
+    def _create_topic(self, change: CreateTopic) -> None:
+        if change.name not in self.topics:
+            config = change.config or TopicConfig()
+            before = self.deleted.pop(change.name, ModelTopic())
+            self.topics[change.name] = ModelTopic(
+                before.last_seq, ids=before.ids, floor=before.last_seq, config=config
+            )
+
+    @staticmethod
+    def _start(topic: ModelTopic, start: str | int | None) -> int:
+        if start is None:
+            start = "new" if topic.starts else "earliest"
+        if isinstance(start, str):
+            return topic.floor if start == "earliest" else topic.last_seq
+        if start < 0:
+            later = [seq for seq, kept in topic.kept.items() if kept.published_at_ms >= -start]
+            start = min(later, default=topic.last_seq + 1)
+        return max(topic.floor, min(start - 1, topic.last_seq))
+
+    def _configure(self, topic: ModelTopic, config: TopicConfig) -> None:
+        before, topic.config = topic.config, config
+        if before.retain_ms and not config.retain_ms and topic.starts:
+            topic.let_go(list(topic.kept), self.now_ms)
+        old_ms, new_ms = before.max_age_ms, config.max_age_ms
+        if old_ms == new_ms:
+            return
+        for kept in topic.kept.values():
+            base_ms = kept.deliverable_ms()
+            if kept.expires_ms is None or kept.expires_ms == base_ms + old_ms:
+                kept.expires_ms = base_ms + new_ms if new_ms else None
+            elif new_ms:
+                kept.expires_ms = min(kept.expires_ms, base_ms + new_ms)
+            if kept.expires_ms is None or kept.expires_ms > self.now_ms:
+                kept.looked_at = False
+
+    @staticmethod
+    def _purge(topic: ModelTopic, change: PurgeTopic, receipts: bool) -> None:
+        through = topic.last_seq if change.through_seq is None else min(change.through_seq, topic.last_seq)
+        gone = [seq for seq in topic.kept if seq <= through]
+        if receipts:
+            assert sum(not topic.kept[seq].loose for seq in gone) <= change.removed <= len(gone)
+        for seq in gone:
+            del topic.kept[seq]
+        topic.floor = max(topic.floor, through)
+        topic.starts = {name: max(start, through) for name, start in topic.starts.items()}
+
+    def _seek(self, topic: ModelTopic, change: SeekGroup) -> None:
+        name = change.group.name
+        before = topic.starts[name]
+        start = topic.starts[name] = self._start(topic, change.start)
+        self._leave(topic, change.group)
+        topic.let_go([seq for seq in topic.kept if before < seq <= start], self.now_ms)
+
+    @staticmethod
+    def _leave(topic: ModelTopic, group: Group) -> None:
+        """Nothing that the group did to the messages counts any more."""
+        for kept in topic.kept.values():
+            kept.settled.discard(group.name)
+            kept.counts.pop(group.name, None)
+            kept.retry_ms.pop(group.name, None)
+
+    # -- appends
 
     def _append(self, append: Append, receipts: bool) -> None:
-        topic = self.topics[append.topic.name]
+        topic = self.topics.get(append.topic.name)
+        if topic is None:
+            assert not receipts or (append.refused and append.refused.code == "topic_not_found")
+            return
         fresh: dict[str, tuple[int, Content]] = {}
         answers: list[tuple[int, bool]] = []
         refused = None
@@ -133,95 +260,106 @@ class Model:
             else:
                 refused = "id_conflict"
                 break
-        if refused is None and fresh and len(topic.kept) + len(fresh) > self.quota_messages:
+        quota = topic.config.quota_messages or self.quota_messages
+        if refused is None and fresh and len(topic.kept) + len(fresh) > quota:
             refused = "topic_full"
+            if len(topic.firm()) + len(fresh) <= quota and append.refused is None:
+                refused = None  # some of what may go had gone
         if receipts:
             assert (append.refused.code if append.refused else None) == refused
             got = [(message.seq, message.duplicate) for message in append.messages]
             assert got == (answers if refused is None else [(0, False)] * len(got))
         if refused is None:
             topic.ids.update(fresh)
-            topic.last_seq += len(fresh)
-            for message in append.messages:
-                seq = fresh[message.id][0] if message.id in fresh else 0
-                if seq and seq not in topic.kept:
-                    topic.kept[seq] = Kept(message.id, content(message), message.size_bytes)
+            self._store(topic, append, fresh)
 
-    def _settle(self, settlement: Settlement) -> None:
-        group = settlement.group
-        topic = self.topics[group.topic.name]
+    def _store(self, topic: ModelTopic, append: Append, fresh: dict[str, tuple[int, Content]]) -> None:
+        topic.last_seq += len(fresh)
+        for message in append.messages:
+            seq = fresh[message.id][0] if message.id in fresh else 0
+            if not seq or seq in topic.kept:
+                continue
+            kept = topic.kept[seq] = Kept(
+                message.id,
+                content(message),
+                message.size_bytes,
+                message.published_at_ms,
+                message.due_ms,
+                message.expires_ms,
+                scheduled=message.due_ms is not None and message.due_ms > self.now_ms,
+            )
+            if topic.config.max_age_ms:
+                over_ms = kept.deliverable_ms() + topic.config.max_age_ms
+                kept.expires_ms = min(over_ms, kept.expires_ms or over_ms)
+            self.news.setdefault(append.topic.name, []).append(seq)
+
+    # -- settlements
+
+    def _settle(self, topic: ModelTopic, settlement: Settlement) -> None:
+        name = settlement.group.name
         for message in settlement.messages if isinstance(settlement, Done) else [settlement.message]:
-            if not topic.owed(group.name, message.seq):
+            if not topic.owed(name, message.seq):
                 continue
             kept = topic.kept[message.seq]
-            lane = self.lanes.get((group.topic.name, group.name, kept.priority), ModelLane())
             if isinstance(settlement, Retry | Counted):
-                before = kept.counts.get(group.name, (0, 0))
-                kept.counts[group.name] = (
+                before = kept.counts.get(name, (0, 0))
+                kept.counts[name] = (
                     max(before[0], settlement.deliveries),
                     max(before[1], settlement.failures),
                 )
-                kept.due_ms[group.name] = settlement.due_ms if isinstance(settlement, Retry) else 0
+                kept.retry_ms[name] = settlement.due_ms if isinstance(settlement, Retry) else 0
                 if isinstance(settlement, Retry):
-                    lane.in_hand.discard(message.seq)
+                    self.settled.add((settlement.group.topic.name, name, message.seq))
                 continue
             if isinstance(settlement, Dead):
-                topic.dead.append((group.name, message.seq))
-            kept.settled.add(group.name)
-            lane.in_hand.discard(message.seq)
-            if len(kept.settled) >= sum(start < message.seq for start in topic.starts.values()):
+                topic.dead.append((name, message.seq))
+            kept.settled.add(name)
+            self.settled.add((settlement.group.topic.name, name, message.seq))
+            if topic.unowed(message.seq) and not topic.retains(kept, self.now_ms):
                 del topic.kept[message.seq]
 
-    def arrived(self, group: Group, priority: int, messages: Sequence[Message], counts: Counts | None) -> None:
-        """Check one call of `arrivals`."""
-        topic = self.topics[group.topic.name]
-        lane = self.lanes[(group.topic.name, group.name, priority)]
-        if not messages:
-            return  # a hint that the next due has changed
-        seqs = [message.seq for message in messages]
-        assert seqs == sorted(set(seqs)), f"out of order: {seqs}"
-        lane.demand -= len(seqs)
-        assert lane.demand >= 0, "more than wanted"
-        for index, message in enumerate(messages):
-            seq = message.seq
-            assert topic.owed(group.name, seq), f"seq {seq} is settled, unknown, or not owed"
-            kept = topic.kept[seq]
-            assert (message.id, content(message)) == (kept.id, kept.content)
-            assert message.priority == priority
-            assert seq not in lane.in_hand, f"seq {seq} arrived twice"
-            due_ms = kept.due_ms.get(group.name, 0)
-            assert due_ms <= self.now_ms, f"seq {seq} is early"
-            if due_ms == 0:
-                assert seq > lane.highest, f"seq {seq} after {lane.highest}"
-                lane.highest = seq
-            got = tuple(counts[index]) if counts is not None else (0, 0)
-            assert got == kept.counts.get(group.name, (0, 0)), f"counts of seq {seq}"
-            lane.in_hand.add(seq)
+    # -- time
 
-    # -- at rest
+    def _pass(self, topic: ModelTopic) -> None:
+        """What retention and ended TTLs take, at the end of a batch."""
+        for seq, kept in list(topic.kept.items()):
+            over = kept.expires_ms is not None and kept.expires_ms <= self.now_ms
+            unowed, retained = topic.unowed(seq), topic.retains(kept, self.now_ms)
+            age_ms = topic.config.max_age_ms
+            if over:
+                if not kept.looked_at and not unowed:
+                    kept.scheduled = False
+                aged = bool(age_ms) and kept.deliverable_ms() + age_ms <= self.now_ms
+                if unowed and (not topic.starts or not retained or aged):
+                    if not kept.looked_at:
+                        del topic.kept[seq]
+                        continue
+                    kept.loose = True
+                kept.looked_at = True
+            self._retain(topic, seq, kept)
 
-    def missing(self, group: Group, priority: int) -> set[int]:
-        """What is owed to the lane and has not arrived."""
-        topic = self.topics[group.topic.name]
-        owed = {seq for seq, kept in topic.kept.items() if kept.priority == priority and topic.owed(group.name, seq)}
-        return owed - self.lanes[(group.topic.name, group.name, priority)].in_hand
+    def _retain(self, topic: ModelTopic, seq: int, kept: Kept) -> None:
+        retained = topic.retains(kept, self.now_ms) or kept.scheduled
+        if topic.config.retain_ms and topic.starts and not retained and topic.unowed(seq):
+            kept.loose = True
 
-    def check_at_rest(self, next_due_ms: int | None) -> None:
-        """Nothing is under way: what a hungry lane still lacks waits for its retry, and the store knows until when."""
-        for (topic_name, group, priority), lane in self.lanes.items():
-            if lane.demand > 0:
-                topic = self.topics[topic_name]
-                owed = {seq for seq in topic.kept if topic.kept[seq].priority == priority and topic.owed(group, seq)}
-                for seq in owed - lane.in_hand:
-                    due_ms = topic.kept[seq].due_ms.get(group, 0)
-                    assert due_ms > 0, f"seq {seq} is wanted, and did not come"
-                    assert next_due_ms is not None, f"seq {seq} waits for {due_ms}, and will not be looked at"
-                    assert next_due_ms <= due_ms, f"seq {seq} waits for {due_ms}, and will be late"
+    def found(self, name: str, seqs: set[int]) -> None:
+        """What the topic keeps in fact after the batch: everything that may not have gone, and nothing that must."""
+        topic = self.topics[name]
+        assert topic.firm() <= seqs <= topic.kept.keys(), f"{name}: lacks {topic.firm() - seqs}, has {seqs}"
+        for seq in topic.kept.keys() - seqs:
+            del topic.kept[seq]
+        for seq, kept in topic.kept.items():
+            kept.loose = kept.loose and topic.unowed(seq)
 
     def check_books(self, topic: Topic) -> None:
         model = self.topics[topic.name]
         assert topic.last_seq == model.last_seq
+        assert topic.config == model.config
         assert topic.messages == len(model.kept)
+        scheduled = [kept for kept in model.kept.values() if kept.scheduled]
+        assert sum(not kept.looked_at for kept in scheduled) <= topic.scheduled <= len(scheduled)
         assert topic.bytes == model.bytes()
         assert topic.dead_letters == len(model.dead)
         assert {name: group.start_seq for name, group in topic.groups.items()} == model.starts
+        assert {name for name, group in topic.groups.items() if group.paused} == model.paused

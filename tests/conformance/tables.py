@@ -10,13 +10,13 @@ from pushwire_storage.sqlite import DATABASE
 
 RECOUNT = f"""
     SELECT t.id, t.messages, t.bytes, t.dead_letters,
-        (SELECT count(*) FROM messages WHERE pos >> 45 = t.id),
+        (SELECT count(*) FROM messages WHERE pos >> 45 = t.id AND pos & 0x3ffffffffff > t.floor),
         (SELECT ifnull(sum(length(data) + ifnull(length(headers), 0) + ifnull(length(key), 0)), 0)
-            FROM messages WHERE pos >> 45 = t.id)
+            FROM messages WHERE pos >> 45 = t.id AND pos & 0x3ffffffffff > t.floor)
         + {ID_BYTES} * ((SELECT count(*) FROM dedupe_a WHERE topic_id = t.id)
             + (SELECT count(*) FROM dedupe_b WHERE topic_id = t.id)),
         (SELECT count(*) FROM dead_letters WHERE topic_id = t.id)
-    FROM topics AS t"""
+    FROM topics AS t WHERE NOT t.deleted"""
 
 ORPHANS = {
     "retries of no message": "SELECT count(*) FROM retries WHERE pos NOT IN (SELECT pos FROM messages)",

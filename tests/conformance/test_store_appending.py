@@ -48,7 +48,7 @@ async def test_every_field_of_a_message_comes_back(world: World) -> None:
     if world.persistent:
         await world.reopen()
         topic = world.store.topics[("t", "orders")]
-    got = await world.store.read(topic, 0, 10)
+    got = (await world.store.read(topic, 0, 10)).messages
     fields = ("id", "data", "published_at_ms", "encoding", "priority", "key", "headers", "content_type", "seq")
     for name in fields:
         assert [getattr(m, name) for m in got] == [getattr(m, name) for m in sent], name

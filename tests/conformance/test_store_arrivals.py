@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from conformance.harness import START_MS, World, message
 from pushwire_storage.base import Append, Batch, Counted, Counts, CreateGroup, Dead, Done, Group, Message, Retry
-from pushwire_storage.lanes import SCAN_BYTES_MAX, SCAN_MESSAGES_MAX
-from pushwire_storage.scanning import SCAN_ROWS_MIN
+from pushwire_storage.scans import SCAN_BYTES_MAX, SCAN_MESSAGES_MAX
 
 
 async def test_new_messages_arrive_in_the_turn_of_their_commit(world: World) -> None:
@@ -26,6 +25,7 @@ async def test_new_messages_arrive_in_the_turn_of_their_commit(world: World) -> 
     over = world.give(Batch(appends=[append]), done)
     await world.over(over)
     assert seen[:2] == ["done", "arrivals"]
+    assert world.turn[-2:] == ["arrived", "turn_over"]
     assert [world.messages[("g", seq)] for seq in (1, 2)] == append.messages, "the same objects"
     assert world.arrived == [("g", 1, 1, (0, 0)), ("g", 1, 2, (0, 0))]
 
@@ -336,25 +336,11 @@ async def test_the_gateway_hears_of_a_due_that_a_scan_met(world: World) -> None:
     await world.want(group, 1, 9)
     await world.settle(Retry(group, a, START_MS + 10, 1, 1))
     world.store.forget(group)
-    calls: list[Sequence[Message]] = []
-    world.on_arrivals = lambda group, priority, messages, counts: calls.append(messages)
-    assert await world.want(group, 1, 9) == []
-    assert calls == [[]]
+    world.turn.clear()
+    world.store.want(group, 1, 9)
+    await world.quiet()
+    assert world.turn.count("turn_over") >= 2, "of the scan too, although it brought nothing"
     assert world.store.next_due_ms() == START_MS + 10
-
-
-async def test_a_group_far_ahead_of_another_skips_what_it_has_settled(world: World) -> None:
-    topic = await world.topic()
-    ahead, behind = await world.group(topic, "ahead"), await world.group(topic, "behind")
-    sent = await world.publish(topic, *map(str, range(3 * SCAN_ROWS_MIN + 7)))
-    await world.want(ahead, 1, 10_000)
-    await world.ack(ahead, *(each for each in sent if each.seq not in {300, 600}))
-    world.store.forget(ahead)
-    assert await world.want(ahead, 1, 10) == [300, 600]
-    last = sent[-1].seq
-    await world.publish(topic, "new")
-    assert world.seqs()[-1] == last + 1
-    assert await world.want(behind, 1, 10_000) == list(range(1, last + 2))
 
 
 async def test_a_group_made_with_the_messages_gets_them(world: World) -> None:
@@ -387,9 +373,11 @@ async def test_reading_leases_nothing_and_merges_priorities(world: World) -> Non
     group = await world.group(topic)
     for n, priority in enumerate([3, 0, 1, 2, 0, 3]):
         await world.publish(topic, str(n), priority=priority)
-    assert [m.seq for m in await world.store.read(topic, 0, 99)] == [1, 2, 3, 4, 5, 6]
-    assert [m.seq for m in await world.store.read(topic, 2, 3)] == [3, 4, 5]
-    assert await world.store.read(topic, 6, 3) == []
+    assert [m.seq for m in (await world.store.read(topic, 0, 99)).messages] == [1, 2, 3, 4, 5, 6]
+    page = await world.store.read(topic, 2, 3)
+    assert ([m.seq for m in page.messages], page.gaps, page.through) == ([3, 4, 5], [], 5)
+    page = await world.store.read(topic, 6, 3)
+    assert (page.messages, page.gaps, page.through) == ([], [], 6)
     assert await world.want(group, 0, 9) == [2, 5]
     assert await world.want(group, 3, 9) == [1, 6]
 

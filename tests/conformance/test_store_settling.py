@@ -58,7 +58,7 @@ async def test_a_group_that_is_not_owed_a_message_cannot_settle_it(world: World)
     young = await world.group(topic, "young")
     await world.settle(Done(young, [a]), Retry(young, a, START_MS, 1, 1), dead(young, a))
     assert await world.kept(topic) == [1]
-    assert await world.store.dead_letters(topic, 9) == []
+    assert await world.letters(topic) == []
     await world.ack(old, a)
     assert await world.kept(topic) == []
 
@@ -76,7 +76,7 @@ async def test_settling_is_idempotent_in_every_order(world: World) -> None:
     await world.settle(Done(group, [unknown, d]), dead(group, unknown), Retry(group, unknown, START_MS, 1, 1))
     assert await world.kept(topic) == []
     assert (topic.messages, topic.bytes, topic.dead_letters) == (0, 4 * ID_BYTES, 1)
-    assert [letter.message.id for letter in await world.store.dead_letters(topic, 9)] == ["c"]
+    assert [letter.message.id for letter in await world.letters(topic)] == ["c"]
     assert await world.want(group, 1, 9) == []
 
 
@@ -92,7 +92,7 @@ async def test_settling_twice_with_two_groups_does_not_drift(world: World) -> No
     await world.ack(one, a)
     assert (topic.messages, topic.bytes) == (0, ID_BYTES)
     await world.settle(dead(one, a), Retry(two, a, START_MS, 1, 1))
-    assert await world.store.dead_letters(topic, 9) == []
+    assert await world.letters(topic) == []
 
 
 async def test_a_dead_letter_keeps_bytes_and_history(world: World) -> None:
@@ -107,7 +107,7 @@ async def test_a_dead_letter_keeps_bytes_and_history(world: World) -> None:
     if world.persistent:
         await world.reopen()
         topic = world.store.topics[("t", "orders")]
-    newest, oldest = await world.store.dead_letters(topic, 9)
+    oldest, newest = await world.letters(topic)
     assert (newest.group, newest.reason, newest.error, newest.at_ms) == ("two", "expired", None, START_MS + 8)
     assert (oldest.topic, oldest.group, oldest.reason, oldest.error) == ("orders", "one", "failures", "boom")
     assert (oldest.deliveries, oldest.failures, oldest.at_ms) == (50, 10, START_MS + 7)
@@ -117,7 +117,7 @@ async def test_a_dead_letter_keeps_bytes_and_history(world: World) -> None:
         assert (got.headers, got.content_type, got.encoding) == (b'{"h":"v"}', "image/png", 2)
         assert got.published_at_ms == START_MS - 5
     assert topic.dead_letters == 2
-    assert [letter.id for letter in await world.store.dead_letters(topic, 1)] == [newest.id]
+    assert [letter.id for letter in await world.letters(topic, 1)] == [oldest.id]
 
 
 async def test_dead_letters_are_bounded_by_number_and_age(world: World) -> None:
@@ -128,10 +128,10 @@ async def test_dead_letters_are_bounded_by_number_and_age(world: World) -> None:
     sent = await world.publish(topic, *map(str, range(6)))
     await world.settle(*(dead(group, each, at_ms=START_MS + each.seq) for each in sent[:5]))
     assert topic.dead_letters == 3
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [5, 4, 3]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [3, 4, 5]
     world.now_ms = START_MS + 100_005
     await world.settle(dead(group, sent[5], at_ms=world.now_ms))
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [6, 5]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [5, 6]
     assert topic.dead_letters == 2
     assert (await world.store.stats()).dead_letters == 2
 

@@ -75,7 +75,7 @@ async def test_refusals_are_problems_with_the_codes_of_the_socket(gateway):
     _check_problem(await ask(port, "POST", PATH, b"[1]", token=token), 400, "bad_request")
     _check_problem(await ask(port, "POST", PATH, {"nothing": 1}, token=token), 400, "bad_request")
     _check_problem(await ask(port, "POST", PATH, {"data": 2**60}, token=token), 400, "bad_request")
-    _check_problem(await ask(port, "POST", PATH, {"data": 1, "delay_ms": 5}, token=token), 501, "unsupported")
+    _check_problem(await ask(port, "POST", PATH, {"data": 1, "delay_ms": -5}, token=token), 400, "bad_request")
     _check_problem(await ask(port, "POST", PATH, {"data": "x" * 70_000}, token=token), 413, "message_too_large")
     batch = {"messages": [{"data": 1}] * 101}
     _check_problem(await ask(port, "POST", PATH, batch, token=token), 413, "batch_too_large")

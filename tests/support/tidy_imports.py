@@ -27,7 +27,7 @@ WIRE = "sdk/pushwire/wire/"
 
 # Data tools only: nothing here reads a clock, draws a random number or does I/O.
 CORE_MAY_IMPORT = {
-    "__future__", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "math", "typing",
+    "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "heapq", "itertools", "math", "typing",
 }  # fmt: skip
 # The wire is shared by client and gateway and must stay cheap to load and free of either.
 WIRE_MAY_IMPORT = CORE_MAY_IMPORT | {"base64", "binascii", "functools", "json", "operator", "orjson", "re"}

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from pushwire.wire import codes
 from pushwire.wire.codec import INTEGER_MAX, dumps
+from pushwire.wire.decode import SCHEDULE_MS_MAX
 from pushwire.wire.frames import (
     BINARY,
     JSON,
+    STATS_TOPIC,
     TEXT,
     Ack,
     Auth,
@@ -31,6 +33,9 @@ from pushwire.wire.frames import (
     Reject,
     Release,
     Subscribe,
+    SubscribeTail,
+    TailBatch,
+    Tailed,
     Unsubscribe,
     Welcome,
 )
@@ -70,21 +75,53 @@ def drafts(draw: Any, id: st.SearchStrategy[str] = ids) -> Draft:
 
 
 @st.composite
+def scheduled(draw: Any) -> Draft:
+    """As published: perhaps for later, perhaps with an end. Below 0 from now on."""
+    draft: Draft = draw(drafts(ids | st.just("")))
+    draft.due_ms = draw(st.none() | naturals | st.integers(-SCHEDULE_MS_MAX, -1))
+    draft.expires_ms = draw(st.none() | st.integers(-SCHEDULE_MS_MAX, -1))
+    return draft
+
+
+@st.composite
+def stored(draw: Any) -> Draft:
+    draft: Draft = draw(drafts())
+    draft.seq, draft.published_at_ms, draft.redriven = draw(naturals), draw(naturals), draw(st.booleans())
+    return draft
+
+
+@st.composite
+def shown(draw: Any) -> Draft:
+    """As a tail sees it: also what is not due yet."""
+    draft: Draft = draw(stored())
+    draft.due_ms = draw(st.none() | naturals)
+    return draft
+
+
+@st.composite
 def deliveries(draw: Any) -> Delivery:
-    draft = draw(drafts())
-    draft.seq, draft.published_at_ms = draw(naturals), draw(naturals)
-    return Delivery(draw(made_leases), draw(st.integers(1, 1000)), draft)
+    return Delivery(draw(made_leases), draw(st.integers(1, 1000)), draw(stored()))
 
 
-published = st.lists(drafts(ids | st.just("")), min_size=1, max_size=4)
+published = st.lists(scheduled(), min_size=1, max_size=4)
 lease_lists = st.lists(leases, min_size=1, max_size=5)
 error_texts = st.none() | texts
 optional = st.none() | naturals
-granted = st.builds(Ok, refs, st.none(), st.none() | names, optional, optional, optional)
+granted = st.builds(Ok, refs, st.none(), st.none() | names, optional, optional, optional, st.none() | texts, optional)
+resumed = st.builds(
+    Ok,
+    refs,
+    expires_in_ms=naturals,
+    session=texts,
+    resumed=st.booleans(),
+    subs=st.none() | st.dictionaries(names, st.lists(made_leases, max_size=3), max_size=3),
+)
+starts = st.sampled_from(["earliest", "new"]) | st.integers(1, INTEGER_MAX) | st.integers(-INTEGER_MAX, -1)
+secrets = st.text([chr(code) for code in range(1, 128)], min_size=1, max_size=64)
 received = st.builds(Ok, refs, st.lists(st.builds(Receipt, ids, naturals, st.booleans()), max_size=4))
 
 CLIENT_FRAMES: dict[type, st.SearchStrategy[Any]] = {
-    Auth: st.builds(Auth, texts.filter(bool), refs),
+    Auth: st.builds(Auth, texts.filter(bool), refs, st.none() | secrets, st.none() | st.integers(0, 60_000)),
     Subscribe: st.builds(
         Subscribe,
         names,
@@ -92,9 +129,13 @@ CLIENT_FRAMES: dict[type, st.SearchStrategy[Any]] = {
         st.none() | names,
         st.none() | st.integers(0, 1000),
         st.none() | st.integers(100, 12 * 3600 * 1000),
-        st.sampled_from([None, "earliest", "new"]),
+        st.none() | starts,
         refs,
+        st.none() | names,
+        st.none() | st.integers(1000, SCHEDULE_MS_MAX),
     ),
+    SubscribeTail: st.builds(SubscribeTail, names | st.just(STATS_TOPIC), st.none() | names, starts, ref=refs)
+    | st.builds(SubscribeTail, names, st.none() | names, epoch=secrets, after_seq=naturals, ref=refs),
     Unsubscribe: st.builds(Unsubscribe, names, refs),
     Publish: st.builds(Publish, names, published, refs),
     Ack: st.builds(Ack, lease_lists, st.none(), refs) | st.builds(Ack, st.just(()), leases, refs),
@@ -112,7 +153,7 @@ SERVER_FRAMES: dict[type, st.SearchStrategy[Any]] = {
     Welcome: st.builds(
         Welcome, texts, texts, texts, naturals, naturals, naturals, st.dictionaries(texts, integers, max_size=4)
     ),
-    Ok: granted | received,
+    Ok: granted | received | resumed,
     Error: st.builds(
         Error,
         st.sampled_from(sorted(codes.ERRORS)),
@@ -124,6 +165,7 @@ SERVER_FRAMES: dict[type, st.SearchStrategy[Any]] = {
         st.none() | st.lists(leases, max_size=5),
     ),
     Messages: st.builds(Messages, names, names, naturals, st.lists(deliveries(), min_size=1, max_size=4)),
+    Tailed: st.builds(Tailed, names, st.builds(TailBatch, names, st.lists(shown(), min_size=1, max_size=4))),
     Gap: st.builds(Gap, names, naturals, naturals),
     Goodbye: st.builds(Goodbye, st.sampled_from(sorted(codes.CLOSES)), texts, st.booleans(), optional),
     Ping: st.builds(Ping, refs),

@@ -143,7 +143,7 @@ BAD_BODIES = {
     "bad id": (b'{"data":1,"id":"a b"}', "bad_request", 400),
     "bad priority": (b'{"data":1,"priority":4}', "bad_request", 400),
     "bad headers": (b'{"data":1,"headers":{"a":1}}', "bad_request", 400),
-    "a delay": (b'{"data":1,"delay_ms":5}', "unsupported", 501),
+    "bad delay": (b'{"data":1,"delay_ms":-5}', "bad_request", 400),
     "no messages": (b'{"messages":[]}', "bad_request", 400),
     "messages no list": (b'{"messages":{"data":1}}', "bad_request", 400),
     "one bad message": (b'{"messages":[{"data":1},{}]}', "bad_request", 400),

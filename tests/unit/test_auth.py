@@ -145,22 +145,22 @@ def test_a_broken_clock_lets_nobody_in(now: float) -> None:
 
 
 def test_revocation_is_asked_by_claims_never_by_text() -> None:
-    asked: list[tuple[str, str, str, int]] = []
+    asked: list[tuple[str, str, str, str, int]] = []
 
-    def revoked(*token_id: Any) -> bool:
-        asked.append(token_id)
-        return token_id[1] == "token-1"
+    def revoked(whose: Principal) -> bool:
+        asked.append((whose.tenant, whose.issuer, whose.jti, whose.subject, whose.issued_at))
+        return whose.jti == "token-1"
 
     judge = verifier("HS256", revoked=revoked)
     assert refusal(judge, token(), NOW) == "revoked"
     assert refusal(judge, token(payload=claims(jti="token-2")), NOW) is None
     assert refusal(judge, token(payload=claims(exp=NOW - 31, iat=NOW - 90)), NOW) == "expired"
-    assert asked == [(ISSUER, "token-1", "alice", IAT), (ISSUER, "token-2", "alice", IAT)]
+    assert asked == [("acme", ISSUER, "token-1", "alice", IAT), ("acme", ISSUER, "token-2", "alice", IAT)]
 
 
 def test_a_broken_revocation_list_fails_closed() -> None:
-    def revoked(*token_id: object) -> bool:
-        raise RuntimeError(f"no list for {token_id}")
+    def revoked(whose: Principal) -> bool:
+        raise RuntimeError(f"no list for {whose}")
 
     judge = verifier("HS256", revoked=revoked)
     with pytest.raises(Unauthorized) as refused:

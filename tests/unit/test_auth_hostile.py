@@ -317,8 +317,8 @@ def test_the_table_is_large_and_touches_every_cause() -> None:
     distinct = {(algs, repr(hostile)) for _, algs, hostile, _ in CASES}
     assert len(distinct) >= 50
     causes = Counter(reason for *_, reason in CASES)
-    # `revoked`, `internal` and `transport` need more than a token; test_auth.py has them.
-    assert set(causes) == REASONS - {"revoked", "internal", "transport"}
+    # These need more than a token: test_auth.py has them, test_tokens.py the tickets.
+    assert set(causes) == REASONS - {"revoked", "internal", "transport", "ticket"}
 
 
 @pytest.mark.parametrize("alg", ALGS)

@@ -207,7 +207,7 @@ def test_the_twin_of_an_ecdsa_signature_is_the_same_principal_and_is_revoked_wit
     principal = judge.verify(twin(good), NOW)
     assert isinstance(principal, Principal)
     assert principal == judge.verify(good, NOW)
-    strict = verifier("ES256", revoked=lambda _iss, jti, _sub, _iat: jti == principal.jti)
+    strict = verifier("ES256", revoked=lambda whose: whose.jti == principal.jti)
     for text in (good, twin(good)):
         with pytest.raises(Unauthorized) as refused:
             strict.verify(text, NOW)

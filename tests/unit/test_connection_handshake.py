@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pushwire.wire.codec import dumps
-from pushwire_gateway.handshake import origin_allowed
 from support.port import CLOSE, Port, open_port, upgrade_request
 
 
@@ -216,52 +215,6 @@ def reachable(root: object, without: list[object]) -> list[object]:
         found.append(one)
         waiting.extend(gc.get_referents(one))
     return found
-
-
-SAME = ((b"host", b"Gateway.test:8080"),)
-
-
-@pytest.mark.parametrize(
-    ("origin", "listed", "secure", "allowed"),
-    [
-        (None, (), False, True),
-        (None, ("https://app.example.com",), False, True),
-        ("https://app.example.com", ("https://app.example.com",), False, True),
-        ("http://app.example.com", ("https://app.example.com",), False, False),
-        ("https://app.example.com:8443", ("https://app.example.com",), False, False),
-        ("https://app.example.com.evil.io", ("https://app.example.com",), False, False),
-        ("https://evil-app.example.com", ("https://app.example.com",), False, False),
-        ("https://app.example.com.", ("https://app.example.com",), False, False),
-        ("https://APP.example.com", ("https://app.example.com",), False, False),
-        ("https://app.example.com/", ("https://app.example.com",), False, False),
-        ("https://app.example.com@evil.io", ("https://app.example.com",), False, False),
-        ("null", ("https://app.example.com",), False, False),
-        ("null", ("*",), False, False),
-        ("null", ("null",), False, False),
-        ("", ("https://app.example.com",), False, False),
-        ("https://any.example", ("*",), False, True),
-        ("http://gateway.test:8080", (), False, True),
-        ("https://gateway.test:8080", (), False, True),
-        ("http://gateway.test:8080", (), True, False),
-        ("https://gateway.test:8080", (), True, True),
-        ("http://gateway.test", (), False, False),
-        ("http://gateway.test:8080.evil.io", (), False, False),
-        ("ftp://gateway.test:8080", (), False, False),
-        ("gateway.test:8080", (), False, False),
-        ("://", (), False, False),
-        ("http://gateway.test:8080", ("https://app.example.com",), False, False),
-    ],
-)
-def test_origins(origin, listed, secure, allowed):
-    headers = SAME if origin is None else (*SAME, (b"origin", origin.encode()))
-    assert origin_allowed(headers, frozenset(listed), secure=secure) is allowed
-
-
-def test_two_origins_or_no_host_are_refused():
-    two = ((b"origin", b"https://a.example"), (b"origin", b"https://a.example"))
-    assert not origin_allowed(two, frozenset({"https://a.example"}), secure=False)
-    assert not origin_allowed(((b"origin", b"http://"),), frozenset(), secure=False)
-    assert not origin_allowed(((b"origin", b"http://"), (b"host", b"")), frozenset(), secure=False)
 
 
 async def test_a_foreign_origin_is_403_and_a_listed_one_comes_in():

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from pushwire_gateway.core.delivery import Delivery
-from pushwire_gateway.core.model import Counted, Died, Retried, Session, Settled
+from pushwire_gateway.core.model import Counted, Died, Policy, Retried, Session, Settled
 from pushwire_gateway.core.retry import RetryPolicy
 
 
@@ -16,8 +16,10 @@ class Row:
     priority: int = 1
     size_bytes: int = 100
     key: str | None = None
+    expires_ms: int | None = None
 
 
+STERN = Policy(RetryPolicy(max_failures=2, max_deliveries=5))
 _names = itertools.count()
 
 
@@ -76,7 +78,7 @@ def test_an_ack_settles_and_frees_the_window_for_the_next():
     d.effects()
     assert d.ack(s, [lease], now=1) == []
     effects = d.effects()
-    assert [(e.group, [m.seq for m in e.messages]) for e in effects.settlements] == [("g", [1])]
+    assert [(e.group, [p.message.seq for p in e.held]) for e in effects.settlements] == [("g", [1])]
     assert [p.message.seq for p in effects.pushes[sub]] == [2]
 
 
@@ -93,7 +95,7 @@ def test_stale_and_foreign_and_repeated_leases_have_no_effect():
     assert d.nack(s, [first], None, None, now=1) == [first]
     (settled,) = d.effects().settlements
     assert isinstance(settled, Settled)
-    assert [m.seq for m in settled.messages] == [1]
+    assert [p.message.seq for p in settled.held] == [1]
     assert list(sub.leases) == [second]
 
 
@@ -108,7 +110,7 @@ def test_ack_through_settles_what_this_subscription_was_granted_up_to_it():
     d.extend(s, [leases[1]], now=5)  # moves to the end of the order of deadlines, not of grants
     d.effects()
     assert d.ack_through(s, leases[2], now=6) == []
-    assert [sorted(m.seq for m in e.messages) for e in d.effects().settlements] == [[1, 2]]
+    assert [sorted(p.message.seq for p in e.held) for e in d.effects().settlements] == [[1, 2]]
     assert d.ack_through(s, leases[2], now=6) == [leases[2]]
 
 
@@ -261,9 +263,9 @@ def test_a_release_hold_of_a_closed_group_ends_without_effect():
 
 
 def test_reject_and_exhaustion_go_to_the_dead_letters():
-    d = core(retry=RetryPolicy(max_failures=2, max_deliveries=5))
+    d = core()
     s = session()
-    sub = d.subscribe(s, "a", "g", 5, 30, now=0)
+    sub = d.subscribe(s, "a", "g", 5, 30, now=0, policy=STERN)
     d.arrived("g", 1, rows(1, 2, 3), [(0, 0), (1, 1), (4, 0)], now=0)
     leases = leases_of(sub)
     d.effects()
@@ -279,8 +281,8 @@ def test_reject_and_exhaustion_go_to_the_dead_letters():
 
 
 def test_a_message_at_its_limit_on_disk_is_not_delivered_once_more():
-    d = core(retry=RetryPolicy(max_failures=2, max_deliveries=5))
-    d.subscribe(session(), "a", "g", 5, 30, now=0)
+    d = core()
+    d.subscribe(session(), "a", "g", 5, 30, now=0, policy=STERN)
     d.arrived("g", 1, rows(1), [(5, 0)], now=0)
     effects = d.effects()
     assert not effects.pushes

@@ -248,18 +248,6 @@ async def test_a_handshake_sent_with_the_end_of_tls_is_not_lost(authority, files
         await port.until_alone()
 
 
-@pytest.mark.parametrize("scenario", ["talk", "early"])
-def test_the_same_on_the_other_event_loop(scenario, authority, files):
-    """uvloop reads before anybody could start TLS, and its TLS is its own."""
-    uvloop = pytest.importorskip("uvloop", reason="not made for every platform")
-    story = {
-        "talk": test_a_websocket_over_tls_talks_and_closes,
-        "early": test_a_handshake_sent_with_the_end_of_tls_is_not_lost,
-    }[scenario](authority, files)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(asyncio.wait_for(story, PATIENCE_S)) is None
-
-
 async def test_what_is_no_tls_comes_to_nothing(authority, files):
     async with open_port(**files) as port:
         async with await port.client() as client:

@@ -28,7 +28,7 @@ SDK_SOURCES = [path for path in (ROOT / "sdk" / "pushwire").rglob("*.py") if "wi
 # Calls whose argument of that place (or name) is a code of ERRORS.
 CODE_AT = {"Error": 0, "Malformed": 0, "Refused": 0, "Refusal": 0, "Invalid": 1, "_error": 0, "_refused": 0, "_name": 2}
 # Calls whose first argument is a code of CLOSES.
-CLOSE_AT = {"Goodbye": 0, "_end": 0, "kick": 0, "CloseReason": 0}
+CLOSE_AT = {"Goodbye": 0, "_end": 0, "_end_now": 0, "kick": 0, "CloseReason": 0}
 CODE_FIELD = "code"
 
 
@@ -265,5 +265,9 @@ def test_the_stores_message_takes_what_the_codec_makes() -> None:
 
 def test_secrets_do_not_show_in_reprs() -> None:
     secret = "s3cret"
-    shown = [repr(frames.Auth(secret)), repr(frames.Welcome(secret))]
+    shown = [
+        repr(frames.Auth(secret, session=secret)),
+        repr(frames.Welcome(secret)),
+        repr(frames.Ok(None, session=secret)),
+    ]
     assert not any(secret in text for text in shown)

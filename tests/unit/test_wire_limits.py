@@ -15,12 +15,18 @@ from pushwire.wire.decode import (
     ACK_TIMEOUT_MS_MAX,
     ACK_TIMEOUT_MS_MIN,
     DELAY_MS_MAX,
+    EPOCH_CHARS_MAX,
     ERROR_TEXT_MAX,
     HEADERS_BYTES_MAX,
     HEADERS_MAX,
+    INACTIVE_TTL_MS_MAX,
+    INACTIVE_TTL_MS_MIN,
     KEY_BYTES_MAX,
     LEASE_CHARS_MAX,
     PREFETCH_MAX,
+    RESUME_GRACE_MS_MAX,
+    SCHEDULE_MS_MAX,
+    SESSION_CHARS_MAX,
     TOKEN_CHARS_MAX,
 )
 from pushwire.wire.frames import BINARY, LEASES_PER_OP_MAX, MESSAGES_PER_OP_MAX, TEXT, Malformed, Ping
@@ -129,6 +135,65 @@ LIMITS: dict[str, tuple[Any, Any, str]] = {
     ),
     "start": (subscribe(start="earliest"), subscribe(start="latest"), "bad_request"),
     "start_new": (subscribe(start="new"), subscribe(start=""), "bad_request"),
+    "start_seq": (subscribe(start={"seq": 1}), subscribe(start={"seq": 0}), "bad_request"),
+    "start_seq_high": (
+        subscribe(start={"seq": INTEGER_MAX}),
+        subscribe(start={"seq": INTEGER_MAX + 1}),
+        "bad_request",
+    ),
+    "start_time": (subscribe(start={"time_ms": 1}), subscribe(start={"time_ms": 0}), "bad_request"),
+    "from": (subscribe(tail=True, **{"from": {"seq": 1}}), subscribe(tail=True, **{"from": {"seq": 0}}), "bad_request"),
+    "after_seq": (
+        subscribe(tail=True, epoch="e", after_seq=INTEGER_MAX),
+        subscribe(tail=True, epoch="e", after_seq=INTEGER_MAX + 1),
+        "bad_request",
+    ),
+    "after_seq_low": (
+        subscribe(tail=True, epoch="e", after_seq=0),
+        subscribe(tail=True, epoch="e", after_seq=-1),
+        "bad_request",
+    ),
+    "epoch": (
+        subscribe(tail=True, epoch="e" * EPOCH_CHARS_MAX, after_seq=0),
+        subscribe(tail=True, epoch="e" * (EPOCH_CHARS_MAX + 1), after_seq=0),
+        "bad_request",
+    ),
+    "client_id": (
+        subscribe(private=True, client_id="c" * 255),
+        subscribe(private=True, client_id="c" * 256),
+        "bad_request",
+    ),
+    "inactive_ttl": (
+        subscribe(inactive_ttl_ms=INACTIVE_TTL_MS_MAX),
+        subscribe(inactive_ttl_ms=INACTIVE_TTL_MS_MAX + 1),
+        "bad_request",
+    ),
+    "inactive_ttl_low": (
+        subscribe(inactive_ttl_ms=INACTIVE_TTL_MS_MIN),
+        subscribe(inactive_ttl_ms=INACTIVE_TTL_MS_MIN - 1),
+        "bad_request",
+    ),
+    "delay_ms": (publish(delay_ms=SCHEDULE_MS_MAX), publish(delay_ms=SCHEDULE_MS_MAX + 1), "bad_request"),
+    "delay_ms_low": (publish(delay_ms=0), publish(delay_ms=-1), "bad_request"),
+    "ttl_ms": (publish(ttl_ms=SCHEDULE_MS_MAX), publish(ttl_ms=SCHEDULE_MS_MAX + 1), "bad_request"),
+    "ttl_ms_low": (publish(ttl_ms=1), publish(ttl_ms=0), "bad_request"),
+    "deliver_at_ms": (publish(deliver_at_ms=INTEGER_MAX), publish(deliver_at_ms=INTEGER_MAX + 1), "bad_request"),
+    "deliver_at_ms_low": (publish(deliver_at_ms=0), publish(deliver_at_ms=-1), "bad_request"),
+    "session": (
+        {"op": "auth", "token": "t", "session": "s" * SESSION_CHARS_MAX},
+        {"op": "auth", "token": "t", "session": "s" * (SESSION_CHARS_MAX + 1)},
+        "bad_request",
+    ),
+    "session_empty": (
+        {"op": "auth", "token": "t", "session": "s"},
+        {"op": "auth", "token": "t", "session": ""},
+        "bad_request",
+    ),
+    "resume_grace": (
+        {"op": "auth", "token": "t", "resume_grace_ms": RESUME_GRACE_MS_MAX},
+        {"op": "auth", "token": "t", "resume_grace_ms": RESUME_GRACE_MS_MAX + 1},
+        "bad_request",
+    ),
     "token": (
         {"op": "auth", "token": "t" * TOKEN_CHARS_MAX},
         {"op": "auth", "token": "t" * (TOKEN_CHARS_MAX + 1)},
@@ -150,7 +215,9 @@ def test_a_settlement_takes_a_whole_window(op: str) -> None:
     assert PREFETCH_MAX <= LEASES_PER_OP_MAX
 
 
-@pytest.mark.parametrize("message", [{"priority": 4}, {"key": ""}, {"id": "a b"}, {"data_text": "two bodies"}])
+@pytest.mark.parametrize(
+    "message", [{"priority": 4}, {"ttl_ms": 0}, {"key": ""}, {"id": "a b"}, {"data_text": "two bodies"}]
+)
 def test_a_message_of_a_batch_is_named_by_its_place(message: dict[str, Any]) -> None:
     frame = feed({"op": "publish", "topic": "t", "messages": [{"data": 1}, {"data": 1, **message}]})
     assert frame.message.startswith("messages[1]")

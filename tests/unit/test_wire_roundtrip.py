@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 
 from pushwire.wire import frames
 from pushwire.wire.codec import INTEGER_MAX, Codec, dumps
-from pushwire.wire.frames import JSON, TEXT, Ack, Delivery, Draft, Malformed, Messages, Ping, Publish, Subscribe
+from pushwire.wire.frames import (
+    JSON,
+    TEXT,
+    Ack,
+    Delivery,
+    Draft,
+    Malformed,
+    Messages,
+    Ping,
+    Publish,
+    Subscribe,
+    SubscribeTail,
+    TailBatch,
+    Tailed,
+)
 from pushwire.wire.jsonv1 import JsonClientCodec, JsonServerCodec
 from support.wire_frames import CLIENT_FRAMES, NASTY, SERVER_FRAMES, deliveries, json_values
 
@@ -66,7 +80,7 @@ def test_every_prefix_is_one_malformed_frame(
 
 
 # Objects whose keys are the user's, not the protocol's: an unknown field there would be content.
-USER_OBJECTS = {"data", "headers", "limits"}
+USER_OBJECTS = {"data", "headers", "limits", "subs"}
 
 
 def _grown(value: Any, unknown: Any) -> Any:
@@ -132,6 +146,30 @@ def test_a_spliced_body_reaches_the_consumer_as_it_was_stored(delivery: Delivery
     assert json.loads(line)["messages"][0]["data"] == value
 
 
+def test_a_tail_is_encoded_once_for_all_that_follow_it() -> None:
+    class Counted(Draft):
+        """Counts how often its body is looked at."""
+
+        __slots__ = ("reads",)
+
+        @property
+        def data(self) -> bytes:
+            self.reads += 1
+            return b"1"
+
+        @data.setter
+        def data(self, data: bytes) -> None:
+            self.reads = 0
+
+    message = Counted("a", b"")
+    batch = TailBatch("t", [message])
+    lines = {GATEWAY.encode(Tailed(f"s{number}", batch)) for number in range(1000)}
+    assert message.reads == 1
+    assert len(lines) == 1000
+    read = [frame for line in lines for frame in CLIENT.feed(line)]
+    assert {frame.sub for frame in read} == {f"s{number}" for number in range(1000)}
+
+
 HOSTILE_TEXTS = [
     *NASTY,
     'a","op":"auth","token":"b',
@@ -180,6 +218,10 @@ def test_what_a_user_passes_as_a_name_cannot_break_the_clients_own_frame(text: s
         Ack((), text),
         Ack([text]),
         Subscribe(text),
+        Subscribe("t", client_id=text),
+        SubscribeTail(text),
+        SubscribeTail("t", epoch=text),
+        frames.Auth("t", None, text),
         Ping(text),
     ):
         line = CLIENT.encode(frame)
@@ -205,10 +247,12 @@ def test_subclasses_of_str_are_written_by_value() -> None:
     plain, strange = "orders", Topic("orders")
     for make in (
         lambda text: Publish(text, [Draft(text, b"1", 0, JSON, 1, text, None, text)], text),
-        lambda text: Subscribe(text, text, text),
+        lambda text: Subscribe(text, text, text, client_id=text),
+        lambda text: SubscribeTail(text, text, text),
+        lambda text: SubscribeTail(text, text, epoch=text),
         lambda text: Ack((), text, text),
         lambda text: Ack([text], None, text),
-        lambda text: frames.Auth(text, text),
+        lambda text: frames.Auth(text, text, text),
     ):
         assert CLIENT.encode(make(strange)) == CLIENT.encode(make(plain))
 

@@ -4,86 +4,41 @@ A pure state machine. Time comes in as `now` (seconds, never going back), random
 go out through `effects()` after each call. It reads no clock, does no I/O and never awaits, so each call is one
 whole step: nothing can come between an assertion and the line that relies on it.
 
-Every message a store handed in is in exactly one place: a lane, a lease, or gone with a settlement (conservation;
-the simulator checks it after each step through `census`).
+Every message a store handed in is in exactly one place: a lane, beside it waiting for its key, a lease, or gone with a
+settlement (conservation; the simulator checks it after each step through `census`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
-from . import lanes, leases
-from .dispatch import Dispatcher
-from .model import Counted, Died, Group, Pending, Retried, Session, Settled, Subscription
-from .retry import RetryPolicy
+from . import keys, lanes, leases
+from .endings import Endings
+from .model import WAITING, Group, Lane, Pending, Session, Settled, Subscription
+
+UNHEALTHY_TIMEOUTS = 100
+"""Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
 
 
-class Delivery(Dispatcher):
+class Delivery(Endings):
     """All groups with members, on one node."""
 
     def __init__(
         self,
         random: Callable[[], float],
         *,
-        retry: RetryPolicy | None = None,
         ready_bytes_max: int = 64 << 20,
         release_hold_s: float = 1.0,
         lease_age_s_max: float = 43_200.0,
+        unhealthy_timeouts: int = UNHEALTHY_TIMEOUTS,
     ) -> None:
-        super().__init__(ready_bytes_max)
-        self._random = random
-        self._retry = retry or RetryPolicy()
+        super().__init__(ready_bytes_max, random)
         self._release_hold_s = release_hold_s
         self._lease_age_s_max = lease_age_s_max
-
-    # --- members -----------------------------------------------------------------------------------------------
-
-    def subscribe(
-        self, session: Session, name: str, handle: Any, prefetch: int, ack_timeout_s: float, now: float
-    ) -> Subscription:
-        """A session joins a group. The name must be new to the session."""
-        assert name not in session.subs
-        group = self._groups.get(handle)
-        if group is None:
-            group = self._groups[handle] = Group(handle)
-        sub = Subscription(name, session, group, prefetch, ack_timeout_s, leases.subscription_prefix(session))
-        self._join(sub)
-        self._freed(sub)
-        self._dispatch(group, now)
-        return sub
-
-    def unsubscribe(self, session: Session, subs: Sequence[Subscription], now: float, *, drained: bool = False) -> None:
-        """Members leave. Their leases go back at once, to their places; `drained`: without counting as delivered.
-
-        All of them leave before anything is handed out again, so that nothing goes to one that is leaving too.
-        """
-        groups: dict[Group, None] = {}
-        returned = [(sub.group, self._leave(sub)) for sub in subs]
-        for group, held in returned:
-            groups[group] = None
-            for pending in held:
-                if drained:
-                    pending.deliveries -= 1
-                self._give_back(group, pending, counted=not drained)
-            self.counters.returned += len(held)
-        self._feed_starved(session, now)
-        for group in groups:
-            if group.members:
-                self._dispatch(group, now)
-            else:
-                self._close(group)
-
-    def disconnect(self, session: Session, now: float, *, drained: bool = False) -> None:
-        """A session ends: it leaves every group it is in."""
-        self.unsubscribe(session, list(session.subs.values()), now, drained=drained)
-
-    def flow(self, sub: Subscription, prefetch: int, now: float) -> None:
-        """Change a member's window. Leases above a smaller one are kept until they end."""
-        sub.group.prefetch_sum += prefetch - sub.prefetch
-        sub.prefetch = prefetch
-        self._freed(sub)
-        self._dispatch(sub.group, now)
+        self._unhealthy_timeouts = unhealthy_timeouts
+        self._expiries: list[tuple[float, int, Group, Pending]] = []  # heap: TTLs of messages in memory
 
     # --- messages come in --------------------------------------------------------------------------------------
 
@@ -94,22 +49,71 @@ class Delivery(Dispatcher):
         messages: Sequence[Any],
         counts: Sequence[tuple[int, int]] | None,
         now: float,
+        blocked: Sequence[tuple[int, str]] = (),
     ) -> None:
-        """Durable messages that are ours to deliver, from a commit, a backlog or a back-off that is over."""
+        """Durable messages that are ours to deliver, from a commit, a backlog or a back-off that is over. `blocked`:
+        (seq, key) of some that back off on disk and keep their keys."""
         group = self._groups.get(handle)
         if group is None:
             return  # the last member left while they were on their way; the store was told to forget them
         lane = group.lanes[priority]
+        for seq, key in blocked:
+            keys.block(lane, seq, key)
         lane.wanted = max(0, lane.wanted - len(messages))
         for index, message in enumerate(messages):
             pending = Pending(message) if counts is None else Pending(message, *counts[index])
-            if pending.deliveries and (reason := self._retry.verdict(pending.deliveries, pending.failures)):
-                self._die(group, pending, reason, None)
-                continue
-            self._ready.add(message.size_bytes)
-            lanes.insert(group, lane, pending)
+            self._take_in(group, lane, pending, now)
         self._dispatch(group, now)
         lanes.regulate(self._ready, self._groups, self._effects)
+
+    def arrived_key(
+        self,
+        handle: Any,
+        priority: int,
+        key: str,
+        messages: Sequence[Any],
+        counts: Sequence[tuple[int, int]] | None,
+        through: int,
+        now: float,
+    ) -> None:
+        """The store's answer to a KeyWant."""
+        group = self._groups.get(handle)
+        if group is None:
+            return
+        lane = group.lanes[priority]
+        found = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
+        head = keys.answered(group, lane, key, found, through, self._ready, self._effects)
+        if head is not None:
+            lanes.insert(group, lane, head)
+        self._dispatch(group, now)
+
+    def vanished(self, handle: Any, priority: int, seqs: Sequence[int], now: float) -> None:
+        """Messages that the store held back (for their retry) are gone for good: their keys come free."""
+        group = self._groups.get(handle)
+        if group is None:
+            return
+        lane, gone = group.lanes[priority], set(seqs)
+        for key, queue in list(lane.keys.items()):
+            if queue.holder in gone and queue.out:
+                self._free(group, lane, key, queue.holder)
+        self._dispatch(group, now)
+
+    def _take_in(self, group: Group, lane: Lane, pending: Pending, now: float) -> None:
+        message = pending.message
+        if pending.deliveries:
+            reason = group.policy.retry.verdict(pending.deliveries, pending.failures)
+            if reason is not None:
+                self._die(group, pending, reason, None)
+                return
+        if message.expires_ms is not None:
+            if message.expires_ms / 1000 <= now:
+                self._expire(group, pending)
+                return
+            self._serial += 1
+            heappush(self._expiries, (message.expires_ms / 1000, self._serial, group, pending))
+        self._ready.add(message.size_bytes)
+        if message.key is None or keys.arrive(lane, pending, self._ready):
+            lanes.insert(group, lane, pending)
 
     # --- settlements -------------------------------------------------------------------------------------------
 
@@ -118,9 +122,12 @@ class Delivery(Dispatcher):
         found, stale = leases.find(session, tokens, remove=True)
         for sub, held in found:
             self._end_leases(session, held)
-            self._effects.settlements.append(Settled(sub.group.handle, [pending.message for pending in held]))
+            group = sub.group
+            for pending in held:
+                if pending.message.key is not None:
+                    self._free(group, group.lanes[pending.message.priority], pending.message.key, pending.message.seq)
+            self._effects.settlements.append(Settled(group.handle, held, session))
             self.counters.acked += len(held)
-            self._freed(sub)
         self._after(session, found, stale, now)
         return stale
 
@@ -136,9 +143,8 @@ class Delivery(Dispatcher):
         for sub, held in found:
             self._end_leases(session, held)
             for pending in held:
-                self._fail(sub.group, pending, delay_s, error, now)
+                self._fail(sub, pending, delay_s, "nacked", error, now)
             self.counters.nacked += len(held)
-            self._freed(sub)
         self._after(session, found, stale, now)
         return stale
 
@@ -148,9 +154,8 @@ class Delivery(Dispatcher):
         for sub, held in found:
             self._end_leases(session, held)
             for pending in held:
-                self._die(sub.group, pending, "rejected", error)
+                self._die(sub.group, pending, "rejected", error, "rejected", session)
             self.counters.rejected += len(held)
-            self._freed(sub)
         self._after(session, found, stale, now)
         return stale
 
@@ -162,9 +167,8 @@ class Delivery(Dispatcher):
             for pending in held:
                 pending.held_for = session
                 self._holds.append((now + self._release_hold_s, sub.group, pending, session))
-                self._give_back(sub.group, pending, counted=True)
+                self._give_back(sub.group, pending, session, "released", counted=True)
             self.counters.released += len(held)
-            self._freed(sub)
         self._after(session, found, stale, now)
         return stale
 
@@ -183,20 +187,32 @@ class Delivery(Dispatcher):
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` has to be called. It may be called earlier without harm."""
+        times = [heap[0][0] for heap in (self._holds, self._away, self._expiries) if heap]
         lease = self._deadlines.next()
-        hold = self._holds[0][0] if self._holds else None
-        return hold if lease is None else lease if hold is None else min(lease, hold)
+        if lease is not None:
+            times.append(lease)
+        return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Expired leases come back as failures; holds of released messages end."""
+        """Expired leases come back as failures; holds, graces and TTLs end."""
         for sub, late in self._deadlines.expired(now):
             self._end_leases(sub.session, late)
             for pending in late:
-                self._fail(sub.group, pending, None, "ack timeout", now)
+                self._fail(sub, pending, None, "timed_out", "ack timeout", now)
             self.counters.timed_out += len(late)
+            self._lax(sub, len(late))
             self._freed(sub)
             self._feed_starved(sub.session, now)
             self._dispatch(sub.group, now)
+        self._graces_over(now)
+        self._holds_over(now)
+        while self._expiries and self._expiries[0][0] <= now:
+            _, _, group, pending = heappop(self._expiries)
+            if pending.place == WAITING and self._groups.get(group.handle) is group:
+                self._expire_waiting(group, pending)
+                self._dispatch(group, now)
+
+    def _holds_over(self, now: float) -> None:
         while self._holds and self._holds[0][0] <= now:
             _, group, pending, session = self._holds.popleft()
             if pending.held_for is session and self._groups.get(group.handle) is group:
@@ -206,43 +222,19 @@ class Delivery(Dispatcher):
                         self._freed(sub)
                 self._dispatch(group, now)
 
-    # --- inside ------------------------------------------------------------------------------------------------
-
-    def _fail(self, group: Group, pending: Pending, delay_s: float | None, error: str | None, now: float) -> None:
-        pending.failures += 1
-        reason = self._retry.verdict(pending.deliveries, pending.failures)
-        if reason is not None:
-            self._die(group, pending, reason, error)
-            return
-        wait = self._retry.backoff_s(pending.failures, self._random) if delay_s is None else delay_s
-        self._effects.settlements.append(
-            Retried(group.handle, pending.message, now + wait, pending.deliveries, pending.failures)
-        )
-
-    def _die(self, group: Group, pending: Pending, reason: str, error: str | None) -> None:
-        self._effects.settlements.append(
-            Died(group.handle, pending.message, reason, error, pending.deliveries, pending.failures)
-        )
-        self.counters.died += 1
-
-    def _give_back(self, group: Group, pending: Pending, *, counted: bool) -> None:
-        """Into its lane again, at its old place."""
-        reason = self._retry.verdict(pending.deliveries, pending.failures) if counted else None
-        if reason is not None:
-            pending.held_for = None
-            self._die(group, pending, reason, None)
-            return
-        if counted:
-            self._effects.settlements.append(
-                Counted(group.handle, pending.message, pending.deliveries, pending.failures)
-            )
-        self._ready.add(pending.message.size_bytes)
-        lanes.insert(group, group.lanes[pending.message.priority], pending)
+    def _lax(self, sub: Subscription, count: int) -> None:
+        before, sub.timeouts_in_a_row = sub.timeouts_in_a_row, sub.timeouts_in_a_row + count
+        if before < self._unhealthy_timeouts <= sub.timeouts_in_a_row:
+            self.counters.unhealthy += 1
+            self._effects.unhealthy.append(sub)
 
     def _after(
         self, session: Session, found: Sequence[tuple[Subscription, Any]], stale: Sequence[str], now: float
     ) -> None:
         self.counters.stale += len(stale)
+        for sub, _ in found:
+            sub.timeouts_in_a_row = 0
+            self._freed(sub)
         if session.starved:
             self._feed_starved(session, now)
         for sub, _ in found:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import lanes, leases
-from .model import Counters, Effects, Group, Pending, Session, Subscription
+from .memory import Ready
+from .model import ENDED, Counters, Effects, Group, Pending, Session, Subscription
 
 
 class Dispatcher:
@@ -20,7 +21,7 @@ class Dispatcher:
     def __init__(self, ready_bytes_max: int) -> None:
         self.counters = Counters()
         self._groups: dict[Any, Group] = {}
-        self._ready = lanes.Ready(ready_bytes_max)
+        self._ready = Ready(ready_bytes_max)
         self._deadlines = leases.Deadlines()
         self._holds: deque[tuple[float, Group, Pending, Session]] = deque()  # one hold time: in order of its end
         self._effects = Effects()
@@ -30,47 +31,14 @@ class Dispatcher:
         effects, self._effects = self._effects, Effects()
         return effects
 
-    def _join(self, sub: Subscription) -> None:
-        group = sub.group
-        sub.session.subs[sub.name] = sub.session.subs_by_prefix[sub.prefix] = sub
-        group.members.add(sub)
-        group.prefetch_sum += sub.prefetch
-
-    def _leave(self, sub: Subscription) -> list[Pending]:
-        """Take a member out of everything that could still hand it a message. Returns what it held."""
-        group, session = sub.group, sub.session
-        del session.subs[sub.name]
-        del session.subs_by_prefix[sub.prefix]
-        session.starved.pop(sub, None)
-        group.members.discard(sub)
-        group.prefetch_sum -= sub.prefetch
-        if sub.in_ring:
-            group.ring.remove(sub)
-            sub.in_ring = False
-        self._effects.pushes.pop(sub, None)
-        held = list(sub.leases.values())
-        sub.leases.clear()
-        self._end_leases(session, held)
-        return held
-
-    def _close(self, group: Group) -> None:
-        """Nobody is left: the store keeps the messages, memory does not."""
-        for lane in group.lanes:
-            for pending in (*lane.fresh, *lane.returned):
-                self._ready.remove(pending.message.size_bytes)
-            self._effects.wants.pop((group.handle, lane.priority), None)
-        self._ready.dry.pop(group, None)
-        del self._groups[group.handle]
-        self._effects.forgets.append(group.handle)
-        lanes.regulate(self._ready, self._groups, self._effects)
-
     def _end_leases(self, session: Session, held: Sequence[Pending]) -> None:
         for pending in held:
             session.bytes_in_flight -= pending.message.size_bytes
+            pending.place = ENDED  # unless it goes back to its lane
 
     def _freed(self, sub: Subscription) -> None:
         """The subscription may have room: it waits in its group's ring."""
-        if not sub.in_ring and len(sub.leases) < sub.prefetch:
+        if not sub.in_ring and len(sub.leases) < sub.prefetch and sub.session.away_until is None:
             sub.in_ring = True
             sub.group.ring.append(sub)
 
@@ -86,26 +54,25 @@ class Dispatcher:
         ring = group.ring
         idle: list[Subscription] = []  # members that were offered everything and may take nothing of it yet
         served: list[Subscription] = []  # members that had their share of this round
-        while group.ready and (ring or served):
-            if not ring:
-                for sub in served:
-                    self._freed(sub)
-                served = []
-                continue
+        while group.ready and ring and not group.policy.paused:
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
             if free <= 0:
                 continue
             share = min(free, -(-group.ready // (len(ring) + 1)))
-            taken = lanes.take(group, share, sub.session)
+            taken = lanes.take(group, share, sub.session, self._ready)
             if taken:
                 self._push(sub, taken, now)
                 served.append(sub)
-            elif sub.session.bytes_in_flight and not self._all_held(group, sub.session):
+            elif group.ready and sub.session.bytes_in_flight and not self._all_held(group, sub.session):
                 sub.session.starved[sub] = None
             else:
                 idle.append(sub)
+            if not ring:
+                for waiting in served:
+                    self._freed(waiting)
+                served = []
         for sub in (*served, *idle):
             self._freed(sub)
         lanes.replenish(group, self._ready, self._effects)
@@ -118,11 +85,14 @@ class Dispatcher:
 
     def _push(self, sub: Subscription, taken: list[Pending], now: float) -> None:
         leases.grant(sub, taken, now, self._deadlines)
+        counters = self.counters
+        served = counters.served
         for pending in taken:
             self._ready.remove(pending.message.size_bytes)
+            served[pending.message.priority] += 1
             if pending.deliveries > 1:
-                self.counters.redelivered += 1
-        self.counters.delivered += len(taken)
+                counters.redelivered += 1
+        counters.delivered += len(taken)
         queued = self._effects.pushes.get(sub)
         if queued is None:
             self._effects.pushes[sub] = taken
@@ -133,8 +103,17 @@ class Dispatcher:
         """Where every message is, for the simulator: group handle -> place -> seqs."""
         return {
             handle: {
-                "ready": [p.message.seq for lane in group.lanes for p in (*lane.fresh, *lane.returned)],
+                "ready": [
+                    p.message.seq for lane in group.lanes for p in (*lane.fresh, *lane.returned) if p.place != ENDED
+                ],
                 "leased": [p.message.seq for sub in group.members for p in sub.leases.values()],
+                "parked": [
+                    p.message.seq
+                    for lane in group.lanes
+                    for queue in lane.keys.values()
+                    for p in queue.parked
+                    if p.place != ENDED
+                ],
             }
             for handle, group in self._groups.items()
         }
@@ -142,3 +121,7 @@ class Dispatcher:
     def ready_bytes(self) -> int:
         """Bodies and overhead held ready, bytes; bounded by `ready_bytes_max` plus one arrival."""
         return self._ready.bytes
+
+    def group(self, handle: Any) -> Group | None:
+        """The group, if it has members."""
+        return self._groups.get(handle)

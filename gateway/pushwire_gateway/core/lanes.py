@@ -9,10 +9,10 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any
 
-from .model import OVERHEAD_BYTES, Effects, Group, Lane, Pending, Session
+from . import keys
+from .memory import Ready
+from .model import ENDED, Effects, Group, Lane, Pending, Session
 
-WEIGHTS = (1, 2, 4, 8)
-"""Shares of priorities 0 to 3 when all are busy."""
 READY_MAX = 4096
 """Messages a lane holds while memory is plentiful: the largest transaction, so that a whole commit can be handed over
 from memory instead of being read back."""
@@ -20,32 +20,14 @@ READY_MIN = 32
 """Messages a lane may always ask for, below which a round trip to the store per message would show."""
 
 
-class Ready:
-    """The bodies in memory, all groups together, against one limit."""
-
-    __slots__ = ("bytes", "bytes_max", "dry", "tight")
-
-    def __init__(self, bytes_max: int) -> None:
-        self.bytes = 0
-        self.bytes_max = bytes_max
-        self.tight = False  # above the high mark: lanes may hold no more than their members are about to take
-        self.dry: dict[Group, None] = {}  # groups that asked for less than they would, to be asked again
-
-    def add(self, size_bytes: int) -> None:
-        self.bytes += size_bytes + OVERHEAD_BYTES
-
-    def remove(self, size_bytes: int) -> None:
-        self.bytes -= size_bytes + OVERHEAD_BYTES
-
-
 def insert(group: Group, lane: Lane, pending: Pending) -> None:
     """A message joins its lane at the position of its seq."""
+    group.ready += 1
     if pending.message.seq > lane.tail_seq:
         lane.tail_seq = pending.message.seq
         lane.fresh.append(pending)
     else:
         heappush(lane.returned, pending)
-    group.ready += 1
 
 
 def pop(lane: Lane) -> Pending:
@@ -56,13 +38,16 @@ def pop(lane: Lane) -> Pending:
     return lane.fresh.popleft()
 
 
-def choose(lanes: list[Lane]) -> Lane:
+def choose(group: Group, busy: list[Lane]) -> Lane:
     """The lane to serve next, of those that have something: smooth weighted round robin, so that each gets its share
-    within every few messages and none ever starves (every busy lane earns credit every time)."""
+    within every few messages and none ever starves (every busy lane earns credit every time). Strict: the highest."""
+    if group.policy.strict:
+        return busy[-1]
+    weights = group.policy.weights
     best: Lane | None = None
     total = 0
-    for lane in lanes:
-        weight = WEIGHTS[lane.priority]
+    for lane in busy:
+        weight = weights[lane.priority]
         lane.credit += weight
         total += weight
         if best is None or lane.credit > best.credit:
@@ -72,25 +57,33 @@ def choose(lanes: list[Lane]) -> Lane:
     return best
 
 
-def take(group: Group, count: int, session: Session) -> list[Pending]:
+def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pending]:
     """Up to `count` messages in serving order that fit into the session's bytes. The first that does not fit stops
-    the search and keeps its place; one message always fits into a session that holds none."""
+    the search and keeps its place; one message always fits into a session that holds none. Messages whose key is
+    taken leave the lane; those the session has just released stay in it."""
     taken: list[Pending] = []
     skipped: list[tuple[Lane, Pending]] = []
     room = session.bytes_max - session.bytes_in_flight
     empty = session.bytes_in_flight == 0
     busy = [lane for lane in group.lanes if lane.fresh or lane.returned]
     while busy and len(taken) < count:
-        lane = busy[0] if len(busy) == 1 else choose(busy)
+        lane = busy[0] if len(busy) == 1 else choose(group, busy)
         pending = pop(lane)
-        if pending.held_for is session:
+        message = pending.message
+        if pending.place == ENDED:
+            pass  # left the counts when its TTL ended
+        elif message.key is not None and not keys.admit(lane, pending, ready):
+            group.ready -= 1
+        elif pending.held_for is session:
             skipped.append((lane, pending))
         else:
-            room -= pending.message.size_bytes
+            room -= message.size_bytes
             if room < 0 and not (empty and not taken):
                 heappush(lane.returned, pending)
                 break
             taken.append(pending)
+            if message.key is not None:
+                keys.handed_out(lane, pending)
         if not lane.fresh and not lane.returned:
             lane.credit = 0  # an idle lane saves nothing up
             busy.remove(lane)
@@ -111,6 +104,8 @@ def target(group: Group, ready: Ready) -> int:
 
 def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
+    if group.policy.paused:
+        return  # what is here waits; nothing more is needed
     goal = target(group, ready)
     for lane in group.lanes:
         held = len(lane.fresh) + len(lane.returned)

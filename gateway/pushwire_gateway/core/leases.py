@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 
-from .model import Pending, Session, Subscription
+from .model import LEASED, Pending, Session, Subscription
 
 PREFIX_DIGITS = 3
 """Base-32 digits of a subscription's number inside its session's lease prefix: 32,768 at once, above any cap."""
@@ -83,6 +83,7 @@ def grant(sub: Subscription, messages: Sequence[Pending], now: float, deadlines:
         pending.granted_at = now
         pending.deadline = deadline
         pending.held_for = None
+        pending.place = LEASED
         leases[lease] = pending
         size_bytes += pending.message.size_bytes
     session.lease_count = number

@@ -10,8 +10,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .retry import RetryPolicy
+
 OVERHEAD_BYTES = 512
 """What one pending message costs in memory beside its body: the row, its slots here and the containers' share."""
+
+
+WAITING, LEASED, ENDED = 0, 1, 2
+"""Where a pending message is: in its lane or beside it; with a member; settled, given to the store, or expired (then
+whoever still meets it lets it go)."""
 
 
 class MessageLike(Protocol):
@@ -21,12 +28,23 @@ class MessageLike(Protocol):
     priority: int
     size_bytes: int
     key: str | None
+    expires_ms: int | None
 
 
 class Pending:
     """One message as one group knows it: waiting in a lane, or leased. The wire reads lease, deliveries, message."""
 
-    __slots__ = ("deadline", "deliveries", "failures", "granted_at", "held_for", "lease", "lease_no", "message")
+    __slots__ = (
+        "deadline",
+        "deliveries",
+        "failures",
+        "granted_at",
+        "held_for",
+        "lease",
+        "lease_no",
+        "message",
+        "place",
+    )
 
     def __init__(self, message: Any, deliveries: int = 0, failures: int = 0) -> None:
         self.message = message
@@ -36,6 +54,7 @@ class Pending:
         self.lease_no = 0  # order in which this session's leases were granted
         self.granted_at = 0.0
         self.deadline = 0.0
+        self.place = WAITING
         self.held_for: Session | None = None  # released by this session a moment ago: not offered to it again yet
 
     def __lt__(self, other: Pending) -> bool:
@@ -45,7 +64,7 @@ class Pending:
 class Lane:
     """The messages of one (topic, group, priority) that are in memory, by seq."""
 
-    __slots__ = ("credit", "fresh", "priority", "returned", "tail_seq", "wanted")
+    __slots__ = ("credit", "fresh", "keys", "priority", "returned", "tail_seq", "wanted")
 
     def __init__(self, priority: int) -> None:
         self.priority = priority
@@ -54,29 +73,50 @@ class Lane:
         self.tail_seq = 0  # highest seq that ever came in as fresh
         self.wanted = 0  # demand the store still has to serve
         self.credit = 0  # of the weighted round robin
+        self.keys: dict[Any, Any] = {}  # ordering key -> keys.KeyQueue, for keys that are taken or have some waiting
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.returned)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a topic's configuration says to the core."""
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    weights: tuple[int, ...] = (1, 2, 4, 8)
+    """Shares of priorities 0 to 3 while all are busy."""
+    strict: bool = False
+    """A lower priority waits while a higher one has anything."""
+    paused: bool = False
+    expired_dead: bool = True
+    """A message whose TTL is over goes to the dead letters; else it is dropped."""
 
 
 class Session:
     """One client: what its leases are called and how many bytes it may hold. Leases belong to it, not to a socket."""
 
     __slots__ = (
+        "away_until",
         "bytes_in_flight",
         "bytes_max",
+        "grace_s",
         "lease_count",
         "lease_prefix",
         "link",
         "starved",
+        "subject",
         "subs",
         "subs_by_prefix",
     )
 
-    def __init__(self, link: Any, lease_prefix: str, bytes_max: int) -> None:
+    def __init__(self, link: Any, lease_prefix: str, bytes_max: int, subject: str = "") -> None:
         self.link = link  # the shell's own handle; opaque here
         self.lease_prefix = lease_prefix  # random, hence unguessable from outside
         self.bytes_max = bytes_max
+        self.subject = subject  # who it is, for attempt histories and the ledger
+        self.grace_s = 0.0  # how long its leases outlive its connection
+        self.away_until: float | None = None  # disconnected, but may still come back until then
         self.bytes_in_flight = 0
         self.lease_count = 0
         self.subs: dict[str, Subscription] = {}
@@ -88,7 +128,18 @@ class Subscription:
     """One member of a group: its window and its leases, oldest deadline first (one timeout a subscription makes
     insertion order deadline order; an extended lease moves to the end)."""
 
-    __slots__ = ("ack_timeout_s", "armed", "group", "in_ring", "leases", "name", "prefetch", "prefix", "session")
+    __slots__ = (
+        "ack_timeout_s",
+        "armed",
+        "group",
+        "in_ring",
+        "leases",
+        "name",
+        "prefetch",
+        "prefix",
+        "session",
+        "timeouts_in_a_row",
+    )
 
     def __init__(
         self, name: str, session: Session, group: Group, prefetch: int, ack_timeout_s: float, prefix: str
@@ -102,15 +153,17 @@ class Subscription:
         self.leases: dict[str, Pending] = {}
         self.armed = False  # has an entry in the heap of deadlines
         self.in_ring = False  # waits in its group's ring for messages
+        self.timeouts_in_a_row = 0  # leases that ran out since it last settled anything
 
 
 class Group:
     """A group with at least one member: its members, its lanes, and the ring of members with a free window."""
 
-    __slots__ = ("handle", "lanes", "members", "prefetch_sum", "ready", "ring")
+    __slots__ = ("handle", "lanes", "members", "policy", "prefetch_sum", "ready", "ring")
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, policy: Policy) -> None:
         self.handle = handle  # the store's record; opaque here
+        self.policy = policy
         self.members: set[Subscription] = set()
         self.prefetch_sum = 0
         self.lanes = [Lane(priority) for priority in range(4)]
@@ -123,7 +176,8 @@ class Settled:
     """Acked: tell the store that these are done for the group."""
 
     group: Any
-    messages: list[Any]
+    held: list[Pending]
+    session: Session
 
 
 @dataclass(slots=True)
@@ -135,6 +189,9 @@ class Retried:
     due: float
     deliveries: int
     failures: int
+    how: str
+    error: str | None
+    session: Session
 
 
 @dataclass(slots=True)
@@ -145,11 +202,13 @@ class Counted:
     message: Any
     deliveries: int
     failures: int
+    how: str
+    session: Session
 
 
 @dataclass(slots=True)
 class Died:
-    """To the dead letters."""
+    """To the dead letters; `drop`: for good."""
 
     group: Any
     message: Any
@@ -157,6 +216,20 @@ class Died:
     error: str | None
     deliveries: int
     failures: int
+    how: str | None = None
+    session: Session | None = None
+    drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWant:
+    """Ask the store for messages of one key."""
+
+    group: Any
+    priority: int
+    key: str
+    after_seq: int
+    count: int
 
 
 @dataclass(slots=True)
@@ -167,11 +240,24 @@ class Effects:
     settlements: list[Settled | Retried | Counted | Died] = field(default_factory=list)
     wants: dict[tuple[Any, int], int] = field(default_factory=dict)
     """(group handle, priority) -> absolute demand."""
+    key_wants: list[KeyWant] = field(default_factory=list)
     forgets: list[Any] = field(default_factory=list)
     """Group handles without members: the store takes their messages back."""
+    unhealthy: list[Subscription] = field(default_factory=list)
+    """Members that let lease after lease run out: the shell ends their subscriptions."""
+    ended: list[Session] = field(default_factory=list)
+    """Sessions whose grace is over."""
 
     def __bool__(self) -> bool:
-        return bool(self.pushes or self.settlements or self.wants or self.forgets)
+        return bool(
+            self.pushes
+            or self.settlements
+            or self.wants
+            or self.key_wants
+            or self.forgets
+            or self.unhealthy
+            or self.ended
+        )
 
 
 @dataclass(slots=True)
@@ -188,4 +274,9 @@ class Counters:
     timed_out: int = 0
     returned: int = 0
     died: int = 0
+    expired: int = 0
+    resumed: int = 0
+    unhealthy: int = 0
+    served: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    """Deliveries by priority: the measured shares."""
     stale: int = 0

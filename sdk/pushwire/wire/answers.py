@@ -27,6 +27,8 @@ from .frames import (
     Receipt,
     Ref,
     ServerFrame,
+    TailBatch,
+    Tailed,
     Welcome,
 )
 
@@ -73,21 +75,39 @@ def _ref(op: dict[str, Any]) -> Ref | None:
     raise BadJson("ref has the wrong type")
 
 
-def _messages(op: dict[str, Any]) -> Messages:
+LEASED = ("lease", "attempt", "expires_in_ms")
+"""What a delivery of a group has, and one of a tail has not."""
+
+
+def _messages(op: dict[str, Any]) -> Messages | Tailed:
     rows = _rows(op, "messages", dict)
     if not rows:
         raise BadJson("messages is empty")
-    topic, expires_in_ms = _must(rows[0], "topic", str), _must(rows[0], "expires_in_ms", int)
-    return Messages(_must(op, "sub", str), topic, expires_in_ms, [_delivery(row) for row in rows])
+    sub, topic = _must(op, "sub", str), _must(rows[0], "topic", str)
+    if not any(field in rows[0] for field in LEASED):
+        return Tailed(sub, TailBatch(topic, [_shown(row) for row in rows]))
+    return Messages(sub, topic, _must(rows[0], "expires_in_ms", int), [_delivery(row) for row in rows])
 
 
 def _delivery(row: dict[str, Any]) -> Delivery:
-    lease, id, attempt, seq = row["lease"], row["id"], row["attempt"], row["seq"]
-    priority, published_at_ms = row["priority"], row["published_at_ms"]
-    if not (type(lease) is type(id) is str):
-        raise BadJson("lease or id has the wrong type")
-    if not (type(attempt) is type(seq) is type(priority) is type(published_at_ms) is int):
-        raise BadJson("attempt, seq, priority or published_at_ms has the wrong type")
+    lease, attempt = row["lease"], row["attempt"]
+    if type(lease) is not str or type(attempt) is not int:
+        raise BadJson("lease or attempt has the wrong type")
+    return Delivery(lease, attempt, _draft(row))
+
+
+def _shown(row: dict[str, Any]) -> Draft:
+    draft = _draft(row)
+    draft.due_ms = _may(row, "due_ms", int)
+    return draft
+
+
+def _draft(row: dict[str, Any]) -> Draft:
+    id, seq, priority, published_at_ms = row["id"], row["seq"], row["priority"], row["published_at_ms"]
+    if type(id) is not str:
+        raise BadJson("id has the wrong type")
+    if not (type(seq) is type(priority) is type(published_at_ms) is int):
+        raise BadJson("seq, priority or published_at_ms has the wrong type")
     if "data" in row:
         data, encoding = dumps(row["data"]), JSON
     elif "data_text" in row:
@@ -102,7 +122,9 @@ def _delivery(row: dict[str, Any]) -> Delivery:
         draft.headers = _headers(row)
     if "content_type" in row:
         draft.content_type = _may(row, "content_type", str)
-    return Delivery(lease, attempt, draft)
+    if "redriven" in row:
+        draft.redriven = _may(row, "redriven", bool) is True
+    return draft
 
 
 def _headers(row: dict[str, Any]) -> bytes | None:
@@ -132,7 +154,16 @@ def _ok(op: dict[str, Any]) -> Ok:
         _may(op, "prefetch", int),
         _may(op, "ack_timeout_ms", int),
         _may(op, "expires_in_ms", int),
+        _may(op, "epoch", str),
+        _may(op, "seq", int),
+        _may(op, "session", str),
+        _may(op, "resumed", bool),
+        None if op.get("subs") is None else _held(_must(op, "subs", dict)),
     )
+
+
+def _held(subs: dict[str, Any]) -> dict[str, list[str]]:
+    return {name: _rows(subs, name, str) for name in subs}
 
 
 def _error(op: dict[str, Any]) -> Error:

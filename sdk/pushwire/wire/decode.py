@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .codec import BadJson, b64decode, dumps, loads
+from .codec import INTEGER_MAX, BadJson, b64decode, dumps, loads
 from .frames import (
     BINARY,
     ID,
@@ -19,6 +19,7 @@ from .frames import (
     LEASES_PER_OP_MAX,
     MESSAGES_PER_OP_MAX,
     NAME,
+    STATS_TOPIC,
     TEXT,
     Ack,
     Auth,
@@ -33,7 +34,9 @@ from .frames import (
     Ref,
     Reject,
     Release,
+    Start,
     Subscribe,
+    SubscribeTail,
     Unsubscribe,
 )
 
@@ -54,11 +57,18 @@ DELAY_MS_MAX = 15 * 60 * 1000
 """nack(delay): at most 15 minutes."""
 ACK_TIMEOUT_MS_MIN, ACK_TIMEOUT_MS_MAX = 100, 12 * 3600 * 1000
 PREFETCH_MAX = 1000
-NOT_YET = ("delay_ms", "ttl_ms", "deliver_at_ms")
-"""Refused, never ignored: silently dropping a delay would break what the producer asked for."""
-SUBSCRIBE_NOT_YET = ("tail", "private", "after_seq", "inactive_ttl_ms", "resume_grace_ms")
-AUTH_NOT_YET = ("session",)
-"""A session to resume."""
+SCHEDULE_MS_MAX = 366 * 24 * 3600 * 1000
+"""delay_ms, ttl_ms: a year. Longer is a mistake of units more often than a wish."""
+INACTIVE_TTL_MS_MIN, INACTIVE_TTL_MS_MAX = 1000, SCHEDULE_MS_MAX
+"""At least what the gateway's look-round takes, once a second."""
+RESUME_GRACE_MS_MAX = 60_000
+SESSION_CHARS_MAX = 64
+EPOCH_CHARS_MAX = 64
+
+GROUP_ONLY = ("group", "prefetch", "ack_timeout_ms", "start", "private", "client_id", "inactive_ttl_ms")
+TAIL_ONLY = ("from", "epoch", "after_seq")
+"""Fields of the two forms of subscribe. Refused in the other one, never ignored: who asks for a window has no tail in
+mind."""
 
 MakeMessage = Callable[..., Any]
 
@@ -126,10 +136,17 @@ def _text(op: dict[str, Any], field: str, chars_max: int) -> str | None:
     raise Invalid(f"{field} must be a string of at most {chars_max} characters")
 
 
-def _refuse_not_yet(op: dict[str, Any], fields: tuple[str, ...], where: str = "") -> None:
+def _flag(op: dict[str, Any], field: str) -> bool:
+    value = op.get(field)
+    if value is None or type(value) is bool:
+        return value is True
+    raise Invalid(f"{field} must be true or false")
+
+
+def _refuse(op: dict[str, Any], fields: tuple[str, ...], why: str) -> None:
     for field in fields:
         if op.get(field) is not None:
-            raise Invalid(f"{where}{field} is not supported yet", "unsupported")
+            raise Invalid(f"{field} {why}")
 
 
 def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size_bytes: int) -> Publish:
@@ -158,7 +175,6 @@ def message(item: Any, make_message: MakeMessage, where: str) -> Any:
     """One published message. Raises Invalid or BadJson."""
     if type(item) is not dict:
         raise Invalid(f"{where} must be an object")
-    _refuse_not_yet(item, NOT_YET, f"{where}.")
     id = item.get("id")
     if id is None:
         id = ""  # the gateway makes one
@@ -169,6 +185,7 @@ def message(item: Any, make_message: MakeMessage, where: str) -> Any:
         priority = _integer(item, "priority", 0, 3)
         key = _text(item, "key", KEY_BYTES_MAX)
         content_type = _text(item, "content_type", 127)
+        due_ms, expires_ms = _times(item)
     except Invalid as exc:
         raise Invalid(f"{where}.{exc}") from None
     if content_type is not None and not CONTENT_TYPE.fullmatch(content_type):
@@ -177,7 +194,19 @@ def message(item: Any, make_message: MakeMessage, where: str) -> Any:
         raise Invalid(f"{where}.key must be 1 to {KEY_BYTES_MAX} bytes of UTF-8")
     headers = _headers(item.get("headers"), where)
     level = 1 if priority is None else priority
-    return make_message(id, data, 0, encoding, level, key, headers, content_type)
+    return make_message(id, data, 0, encoding, level, key, headers, content_type, due_ms, expires_ms)
+
+
+def _times(item: dict[str, Any]) -> tuple[int | None, int | None]:
+    """(due_ms, expires_ms) as `Draft` has them: below 0 from now on."""
+    delay_ms = _integer(item, "delay_ms", 0, SCHEDULE_MS_MAX)
+    due_ms = _integer(item, "deliver_at_ms", 0, INTEGER_MAX)
+    ttl_ms = _integer(item, "ttl_ms", 1, SCHEDULE_MS_MAX)
+    if delay_ms is not None:
+        if due_ms is not None:
+            raise Invalid("delay_ms and deliver_at_ms exclude each other")
+        due_ms = -delay_ms or None
+    return due_ms, None if ttl_ms is None else -ttl_ms
 
 
 def _body(item: dict[str, Any], where: str) -> tuple[bytes, int]:
@@ -235,27 +264,66 @@ def _ack(op: dict[str, Any], ref: Ref | None) -> Ack:
 
 
 def _auth(op: dict[str, Any], ref: Ref | None) -> Auth:
-    _refuse_not_yet(op, AUTH_NOT_YET)
     token = op.get("token")
     if type(token) is not str or not 0 < len(token) <= TOKEN_CHARS_MAX:
         raise Invalid("token must be a string")
-    return Auth(token, ref)
+    grace_ms = _integer(op, "resume_grace_ms", 0, RESUME_GRACE_MS_MAX)
+    return Auth(token, ref, _opaque(op, "session", SESSION_CHARS_MAX), grace_ms)
 
 
-def _subscribe(op: dict[str, Any], ref: Ref | None) -> Subscribe:
-    _refuse_not_yet(op, SUBSCRIBE_NOT_YET)
-    start = op.get("start")
-    if start not in (None, "earliest", "new"):
-        raise Invalid('start must be "earliest" or "new"')
+def _opaque(op: dict[str, Any], field: str, chars_max: int) -> str | None:
+    value = _text(op, field, chars_max)
+    if value is not None and not (value and value.isascii()):
+        raise Invalid(f"{field} must be a string of 1 to {chars_max} ASCII characters")
+    return value
+
+
+def start(op: dict[str, Any], field: str) -> Start | None:
+    """Where a group or a tail begins, or moves to. Raises Invalid."""
+    value = op.get(field)
+    if value is None or value in ("earliest", "new"):
+        return value
+    if type(value) is dict:
+        seq = _integer(value, "seq", 1, INTEGER_MAX)
+        time_ms = _integer(value, "time_ms", 1, INTEGER_MAX)
+        if seq is None and time_ms is not None:
+            return -time_ms
+        if seq is not None and time_ms is None:
+            return seq
+    raise Invalid(f'{field} must be "earliest", "new", {{"seq": n}} or {{"time_ms": t}}')
+
+
+def _subscribe(op: dict[str, Any], ref: Ref | None) -> Subscribe | SubscribeTail:
+    if _flag(op, "tail"):
+        return _subscribe_tail(op, ref)
+    _refuse(op, TAIL_ONLY, "goes with tail")
+    client_id = None if op.get("client_id") is None else _name(op, "client_id")
+    if _flag(op, "private") != (client_id is not None):
+        raise Invalid("private and client_id go together")
     return Subscribe(
         _name(op, "topic", "bad_topic"),
         "default" if op.get("group") is None else _name(op, "group", "bad_group"),
         None if op.get("sub") is None else _name(op, "sub"),
         _integer(op, "prefetch", 0, PREFETCH_MAX),
         _integer(op, "ack_timeout_ms", ACK_TIMEOUT_MS_MIN, ACK_TIMEOUT_MS_MAX),
-        start,
+        start(op, "start"),
         ref,
+        client_id,
+        _integer(op, "inactive_ttl_ms", INACTIVE_TTL_MS_MIN, INACTIVE_TTL_MS_MAX),
     )
+
+
+def _subscribe_tail(op: dict[str, Any], ref: Ref | None) -> SubscribeTail:
+    _refuse(op, GROUP_ONLY, "does not go with tail")
+    topic = STATS_TOPIC if op.get("topic") == STATS_TOPIC else _name(op, "topic", "bad_topic")
+    sub = None if op.get("sub") is None else _name(op, "sub")
+    epoch, after_seq = _opaque(op, "epoch", EPOCH_CHARS_MAX), _integer(op, "after_seq", 0, INTEGER_MAX)
+    if epoch is None and after_seq is None:
+        begin = start(op, "from")
+        return SubscribeTail(topic, sub, "new" if begin is None else begin, None, 0, ref)
+    if epoch is None or after_seq is None or op.get("from") is not None:
+        raise Invalid("epoch and after_seq go together, and without from")
+    return SubscribeTail(topic, sub, "new", epoch, after_seq, ref)
 
 
 def _unsubscribe(op: dict[str, Any], ref: Ref | None) -> Unsubscribe:

@@ -14,6 +14,7 @@ from typing import Any
 from .codec import b64encode, dumps, quote
 from .frames import (
     JSON,
+    SUBPROTOCOL,
     TEXT,
     Ack,
     Auth,
@@ -33,7 +34,11 @@ from .frames import (
     Ref,
     Reject,
     Release,
+    Start,
     Subscribe,
+    SubscribeTail,
+    TailBatch,
+    Tailed,
     Unsubscribe,
     Welcome,
 )
@@ -76,11 +81,35 @@ def messages(frame: Messages) -> bytes:
             f'{{"lease":"{delivery.lease}",{middle}{m.seq},"id":"{m.id}","attempt":{attempt},"redelivered":{flag},'
             f'"priority":{m.priority},"published_at_ms":{m.published_at_ms}'
         ).encode()
-        if m.encoding == JSON and m.key is None and m.headers is None and m.content_type is None:
+        if m.encoding == JSON and m.key is None and m.headers is None and m.content_type is None and not m.redriven:
             parts.append(b'%b,"data":%b}' % (head, m.data))
         else:
-            parts.append(head + _extras(m) + _body(m) + b"}")
+            parts.append(head + _marks(m) + _extras(m) + _body(m) + b"}")
     return b'{"op":"messages","sub":"%b","messages":[%b]}' % (frame.sub.encode(), b",".join(parts))
+
+
+def _marks(message: MessageLike) -> bytes:
+    return b',"redriven":true' if message.redriven else b""
+
+
+def tailed(frame: Tailed) -> bytes:
+    """The messages are written once, whoever and however many they go to; only the name before them differs."""
+    rows = frame.batch.encoded.get(SUBPROTOCOL)
+    if rows is None:
+        rows = frame.batch.encoded[SUBPROTOCOL] = _tail_rows(frame.batch)
+    return b'{"op":"messages","sub":"%b",%b' % (frame.sub.encode(), rows)
+
+
+def _tail_rows(batch: TailBatch) -> bytes:
+    parts = []
+    for m in batch.messages:
+        head = (
+            f'{{"topic":"{batch.topic}","seq":{m.seq},"id":"{m.id}","priority":{m.priority},'
+            f'"published_at_ms":{m.published_at_ms}'
+        ).encode()
+        due = b"" if m.due_ms is None else b',"due_ms":%d' % m.due_ms
+        parts.append(b"%b%b%b%b%b}" % (head, due, _marks(m), _extras(m), _body(m)))
+    return b'"messages":[%b]}' % b",".join(parts)
 
 
 def receipts(ref: Ref | None, messages: Sequence[Any]) -> bytes:
@@ -97,10 +126,18 @@ def ok(frame: Ok) -> bytes:
     fields = ""
     if frame.sub is not None:
         fields += f',"sub":"{frame.sub}"'
-    for name in ("prefetch", "ack_timeout_ms", "expires_in_ms"):
+    for name in ("prefetch", "ack_timeout_ms", "expires_in_ms", "seq"):
         value = getattr(frame, name)
         if value is not None:
             fields += f',"{name}":{value}'
+    if frame.epoch is not None:
+        fields += f',"epoch":{quote(frame.epoch)}'
+    if frame.session is not None:
+        fields += f',"session":{quote(frame.session)}'
+    if frame.resumed is not None:
+        fields += f',"resumed":{"true" if frame.resumed else "false"}'
+    if frame.subs is not None:
+        fields += f',"subs":{dumps({sub: list(leases) for sub, leases in frame.subs.items()}).decode()}'
     return f'{{"op":"ok"{_ref(frame.ref)}{fields}}}'.encode()
 
 
@@ -128,6 +165,10 @@ def _draft(message: MessageLike) -> bytes:
     id = dumps(message.id) if message.id else b"null"
     head = b'"id":%b' % id if message.priority == 1 else b'"id":%b,"priority":%d' % (id, message.priority)
     m = message
+    if m.due_ms is not None:
+        head += b',"deliver_at_ms":%d' % m.due_ms if m.due_ms >= 0 else b',"delay_ms":%d' % -m.due_ms
+    if m.expires_ms is not None:
+        head += b',"ttl_ms":%d' % -m.expires_ms
     if m.encoding == JSON and m.key is None and m.headers is None and m.content_type is None:
         return b'%b,"data":%b' % (head, m.data)
     return head + _extras(m) + _body(m)
@@ -175,13 +216,37 @@ def subscribe(f: Subscribe) -> bytes:
         sub=f.sub,
         prefetch=f.prefetch,
         ack_timeout_ms=f.ack_timeout_ms,
-        start=f.start,
+        start=_start(f.start),
+        private=None if f.client_id is None else True,
+        client_id=f.client_id,
+        inactive_ttl_ms=f.inactive_ttl_ms,
+    )
+
+
+def _start(start: Start | None) -> Any:
+    if isinstance(start, int):
+        return {"seq": start} if start > 0 else {"time_ms": -start}
+    return start
+
+
+def subscribe_tail(f: SubscribeTail) -> bytes:
+    resumes = f.epoch is not None
+    return _fields(
+        "subscribe",
+        f.ref,
+        topic=f.topic,
+        tail=True,
+        sub=f.sub,
+        **{"from": None if resumes else _start(f.start)},
+        epoch=f.epoch,
+        after_seq=f.after_seq if resumes else None,
     )
 
 
 ENCODERS: dict[type, Any] = {
-    Auth: lambda f: _fields("auth", f.ref, token=f.token),
+    Auth: lambda f: _fields("auth", f.ref, token=f.token, session=f.session, resume_grace_ms=f.resume_grace_ms),
     Subscribe: subscribe,
+    SubscribeTail: subscribe_tail,
     Unsubscribe: lambda f: _fields("unsubscribe", f.ref, sub=f.sub),
     Publish: publish,
     Ack: ack,
@@ -196,6 +261,7 @@ ENCODERS: dict[type, Any] = {
     Ok: ok,
     Error: error,
     Messages: messages,
+    Tailed: tailed,
     Gap: lambda f: dumps({"op": "gap", "sub": f.sub, "from": f.from_seq, "to": f.to_seq}),
     Goodbye: goodbye,
 }

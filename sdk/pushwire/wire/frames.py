@@ -7,11 +7,15 @@ A frame may be looked at by both sides; `decode(encode(frame)) == frame` holds f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 SUBPROTOCOL = "pushwire.v1"
+
+STATS_TOPIC = "$sys.stats"
+"""A topic that is not stored: the gateway's numbers, once a second, to tails with the right `admin`. `$` is in no name,
+so no topic of a user can be called like it."""
 
 NAME = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9_.:\-]{1,255}", re.ASCII)
 """Topics, groups, subscription names, string refs. Safe inside JSON, URLs and logs without escaping; `.` and `..` are
@@ -32,22 +36,29 @@ Ref = int | str
 
 
 class Draft:
-    """A message as it is published: what the producer says of it, before (seq 0) or after (seq set) it is stored."""
+    """A message as it is published: what the producer says of it, before (seq 0) or after (seq set) it is stored.
+
+    `due_ms`: when it becomes deliverable, ms since 1970; below 0, so long from now (`deliver_at_ms`, `delay_ms`).
+    `expires_ms`: when it expires; below 0, so long after it becomes deliverable (`ttl_ms`).
+    """
 
     __slots__ = (
         "content_type",
         "data",
+        "due_ms",
         "duplicate",
         "encoding",
+        "expires_ms",
         "headers",
         "id",
         "key",
         "priority",
         "published_at_ms",
+        "redriven",
         "seq",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - a row, made on the hot path
         self,
         id: str,
         data: bytes,
@@ -57,6 +68,8 @@ class Draft:
         key: str | None = None,
         headers: bytes | None = None,
         content_type: str | None = None,
+        due_ms: int | None = None,
+        expires_ms: int | None = None,
     ) -> None:
         self.id = id
         self.data = data
@@ -66,6 +79,9 @@ class Draft:
         self.key = key
         self.headers = headers
         self.content_type = content_type
+        self.due_ms = due_ms
+        self.expires_ms = expires_ms
+        self.redriven = False
         self.seq = 0
         self.duplicate = False
 
@@ -90,6 +106,9 @@ class MessageLike(Protocol):
     key: str | None
     headers: bytes | None
     content_type: str | None
+    due_ms: int | None
+    expires_ms: int | None
+    redriven: bool
     duplicate: bool
 
 
@@ -119,10 +138,19 @@ class Delivery:
 
 @dataclass(slots=True)
 class Auth:
-    """Authenticate a connection that came without a token, or refresh the token of a live one."""
+    """Authenticate a connection that came without a token, or refresh the token of a live one; and take over the
+    session whose secret is given."""
 
     token: str = field(repr=False)
     ref: Ref | None = None
+    session: str | None = field(default=None, repr=False)
+    resume_grace_ms: int | None = None
+    """How long this session's leases outlive its connection from now on. None: as before, at first not at all."""
+
+
+Start = str | int
+"""Where to begin: "earliest", "new", a seq (the first to deliver), or, below 0, minus a time in ms since 1970 (the
+first published at or after it)."""
 
 
 @dataclass(slots=True)
@@ -134,7 +162,25 @@ class Subscribe:
     sub: str | None = None
     prefetch: int | None = None
     ack_timeout_ms: int | None = None
-    start: str | None = None  # "earliest" | "new": where a group begins that this operation creates
+    start: Start | None = None
+    """Where a group begins that this operation creates."""
+    ref: Ref | None = None
+    client_id: str | None = None
+    """Given: the group is private to this subject and client id (`private` on the wire)."""
+    inactive_ttl_ms: int | None = None
+    """How long a group that this operation creates outlives its last member. None: for ever."""
+
+
+@dataclass(slots=True)
+class SubscribeTail:
+    """See every message of a topic, without a group and without leases: a `subscribe` with `tail`. Begins at `start`,
+    or, with `epoch`, goes on after `after_seq`."""
+
+    topic: str
+    sub: str | None = None
+    start: Start = "new"
+    epoch: str | None = None
+    after_seq: int = 0
     ref: Ref | None = None
 
 
@@ -262,8 +308,10 @@ class Receipt:
 class Ok:
     """The request is done, and durable where it changes anything.
 
-    `receipts` answers a publish; `sub`, `prefetch` and `ack_timeout_ms` a subscribe; `prefetch` a flow;
-    `expires_in_ms` an auth (the token's) or an extend (the leases').
+    `receipts` answers a publish; `sub`, `prefetch` and `ack_timeout_ms` a subscribe; `sub`, `epoch` and `seq` (where it
+    stands) that of a tail; `prefetch` a flow; `expires_in_ms` an auth (the token's) or an extend (the leases');
+    `session` and `resumed` an auth that named a session or a grace, with `subs` (the leases still held, by
+    subscription) when it was resumed.
     """
 
     ref: Ref | None
@@ -272,6 +320,11 @@ class Ok:
     prefetch: int | None = None
     ack_timeout_ms: int | None = None
     expires_in_ms: int | None = None
+    epoch: str | None = None
+    seq: int | None = None
+    session: str | None = field(default=None, repr=False)
+    resumed: bool | None = None
+    subs: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(slots=True)
@@ -301,6 +354,24 @@ class Messages:
 
 
 @dataclass(slots=True)
+class TailBatch:
+    """Messages of one topic, shown to all of its tails: encoded once, by whichever comes first."""
+
+    topic: str
+    messages: Sequence[Any]
+    encoded: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    """Subprotocol -> what its codec made of the messages; the codecs fill it."""
+
+
+@dataclass(slots=True)
+class Tailed:
+    """Messages of one tail, without leases: a `messages` on the wire."""
+
+    sub: str
+    batch: TailBatch
+
+
+@dataclass(slots=True)
 class Gap:
     """Messages `from_seq` to `to_seq` were dropped by retention before this tail could read them."""
 
@@ -320,5 +391,5 @@ class Goodbye:
 
 
 Settlement = Ack | Nack | Reject | Release | Extend
-ClientFrame = Auth | Subscribe | Unsubscribe | Publish | Settlement | Flow | Ping | Pong | Malformed
-ServerFrame = Welcome | Ok | Error | Messages | Gap | Goodbye | Ping | Pong | Malformed
+ClientFrame = Auth | Subscribe | SubscribeTail | Unsubscribe | Publish | Settlement | Flow | Ping | Pong | Malformed
+ServerFrame = Welcome | Ok | Error | Messages | Tailed | Gap | Goodbye | Ping | Pong | Malformed

@@ -1,0 +1,143 @@
+"""Ordering keys: of the messages of one key in one lane one holds the key, the others wait beside the lane.
+
+Owns which keyed message may be handed out. The holder is the lowest due seq; it keeps the key while it is leased or
+backs off. The others are parked, so that they cost no window and hide nothing behind them; beyond a few per key their
+bodies are dropped, and the store is asked for that key alone when it comes free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+
+from .memory import Ready
+from .model import WAITING, Effects, Group, KeyWant, Lane, Pending
+
+PARKED_MAX = 32
+"""Messages of one taken key kept in memory: a usual window, so that a key in steady use needs no extra read."""
+
+
+class KeyQueue:
+    """One key with a holder, or with messages waiting for one."""
+
+    __slots__ = ("asking", "complete_through", "dropped_max", "holder", "out", "parked", "seen")
+
+    def __init__(self, holder: int) -> None:
+        self.holder = holder  # seq; 0: nobody, the store has been asked
+        self.out = False  # the holder is leased or backs off, so that nothing may take its place
+        self.parked: list[Pending] = []  # heap by seq
+        self.dropped_max = 0  # highest seq whose body was dropped; 0: none
+        self.complete_through = 0  # with dropped ones: up to this seq none was dropped
+        self.seen: set[int] = set()  # above it, but in memory or gone: not to be taken from the store again
+        self.asking = False
+
+    def park(self, pending: Pending, ready: Ready) -> None:
+        """It waits for the key: here if there is room, else on disk."""
+        seq = pending.message.seq
+        if self.dropped_max and seq > self.complete_through:
+            self._drop(pending, ready)
+            return
+        heappush(self.parked, pending)
+        if len(self.parked) > PARKED_MAX:
+            last = max(self.parked)
+            self.parked.remove(last)
+            heapify(self.parked)
+            self.complete_through = max(self.parked).message.seq
+            self._drop(last, ready)
+            if self.holder > self.complete_through:
+                self.seen.add(self.holder)
+
+    def _drop(self, pending: Pending, ready: Ready) -> None:
+        self.dropped_max = max(self.dropped_max, pending.message.seq)
+        self.seen.discard(pending.message.seq)
+        ready.remove(pending.message.size_bytes)
+
+
+def arrive(lane: Lane, pending: Pending, ready: Ready) -> bool:
+    """Whether a keyed message that comes in may join its lane; if not, it has been put to wait."""
+    message = pending.message
+    seq = message.seq
+    queue = lane.keys.get(message.key)
+    if queue is None:
+        lane.keys[message.key] = KeyQueue(seq)
+        return True
+    if queue.holder == seq:
+        queue.out = False  # back from its back-off
+        return True
+    free = queue.holder == 0 and seq <= queue.complete_through
+    if free or (queue.holder and not queue.out and seq < queue.holder):
+        # A lower one became due. The one it replaces lies in the lane and is parked when it is met there.
+        queue.holder, queue.out = seq, False
+        return True
+    queue.park(pending, ready)
+    return False
+
+
+def admit(lane: Lane, pending: Pending, ready: Ready) -> bool:
+    """Whether a keyed message taken out of its lane still holds its key; if not, it has been put to wait."""
+    queue = lane.keys[pending.message.key]
+    if queue.holder == pending.message.seq:
+        return True
+    queue.park(pending, ready)
+    return False
+
+
+def handed_out(lane: Lane, pending: Pending) -> None:
+    """The holder is leased."""
+    lane.keys[pending.message.key].out = True
+
+
+def given_back(lane: Lane, pending: Pending) -> None:
+    """The holder waits in its lane again."""
+    lane.keys[pending.message.key].out = False
+
+
+def block(lane: Lane, seq: int, key: str) -> None:
+    """A message that the store passed over, because it backs off, holds its key."""
+    if key not in lane.keys:
+        queue = lane.keys[key] = KeyQueue(seq)
+        queue.out = True
+
+
+def free(group: Group, lane: Lane, key: str, seq: int, effects: Effects) -> Pending | None:
+    """The message is settled, whatever way. Returns the next holder, which is to join the lane; or the store is asked
+    for it; or there is none."""
+    queue = lane.keys.get(key)
+    if queue is None or queue.holder != seq:
+        return None
+    return _next(group, lane, key, queue, effects)
+
+
+def answered(
+    group: Group, lane: Lane, key: str, found: Sequence[Pending], through: int, ready: Ready, effects: Effects
+) -> Pending | None:
+    """The store's answer: what was found waits. Returns the next holder, if there was none."""
+    queue = lane.keys.get(key)
+    if queue is None or not queue.asking:
+        return None
+    queue.asking = False
+    for pending in found:
+        if pending.message.seq != queue.holder and pending.message.seq not in queue.seen:
+            heappush(queue.parked, pending)
+            ready.add(pending.message.size_bytes)
+    if through >= queue.dropped_max:
+        queue.dropped_max = 0
+        queue.seen.clear()
+    else:
+        queue.complete_through = through
+    return None if queue.holder else _next(group, lane, key, queue, effects)
+
+
+def _next(group: Group, lane: Lane, key: str, queue: KeyQueue, effects: Effects) -> Pending | None:
+    queue.holder, queue.out = 0, False
+    while queue.parked:
+        pending = heappop(queue.parked)
+        if pending.place == WAITING:
+            queue.holder = pending.message.seq
+            return pending
+    if not queue.dropped_max:
+        del lane.keys[key]
+    elif not queue.asking:
+        queue.asking = True
+        effects.key_wants.append(KeyWant(group.handle, lane.priority, key, queue.complete_through, PARKED_MAX))
+    return None

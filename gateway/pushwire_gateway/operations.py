@@ -1,0 +1,236 @@
+"""What a client may ask for once it is known: publish, subscribe, settle.
+
+Owns the order of checks of each operation (known, rate, rights, limits, then the engine) and its reply. Who the client
+is and how its connection lives and dies is session.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pushwire.wire.codes import ERRORS
+from pushwire.wire.frames import (
+    STATS_TOPIC,
+    Ack,
+    Extend,
+    Flow,
+    Malformed,
+    Nack,
+    Ok,
+    Ping,
+    Pong,
+    Publish,
+    Ref,
+    Reject,
+    Release,
+    Subscribe,
+    SubscribeTail,
+    Unsubscribe,
+)
+from pushwire_storage.base import Group, StoreError, Topic
+
+from .core import model as core
+from .refusal import Refusal
+from .rights import Principal
+from .speaker import Speaker
+
+
+class Operations(Speaker):
+    """The operations of one WebSocket client."""
+
+    __slots__ = ()
+
+    # --- publish -----------------------------------------------------------------------------------------------
+
+    def on_publish(self, frame: Publish, now: float) -> None:
+        principal = self._known(frame.ref)
+        if principal is None:
+            return
+        ref = frame.ref
+
+        def done(refusal: Refusal | None) -> None:
+            if self.ended:
+                return
+            if refusal is None:
+                self.outbox.send(Ok(ref, frame.messages))
+            else:
+                self._refuse(refusal, ref)
+            self._gateway.engine.touch(self)
+
+        refusal = self._gateway.publish(principal, frame.topic, frame.messages, frame.size_bytes, done)
+        if refusal is not None:
+            self._refuse(refusal, ref)
+            if refusal.code == "forbidden":
+                self._fault(now)
+            elif refusal.code == "busy":
+                self._link.pause_reading()
+                self._gateway.engine.batcher.when_relieved(self._link.resume_reading)
+
+    # --- subscribe ---------------------------------------------------------------------------------------------
+
+    def on_subscribe(self, frame: Subscribe, now: float) -> None:
+        principal = self._known(frame.ref)
+        if principal is None or not self._controls_allowed(frame.ref):
+            return
+        name = self._new_name(frame.sub, frame.ref)
+        if name is None:
+            return
+        if not principal.may("consume", frame.topic, frame.group):
+            self._error("forbidden", frame.ref)
+            self._fault(now)
+            return
+        self._coming.add(name)
+
+        def ready(group: Group | None, refusal: Refusal | None) -> None:
+            self._coming.discard(name)
+            if self.ended:
+                return
+            if group is None:
+                self._refuse(refusal or Refusal("internal"), frame.ref)
+            else:
+                self._join(group, name, frame)
+            self._gateway.engine.touch(self)
+
+        self._gateway.find_group(principal, frame, ready)
+
+    def _join(self, group: Group, name: str, frame: Subscribe) -> None:
+        settings = self._gateway.settings
+        principal = self._known(frame.ref)
+        if principal is None or self._held is None:
+            return
+        if not principal.may("consume", frame.topic, frame.group):  # refreshed to less meanwhile
+            self._error("forbidden", frame.ref)
+            return
+        prefetch_max = min(settings.prefetch_max, principal.limits.prefetch or settings.prefetch_max)
+        prefetch = min(settings.prefetch if frame.prefetch is None else frame.prefetch, prefetch_max)
+        usual_ms = group.topic.config.ack_timeout_ms or int(settings.ack_timeout_s * 1000)
+        ack_timeout_s = (frame.ack_timeout_ms or usual_ms) / 1000
+        ack_timeout_s = min(ack_timeout_s, settings.ack_timeout_s_max)
+        self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=int(ack_timeout_s * 1000)))
+        self._gateway.registry.join(self._held, name, group, prefetch, ack_timeout_s)
+
+    def on_subscribe_tail(self, frame: SubscribeTail, now: float) -> None:
+        principal = self._known(frame.ref)
+        if principal is None or not self._controls_allowed(frame.ref):
+            return
+        name = self._new_name(frame.sub, frame.ref)
+        if name is None:
+            return
+        stats = frame.topic == STATS_TOPIC
+        if not (principal.may("admin", None) if stats else principal.may("replay", frame.topic)):
+            self._error("forbidden", frame.ref)
+            self._fault(now)
+            return
+        epoch = self._gateway.engine.store.epoch
+        if stats:
+            self.outbox.send(Ok(frame.ref, sub=name, epoch=epoch, seq=self._gateway.stats.seq))
+            self._following.follow_stats(name, principal.tenant)
+        elif frame.epoch not in (None, epoch):
+            self._error("epoch_changed", frame.ref, detail=epoch)
+        else:
+            self._find_tail(principal, name, frame)
+
+    def _find_tail(self, principal: Principal, name: str, frame: SubscribeTail) -> None:
+        self._coming.add(name)
+
+        def ready(topic: Topic | None, seq: int, refusal: Refusal | None) -> None:
+            self._coming.discard(name)
+            if self.ended:
+                return
+            if topic is None:
+                self._refuse(refusal or Refusal("internal"), frame.ref)
+            else:
+                self._follow(topic, seq, name, frame.ref)
+            self._gateway.engine.touch(self)
+
+        self._gateway.find_tail(principal, frame, ready)
+
+    def _follow(self, topic: Topic, seq: int, name: str, ref: Ref | None) -> None:
+        principal = self._known(ref)
+        if principal is None:
+            return
+        if not principal.may("replay", topic.name):  # refreshed to less meanwhile
+            self._error("forbidden", ref)
+            return
+        self.outbox.send(Ok(ref, sub=name, epoch=self._gateway.engine.store.epoch, seq=seq))
+        self._following.follow(name, topic, seq)
+
+    def on_unsubscribe(self, frame: Unsubscribe, now: float) -> None:
+        if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
+            return
+        if frame.sub in self._following:
+            self._following.stop(frame.sub)
+        else:
+            sub = self._subscription(frame.sub, frame.ref)
+            if sub is None or self._held is None:
+                return
+            self._gateway.registry.part(self._held, [sub])
+        if frame.ref is not None:
+            self.outbox.send(Ok(frame.ref))
+
+    def on_flow(self, frame: Flow, now: float) -> None:
+        principal = self._known(frame.ref)
+        if principal is None or not self._controls_allowed(frame.ref):
+            return
+        sub = self._subscription(frame.sub, frame.ref)
+        if sub is not None:
+            settings = self._gateway.settings
+            prefetch = min(frame.prefetch, settings.prefetch_max, principal.limits.prefetch or frame.prefetch)
+            self._gateway.engine.core.flow(sub, prefetch, now)
+            if frame.ref is not None:
+                self.outbox.send(Ok(frame.ref, prefetch=prefetch))
+
+    def _subscription(self, name: str, ref: Ref | None) -> core.Subscription | None:
+        sub = None if self._core is None else self._core.subs.get(name)
+        if sub is None:
+            self._error("unknown_subscription", ref)
+        return sub
+
+    # --- settle ------------------------------------------------------------------------------------------------
+
+    def on_settle(self, frame: Ack | Nack | Reject | Release, now: float) -> None:
+        stale, _ = self._gateway.settle(self._held, frame, now)
+        self._confirm(frame.ref, stale)
+
+    def on_extend(self, frame: Extend, now: float) -> None:
+        stale, deadline = self._gateway.settle(self._held, frame, now)
+        if stale:
+            self._error("stale_lease", frame.ref, leases=stale)
+        elif frame.ref is not None:
+            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, int((deadline - now) * 1000))))
+
+    def _confirm(self, ref: Ref | None, stale: Sequence[str]) -> None:
+        """Without ref: only what had no effect is reported, at once. With ref: one reply, after the COMMIT."""
+        if ref is None:
+            if stale:
+                self._error("stale_lease", None, leases=stale)
+            return
+
+        def committed(error: StoreError | None) -> None:
+            if self.ended:
+                return
+            if error is not None:
+                self._error(error.code, ref)
+            elif stale:
+                self._error("stale_lease", ref, leases=stale)
+            else:
+                self.outbox.send(Ok(ref))
+            self._gateway.engine.touch(self)
+
+        self._gateway.engine.after_commit(committed)
+
+    # --- the rest ----------------------------------------------------------------------------------------------
+
+    def on_ping(self, frame: Ping, now: float) -> None:
+        self.outbox.send(Pong(frame.ref))
+
+    def on_pong(self, frame: Pong, now: float) -> None:
+        """Anything heard is a sign of life; `receive` has noted it."""
+
+    def on_malformed(self, frame: Malformed, now: float) -> None:
+        assert frame.code in ERRORS
+        self._error(frame.code, frame.ref, detail=frame.message)
+        self._fault(now)
+
+    def flush(self) -> None:
+        self.outbox.flush()
