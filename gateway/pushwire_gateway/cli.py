@@ -1,4 +1,4 @@
-"""The command line: `pushwire serve | token | publish | consume | check-config`.
+"""The command line: `pushwire serve | token | check-config`, and the client commands of `commands`.
 
 Owns words, flags and exit codes: 0 ok, 1 failed, 2 usage, 3 configuration or start-up, 4 not allowed, 5 not found,
 130 interrupted. Data goes to stdout, everything else to stderr. The heavy parts are imported by the command that
@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
-import signal
-import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +19,16 @@ import click
 import pushwire
 from pushwire.wire import codec
 
+from .commands import care, dead, messages, topics
+from .commands.base import EXIT_CONFIG, fail, seconds
+
 if TYPE_CHECKING:
     from .settings import Settings
 
-EXIT_FAILED, EXIT_CONFIG, EXIT_AUTH, EXIT_NOT_FOUND, EXIT_INTERRUPTED = 1, 3, 4, 5, 130
 SECRET_FILE = "dev-secret"  # noqa: S105 - a file name
 DEV_DATA = "./pushwire-dev"
 DEV_TTL_S = 3600
 DEV_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
-DURATION = re.compile(r"(\d+)(s|m|h)?")
-UNIT_S = {"s": 1, "m": 60, "h": 3600, None: 1}
-
-
-def fail(message: str, code: int) -> None:
-    """Say why on stderr and end with this exit code."""
-    click.echo(f"pushwire: {message}", err=True)
-    raise SystemExit(code)
 
 
 def load_settings(config: Path | None, **flags: Any) -> Settings:
@@ -48,7 +39,6 @@ def load_settings(config: Path | None, **flags: Any) -> Settings:
         return settings.load(config, **flags)
     except settings.ConfigError as exc:
         fail(str(exc), EXIT_CONFIG)
-        raise  # not reached: fail() ends the process
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,12 +52,6 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="PUSHWIRE_CONFIG",
     help="TOML file; environment and flags override it",
-)
-url_option = click.option(
-    "--url", envvar="PUSHWIRE_URL", default="http://127.0.0.1:8080", show_default=True, help="the gateway"
-)
-token_option = click.option(
-    "--token", envvar="PUSHWIRE_TOKEN", required=True, help="a token, as `pushwire token` makes"
 )
 
 
@@ -151,7 +135,6 @@ def _serve(running: Coroutine[Any, Any, int]) -> int:
         fail(str(exc), EXIT_CONFIG)
     except OSError as exc:
         fail(f"cannot start: {exc.strerror or exc}", EXIT_CONFIG)
-    return EXIT_FAILED
 
 
 def _write_ready(path: Path, url: str) -> None:
@@ -207,14 +190,6 @@ def check_config(config: Path | None, strict: bool) -> None:
 # --- token -----------------------------------------------------------------------------------------------------
 
 
-def seconds(_context: click.Context, _param: click.Parameter, text: str) -> int:
-    """`90s`, `15m`, `1h` as seconds."""
-    found = DURATION.fullmatch(text)
-    if found is None:
-        raise click.BadParameter("use a number with s, m or h, such as 15m")
-    return int(found[1]) * UNIT_S[found[2]]
-
-
 def sign(settings: Settings, subject: str, allow: tuple[str, ...], ttl_s: int, tenant: str) -> str:
     """A token signed with the first HS256 key of the settings. Raises ConfigError."""
     from .auth import SigningKey, sign_token
@@ -240,128 +215,33 @@ def sign(settings: Settings, subject: str, allow: tuple[str, ...], ttl_s: int, t
 @config_option
 @click.option("--sub", "subject", required=True, help="who the token is for")
 @click.option("--allow", multiple=True, metavar="VERB:TOPIC[@GROUP]", help="a right, such as consume:orders.*@billing")
-@click.option("--ttl", default="15m", show_default=True, callback=seconds, help="how long it lives")
+@click.option("--ttl", "ttl_s", default="15m", show_default=True, callback=seconds, help="how long it lives")
 @click.option("--tenant", default="default", show_default=True)
 @click.option("--dev", is_flag=True, help="sign with the secret of `serve --dev`")
 @click.option("--data", help="with --dev: its directory")
 def token(
-    config: Path | None, subject: str, allow: tuple[str, ...], ttl: int, tenant: str, dev: bool, data: str | None
+    config: Path | None, subject: str, allow: tuple[str, ...], ttl_s: float, tenant: str, dev: bool, data: str | None
 ) -> None:
     """Make a token, signed with the HS256 key of the configuration."""
     from .settings import ConfigError
 
     flags = dev_flags(data) if dev else {}
     try:
-        click.echo(sign(load_settings(config, **flags), subject, allow, ttl, tenant))
+        click.echo(sign(load_settings(config, **flags), subject, allow, int(ttl_s), tenant))
     except ConfigError as exc:
         fail(str(exc), EXIT_CONFIG)
 
 
-# --- publish, consume ------------------------------------------------------------------------------------------
-
-
-def run_client(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a client command and turn its errors into exit codes."""
-    try:
-        asyncio.run(work())
-    except pushwire.Unauthorized as exc:
-        fail(str(exc), EXIT_AUTH)
-    except pushwire.PushwireError as exc:
-        code = {"forbidden": EXIT_AUTH, "topic_not_found": EXIT_NOT_FOUND, "group_not_found": EXIT_NOT_FOUND}
-        fail(str(exc), code.get(exc.code, EXIT_FAILED))
-    except KeyboardInterrupt:
-        raise SystemExit(EXIT_INTERRUPTED) from None
-
-
-def body_of(text: str) -> Any:
-    """What the user typed, as JSON where it is JSON, else as a string."""
-    try:
-        return codec.loads(text)
-    except codec.BadJson:
-        return text
-
-
-@main.command()
-@url_option
-@token_option
-@click.argument("topic")
-@click.argument("body", default="-")
-@click.option("--id", "message_id", help="message id; the same id again stores nothing new")
-@click.option("--key", help="ordering key")
-@click.option("--priority", type=click.IntRange(0, 3), help="0 (lowest) to 3")
-@click.option("-H", "--header", multiple=True, metavar="NAME:VALUE")
-def publish(
-    url: str,
-    token: str,
-    topic: str,
-    body: str,
-    message_id: str | None,
-    key: str | None,
-    priority: int | None,
-    header: tuple[str, ...],
-) -> None:
-    """Publish BODY, or each line of stdin with `-`. Prints a receipt a message, after its commit."""
-    headers = dict(entry.split(":", 1) for entry in header if ":" in entry)
-    if len(headers) != len(header):
-        raise click.BadParameter("headers are NAME:VALUE, each name once")
-    bodies = [line.rstrip("\n") for line in sys.stdin] if body == "-" else [body]
-
-    async def work() -> None:
-        async with pushwire.Client(url, token=token) as client:
-            for text in bodies:
-                receipt = await client.publish(
-                    topic, body_of(text), id=message_id, key=key, priority=priority, headers=headers or None
-                )
-                click.echo(codec.dumps({"id": receipt.id, "seq": receipt.seq, "duplicate": receipt.duplicate}).decode())
-
-    run_client(work)
-
-
-@main.command()
-@url_option
-@token_option
-@click.argument("topic")
-@click.option("--group", default="default", show_default=True)
-@click.option("-n", "count", type=click.IntRange(1), help="end after this many messages")
-@click.option("--prefetch", type=click.IntRange(1, 1000), default=32, show_default=True)
-@click.option("--no-ack", is_flag=True, help="hold the messages without settling them (they come back when this ends)")
-def consume(url: str, token: str, topic: str, group: str, count: int | None, prefetch: int, no_ack: bool) -> None:
-    """Print each message as a line of JSON, and ack it once it is printed."""
-
-    async def work() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _interrupt)
-        async with (
-            pushwire.Client(url, token=token) as client,
-            client.subscribe(topic, group=group, prefetch=prefetch) as subscription,
-        ):
-            seen = 0
-            async for message in subscription:
-                click.echo(_line(message))
-                if not no_ack:
-                    message.ack()
-                seen += 1
-                if count is not None and seen >= count:
-                    break
-
-    run_client(work)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-def _line(message: pushwire.Message) -> str:
-    fields: dict[str, Any] = {
-        "topic": message.topic,
-        "seq": message.seq,
-        "id": message.id,
-        "attempt": message.attempt,
-        "redelivered": message.redelivered,
-    }
-    if message.key is not None:
-        fields["key"] = message.key
-    try:
-        fields["data"] = message.json()
-    except ValueError:
-        fields["data_b64"] = codec.b64encode(message.data)
-    return codec.dumps(fields).decode()
+for command in (
+    messages.publish,
+    messages.consume,
+    messages.tail,
+    topics.topic,
+    topics.group,
+    dead.dead,
+    care.conn,
+    care.revoke,
+    care.backup,
+    care.db,
+):
+    main.add_command(command)

@@ -59,11 +59,11 @@ class Admin:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        await self.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the connections that are kept. The next request opens one again."""
-        self._http.close()
+        await self._http.close()
 
     # --- topics ------------------------------------------------------------------------------------------------
 

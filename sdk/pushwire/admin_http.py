@@ -102,28 +102,28 @@ class Requester:
                 if not link.used or exc.begun or method not in _IDEMPOTENT:
                     raise
                 # It had been dropped while it rested; that is no verdict on the gateway.
-                link.close()
+                link.abort()
                 link = await self._connect()
                 response = await link.request(method, target, fields, content)
         except Dropped:
-            link.close()
+            link.abort()
             raise AdminError(
                 "the connection ended before the answer; the request may or may not have had its effect",
                 code="unavailable",
                 retryable=True,
             ) from None
         except BadHttp as exc:
-            link.close()
+            link.abort()
             raise ProtocolError(f"no gateway to be had there: {exc}") from None
         except BaseException:
-            link.close()
+            link.abort()
             raise
         now = asyncio.get_running_loop().time()
         link.rest(now)
         if link.usable(now):
             self._idle.append(link)
         else:
-            link.close()
+            link.abort()
         return response
 
     async def _link(self) -> HttpLink:
@@ -132,7 +132,7 @@ class Requester:
             link = self._idle.pop()
             if link.usable(now):
                 return link
-            link.close()
+            link.abort()
         return await self._connect()
 
     async def _connect(self) -> HttpLink:
@@ -141,11 +141,10 @@ class Requester:
         except OSError as exc:
             raise NotConnected(f"no connection to the gateway: {exc}") from exc
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the connections that rest."""
         idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        await asyncio.gather(*(link.close() for link in idle))
 
 
 def agent_of(name: str | None) -> str:

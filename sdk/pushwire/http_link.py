@@ -21,6 +21,9 @@ BODY_BYTES_MAX = 256 * 1024 * 1024
 IDLE_S_MAX = 10.0
 """A connection that rested longer is not used again: gateways drop theirs after 15 s."""
 
+CLOSE_TIMEOUT_S = 2.0
+"""For TLS to say goodbye."""
+
 
 class BadHttp(Exception):
     """What came back is no HTTP/1.1 response."""
@@ -76,9 +79,20 @@ class HttpLink:
         """It waits for the next request."""
         self._idle_since = now
 
-    def close(self) -> None:
+    def abort(self) -> None:
+        """End it, without waiting for the other side."""
+        self._kept = False
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        """End it in order."""
         self._kept = False
         self._writer.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._writer.wait_closed()
+        except (OSError, TimeoutError):
+            self._writer.transport.abort()  # the other side has gone, or does not answer: nothing was under way
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> Response:
         """Send it and read the answer. Raises Dropped, BadHttp, OSError. However it ends but well, the connection is

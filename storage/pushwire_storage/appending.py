@@ -64,21 +64,20 @@ def _plan(txn: Txn, appends: Sequence[Append], later: dict[int, list[Message]]) 
         size_bytes = payload_bytes + ids * ID_BYTES
         if over_quota(book, count, size_bytes, limits):
             raise Surprise
-        seq = book.last_seq
+        seq, priority = book.last_seq, -1
+        lane: list[Message] = []
         for message in messages:
             seq += 1
             message.seq = seq
             message.duplicate = False
-            key = topic_id << 2 | message.priority
             if message.due_ms is not None and message.due_ms > now_ms:
-                later.setdefault(key, []).append(message)
+                later.setdefault(topic_lane(topic_id, message.priority), []).append(message)
                 book.scheduled += 1
                 continue
-            lane = fresh.get(key)
-            if lane is None:
-                fresh[key] = [message]
-            else:
-                lane.append(message)
+            if message.priority != priority:  # mostly the next one is like the last
+                priority = message.priority
+                lane = fresh.setdefault(topic_lane(topic_id, priority), [])
+            lane.append(message)
         book.last_seq = seq
         book.messages += count
         book.bytes += size_bytes
@@ -137,8 +136,8 @@ def _store(txn: Txn, lanes: dict[int, list[Message]], *, scheduled: bool = False
         remembered = book.config.dedupe
         txn.rows += len(messages)
         for message in messages:
-            data, id_ = message.data, message.id
-            pos = base | message.seq
+            data, id_, seq, encoding = message.data, message.id, message.seq, message.encoding
+            pos = base | seq
             published_at_ms = message.published_at_ms
             if (
                 message.key is None
@@ -148,17 +147,17 @@ def _store(txn: Txn, lanes: dict[int, list[Message]], *, scheduled: bool = False
                 and message.expires_ms is None
             ):
                 # `content_crc` and `row_crc`, written out: two calls less per message are 4 % of the writer's time.
-                content = crc32(data, seeds[message.encoding])
+                content = crc32(data, seeds[encoding])
                 place = pos ^ published_at_ms
                 crc = crc32(id_.encode(), content) ^ (place & _U32) ^ (place >> 32)
                 # A bytearray goes to the driver as it is; for bytes it looks for an adapter first, which costs more
                 # than this copy.
-                plain += (pos, id_, message.encoding, published_at_ms, crc, bytearray(data))
+                plain += (pos, id_, encoding, published_at_ms, crc, bytearray(data))
             else:
                 content = content_crc(message)
                 full += _full_row(txn, message, pos, content, scheduled=scheduled)
             if remembered:
-                ids += (topic_id, id_, message.seq, content << 31 | message.size_bytes)
+                ids += (topic_id, id_, seq, content << 31 | message.size_bytes)
     generation = GENERATIONS[txn.generation]
     remember = generation.remember if txn.older_empty else generation.remember_unless_older
     if remember.run(txn.execute, ids) != len(ids) // 4:

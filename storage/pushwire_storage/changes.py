@@ -120,7 +120,9 @@ def _configure_topic(change: ConfigureTopic, txn: Txn) -> None:
     book.replan()
     txn.execute(CONFIGURE_TOPIC, (configs.dump(config), topic.id))
     if config.retain_ms:
-        txn.await_sweep(topic.id, txn.now_ms)
+        # What the sweep has passed may be retained again, and let go of later.
+        for priority in range(PRIORITIES):
+            txn.sweep_from(book, priority, book.floor + 1)
     elif before.retain_ms and book.groups:
         chores.begin(txn, chores.UNOWED, topic.id, book.floor, book.last_seq)
     if config.max_age_ms != before.max_age_ms:
@@ -142,7 +144,7 @@ def _delete_topic(change: DeleteTopic, txn: Txn) -> None:
         _forget_retries(txn, group)
     execute(KEEP_IDS, (book.ids, topic.id))
     execute(DELETE_DEAD_OF_TOPIC, (topic.id,))
-    chores.begin(txn, chores.PURGED, topic.id, 0, SEQ_MAX)
+    chores.begin(txn, chores.PURGED, topic.id, 0, book.last_seq)
     chores.begin_ledger(txn, topic.id)
     txn.removed[topic.id] = _name(book)
     txn.sweep_at[topic.id] = None

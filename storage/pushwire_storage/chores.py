@@ -38,6 +38,8 @@ from .txn import Chore, Txn
 
 PIECE_ROWS = 2_000
 """Rows one transaction looks at for a chore or for retention: 3 to 6 ms of the writer's time."""
+PURGED_ROW_BYTES = 400
+"""What a row removed unread is guessed to add to the WAL: the page it lies on is written once more."""
 SWEEP_PERIOD_MS = 1_000
 """Retention looks at a topic at most this often: a retained message goes up to so much late, and never early."""
 
@@ -74,10 +76,10 @@ def work(txn: Txn) -> None:
         if chore.kind == LEDGER:
             stop, seen = _ledger(txn, chore, rows)
         else:
-            stop, seen = _stretch(txn, chore, rows)
-        txn.chore_rows += seen
-        if chore.kind != LEDGER:
-            _do(txn, chore, stop)
+            row = txn.execute(SELECT_NTH, (chore.after_pos, chore.through_pos, rows - 1)).fetchone()
+            stop = row[0] if row else chore.through_pos
+            seen = _do(txn, chore, stop)
+        txn.chore_rows += seen + 1
         if stop >= chore.through_pos:
             txn.execute(DELETE_CHORE, (chore.number,))
             txn.chores = tuple(others)
@@ -87,39 +89,35 @@ def work(txn: Txn) -> None:
 
 
 def _ledger(txn: Txn, chore: Chore, rows: int) -> tuple[int, int]:
-    """As `_stretch`; the positions say nothing here, but that it is over."""
+    """Returns where the chore stands then, and the rows removed. Positions say nothing here, but that it is over."""
     removed = ledger.forget_topic(txn.execute, chore.topic_id, rows)
-    return (chore.through_pos, 1) if not removed else (chore.through_pos - 1, removed)
+    return (chore.through_pos - 1 if removed == rows else chore.through_pos), removed
 
 
-def _stretch(txn: Txn, chore: Chore, rows: int) -> tuple[int, int]:
-    """The position up to which the piece goes, and at most how many rows that is."""
-    row = txn.execute(SELECT_NTH, (chore.after_pos, chore.through_pos, rows - 1)).fetchone()
-    return (row[0], rows) if row else (chore.through_pos, max(1, rows // 2))
-
-
-def _do(txn: Txn, chore: Chore, stop: int) -> None:
+def _do(txn: Txn, chore: Chore, stop: int) -> int:
+    """Do the chore up to this position. Returns the rows looked at."""
     execute, topic_id, low = txn.execute, chore.topic_id, chore.after_pos
     if chore.kind == PURGED:
-        execute(DELETE_RANGE, (low, stop))
         execute(DELETE_SETTLED_RANGE, (low & ~SCHEDULED, stop & ~SCHEDULED))
-        return
+        removed = execute(DELETE_RANGE, (low, stop)).rowcount
+        txn.payload_bytes += removed * PURGED_ROW_BYTES
+        return removed
     if not txn.exists(topic_id):
-        return
+        return 0
     book = txn.book(topic_id)
     low = max(low, low >> SEQ_BITS << SEQ_BITS | book.floor)
     if low >= stop:
-        return
+        return 0
     if chore.kind == UNOWED:
-        _remove_unowed(txn, book, low, stop)
-    else:
-        _, old_ms, new_ms = chore.kind.split(":")
-        execute(SET_AGE, (int(old_ms), int(new_ms), low, stop))
-        txn.wake(0)
+        return _remove_unowed(txn, book, low, stop)
+    _, old_ms, new_ms = chore.kind.split(":")
+    txn.wake(0)
+    return execute(SET_AGE, (int(old_ms), int(new_ms), low, stop)).rowcount
 
 
-def _remove_unowed(txn: Txn, book: TopicBook, low: int, stop: int) -> None:
-    """Remove what every group that is owed it has settled, or no group is owed, as far as it is not retained."""
+def _remove_unowed(txn: Txn, book: TopicBook, low: int, stop: int) -> int:
+    """Remove what every group that is owed it has settled, or no group is owed, as far as it is not retained. Returns
+    the rows looked at."""
     rows = txn.execute(SELECT_PUBLISHED, (low, stop, PIECE_ROWS)).fetchall()
     settled = dict(txn.execute(COUNT_SETTLED_RANGE, (low & ~SCHEDULED, stop & ~SCHEDULED)).fetchall())
     gone = {
@@ -129,6 +127,7 @@ def _remove_unowed(txn: Txn, book: TopicBook, low: int, stop: int) -> None:
         and not book.retains(published_at_ms, txn.now_ms)
     }
     txn.remove(book, gone, scheduled=sum(bool(pos & SCHEDULED) for pos in gone))
+    return len(rows)
 
 
 # -- retention
@@ -162,7 +161,7 @@ def _retain_lane(txn: Txn, book: TopicBook, priority: int, limit: int) -> tuple[
     """Returns the rows looked at, and when the first was published that is too young."""
     topic_id = book.topic.id
     key, base = (topic_id, priority), lane_base(topic_id, priority)
-    low = base | max(txn.state.swept.get(key, 0), book.floor)
+    low = base | max(txn.swept.get(key, txn.state.swept.get(key, 0)), book.floor)
     rows = txn.execute(SELECT_PUBLISHED, (low, base | SEQ_MAX, limit)).fetchall()
     old = list(takewhile(lambda row: not book.retains(row[1], txn.now_ms), rows))  # in the order of publishing
     young_ms = rows[len(old)][1] if len(old) < len(rows) else None

@@ -107,6 +107,8 @@ class LaneFeed:
         """Lanes whose scan waits for its turn, and keys asked for."""
         self._stalled: dict[Lane, None] = {}
         """Lanes whose last scan failed."""
+        self._stalled_keys: list[KeyWant] = []
+        """Keys whose last scan failed."""
         self._reported: set[tuple[int, int]] = set()
         """(group id, seq) of expired messages that were said to be so and are not yet settled."""
         self._scans = 0
@@ -244,6 +246,10 @@ class LaneFeed:
             stalled, self._stalled = self._stalled, {}
             for lane in stalled:
                 self._feed(lane)
+        if self._stalled_keys:
+            self._hungry.extend(self._stalled_keys)
+            self._stalled_keys.clear()
+            self._pump()
 
     def _hand_fresh(self, lane: Lane, messages: Sequence[Message], *, expiring: bool) -> None:
         over: Sequence[Message] = ()
@@ -305,6 +311,9 @@ class LaneFeed:
         if lane.closed:
             return
         assert scan.key is not None
+        if result.failed:
+            self._stalled_keys.append(KeyWant(lane, scan.key, scan.cursor, scan.limit))
+            return
         # Those that wait are due, but they come through the lane's demand, like every retry.
         taken = [index for index, message in enumerate(result.messages) if message.seq not in lane.waiting]
         counts = [result.counts[index] for index in taken] if result.counts else None

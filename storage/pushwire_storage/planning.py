@@ -100,8 +100,20 @@ class TopicBook:
 
     def copy(self) -> TopicBook:
         twin = TopicBook.__new__(TopicBook)
-        for name in TopicBook.__slots__:
-            setattr(twin, name, getattr(self, name))
+        twin.topic = self.topic
+        twin.config = self.config
+        twin.last_seq = self.last_seq
+        twin.messages = self.messages
+        twin.bytes = self.bytes
+        twin.dead_letters = self.dead_letters
+        twin.scheduled = self.scheduled
+        twin.ids = self.ids
+        twin.floor = self.floor
+        twin.marked = self.marked
+        twin.plain = self.plain
+        twin.groups = self.groups
+        twin.start_of = self.start_of
+        twin.starts = self.starts
         return twin
 
     def set_groups(self, groups: dict[str, Group], start_of: dict[int, int]) -> None:

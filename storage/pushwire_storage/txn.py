@@ -181,9 +181,18 @@ class Txn:
 
     def await_sweep(self, topic_id: int, at_ms: int) -> None:
         """Retention looks at the topic then, or before if it was to do so before."""
-        before = self.sweep_at.get(topic_id) or self.state.sweep_at.get(topic_id)
+        plans = self.sweep_at if topic_id in self.sweep_at else self.state.sweep_at
+        before = plans.get(topic_id)
         if before is None or at_ms < before:
             self.sweep_at[topic_id] = at_ms
+
+    def sweep_from(self, book: TopicBook, priority: int, seq: int) -> None:
+        """Retention has to look at this message, which it may have passed."""
+        if book.config.retain_ms:
+            key = (book.topic.id, priority)
+            passed = self.swept.get(key, self.state.swept.get(key, 0))
+            self.swept[key] = min(passed, seq - 1)
+            self.await_sweep(book.topic.id, self.now_ms)
 
     def remove(self, book: TopicBook, sizes: dict[int, int], *, scheduled: int = 0) -> None:
         """Delete these rows, position -> bytes, which are there, with the marks of who has settled them."""

@@ -78,12 +78,22 @@ def _plain(directory: Path, ids: Sequence[str], size: int, table: str) -> float:
     return elapsed
 
 
+class Nobody:
+    """A consumer that takes no notice."""
+
+    def arrived(self, *_: object) -> None: ...
+    def arrived_key(self, *_: object) -> None: ...
+    def tailed(self, *_: object) -> None: ...
+    def expired(self, *_: object) -> None: ...
+    def turn_over(self) -> None: ...
+
+
 class _Inline:
     """The writer, run on this thread."""
 
     def __init__(self, directory: Path, groups: int = 1) -> None:
         self.store = InlineSqliteStore(directory / "data")
-        self.store.start(lambda *_: None, NOW_MS)
+        self.store.start(Nobody(), NOW_MS)
         make = CreateTopic("t", "bench")
         self.run(Batch(changes=[make]))
         assert make.result is not None
@@ -153,7 +163,7 @@ def threaded(directory: Path, ids: Sequence[str], size: int) -> float:
 
 async def _threaded(directory: Path, ids: Sequence[str], size: int) -> float:
     store = SqliteStore(directory / "data")
-    await store.open(lambda *_: None, NOW_MS)
+    await store.open(Nobody(), NOW_MS)
     make = CreateTopic("t", "bench")
     groups = grouped(ids, size)[::-1]
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -349,6 +349,9 @@ class Driver:
         for group, priority in lanes:
             assert not self.listener.missing(group, priority)
         self.listener.check_at_rest(self.world.store.next_due_ms(), self.world.store.next_tick_ms())
+        for topic in self.model.topics.values():
+            retained = {seq for seq, kept in topic.kept.items() if kept.loose and not kept.looked_at}
+            assert not retained, "what retention has let go of is still there"
 
     async def _end_ttls(self) -> None:
         """As the gateway does: settle what has expired, in its hands or not, until nothing is left to do."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from conformance.harness import START_MS, World, message
 from pushwire_storage.base import Append, Batch, Counted, Counts, CreateGroup, Dead, Done, Group, Message, Retry
+from pushwire_storage.scanning import SCAN_ROWS_MIN
 from pushwire_storage.scans import SCAN_BYTES_MAX, SCAN_MESSAGES_MAX
 
 
@@ -341,6 +342,20 @@ async def test_the_gateway_hears_of_a_due_that_a_scan_met(world: World) -> None:
     await world.quiet()
     assert world.turn.count("turn_over") >= 2, "of the scan too, although it brought nothing"
     assert world.store.next_due_ms() == START_MS + 10
+
+
+async def test_a_group_far_ahead_of_another_skips_what_it_has_settled(world: World) -> None:
+    topic = await world.topic()
+    ahead, behind = await world.group(topic, "ahead"), await world.group(topic, "behind")
+    sent = await world.publish(topic, *map(str, range(3 * SCAN_ROWS_MIN + 7)))
+    await world.want(ahead, 1, 10_000)
+    await world.ack(ahead, *(each for each in sent if each.seq not in {300, 600}))
+    world.store.forget(ahead)
+    assert await world.want(ahead, 1, 10) == [300, 600]
+    last = sent[-1].seq
+    await world.publish(topic, "new")
+    assert world.seqs()[-1] == last + 1
+    assert await world.want(behind, 1, 10_000) == list(range(1, last + 2))
 
 
 async def test_a_group_made_with_the_messages_gets_them(world: World) -> None:

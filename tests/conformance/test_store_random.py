@@ -18,14 +18,15 @@ BLOCKS = [(kind, first) for kind, blocks in SEEDS.items() for first in range(0, 
 @pytest.mark.parametrize(("kind", "first"), BLOCKS, ids=[f"{kind}-{first}" for kind, first in BLOCKS])
 async def test_random_use_agrees_with_the_model(kind: str, first: int, tmp_path: Path) -> None:
     for seed in range(first, first + BLOCK):
-        await run(kind, seed, tmp_path)
+        driver = await run(kind, seed, tmp_path)
+        assert driver.model.topics, "nothing was done"
 
 
-async def run(kind: str, seed: int, path: Path) -> None:
+async def run(kind: str, seed: int, path: Path) -> Driver:
+    driver = Driver(kind, path / str(seed), seed)
     try:
-        driver = Driver(kind, path / str(seed), seed)
         await driver.run(STEPS)
     except BaseException as error:
         error.add_note(f"{kind}, seed {seed}")
         raise
-    assert driver.model.topics
+    return driver

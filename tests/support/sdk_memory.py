@@ -25,8 +25,16 @@ async def turns(count: int = 1) -> None:
 class MemoryClient(Shell):
     """A client whose other side lies in the same process."""
 
-    def __init__(self, peer: Peer | None = None, *, request_timeout_s: float = 30.0) -> None:
-        super().__init__(Backoff(0, 0), refreshable=False, connect_timeout_s=10.0, request_timeout_s=request_timeout_s)
+    def __init__(
+        self, peer: Peer | None = None, *, request_timeout_s: float = 30.0, resume_grace_s: float = 0.0
+    ) -> None:
+        super().__init__(
+            Backoff(0, 0),
+            refreshable=False,
+            connect_timeout_s=10.0,
+            request_timeout_s=request_timeout_s,
+            resume_grace_s=resume_grace_s,
+        )
         self.peer = peer or Peer()
         self.link: PeerLink | None = None
         self._mover: asyncio.Task[None] | None = None
@@ -55,7 +63,7 @@ class MemoryClient(Shell):
     def connect(self) -> None:
         assert self._session.next_attempt() is not None
         self.link = self.peer.connect()
-        self._session.opened(self._now())
+        self._session.opened(self._now(), "a-token")
         self.poke()
 
     def cut(self) -> None:

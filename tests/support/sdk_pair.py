@@ -11,6 +11,7 @@ from typing import Any
 from pushwire.backoff import Backoff, Loss, Reconnector
 from pushwire.consumer import Consumer
 from pushwire.drafts import make_draft
+from pushwire.follower import Follower
 from pushwire.message import Message
 from pushwire.publisher import Outgoing
 from pushwire.session import Session
@@ -55,6 +56,7 @@ class Pair:
         refreshable: bool = False,
         jitter: float = 0.5,
         backoff: Backoff | None = None,
+        resume_grace_s: float = 0.0,
         connect: bool = True,
     ) -> None:
         self.peer = peer or Peer()
@@ -65,6 +67,7 @@ class Pair:
             lambda: jitter,
             self._wake,
             refreshable=refreshable,
+            resume_grace_s=resume_grace_s,
         )
         self.changes: list[StateChange] = []
         self.notes: list[Any] = []
@@ -84,7 +87,7 @@ class Pair:
         assert attempt is not None
         self.now = max(self.now, attempt[0])
         self.link = self.peer.connect()
-        self.session.opened(self.now)
+        self.session.opened(self.now, "a-token")
         self.pump()
 
     def cut(self, code: int = 1006, **loss: Any) -> None:
@@ -157,6 +160,13 @@ class Pair:
         self.session.roster.add(consumer, told)
         self.pump()
         return consumer, told
+
+    def tail(self, topic: str = "orders", start: Any = "new", **place: Any) -> tuple[Follower, Told]:
+        told = Told()
+        follower = Follower(self.session.roster.new_name(), topic, start, **place)
+        self.session.roster.add(follower, told)
+        self.pump()
+        return follower, told
 
     def take(self, consumer: Consumer, count: int = 1) -> list[Message]:
         return [consumer.queue.popleft() for _ in range(count)]

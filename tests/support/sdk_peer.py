@@ -28,6 +28,15 @@ class Sub:
         self.held: dict[str, frames.Delivery] = {}
 
 
+class PeerTail:
+    """A tail as the gateway sees it: everything up to `seq` was shown, or announced as a gap."""
+
+    def __init__(self, name: str, topic: str, seq: int) -> None:
+        self.name = name
+        self.topic = topic
+        self.seq = seq
+
+
 class Peer:
     """The gateway's memory, shared by its connections."""
 
@@ -52,8 +61,14 @@ class Peer:
         """(verb, group, seq), in the order in which they came."""
         self.ack_timeout_ms = 30_000
         self.links: list[PeerLink] = []
-        self.refuse: Callable[[Any], frames.Error | None] = lambda _frame: None
-        """May answer an operation with an error (its ref is filled in)."""
+        self.away: dict[str, dict[str, Sub]] = {}
+        """Session secret -> what it holds while it has no connection and its grace runs."""
+        self.dropped: dict[str, int] = {}
+        """Topic -> the seq up to which retention has dropped its messages."""
+        self.page = 100
+        """Messages of one frame for a tail."""
+        self.refuse: Callable[[Any], frames.Error | frames.Ok | None] = lambda _frame: None
+        """May answer an operation in the peer's place, mostly with an error (its ref is filled in)."""
         self._leases = itertools.count(1)
 
     def connect(self) -> PeerLink:
@@ -102,6 +117,14 @@ class Peer:
         for link in self.links:
             link.push()
 
+    def end_grace(self) -> None:
+        """Nobody came back in time."""
+        away, self.away = self.away, {}
+        for subs in away.values():
+            for sub in subs.values():
+                self.take_back(sub.key, list(sub.held.values()))
+        self.push_all()
+
     def lease(self) -> str:
         return f"p.{next(self._leases)}"
 
@@ -119,6 +142,9 @@ class PeerLink:
         self.peer = peer
         self.codec = JsonServerCodec()
         self.subs: dict[str, Sub] = {}
+        self.tails: dict[str, PeerTail] = {}
+        self.secret = f"{peer.welcome['session']}-{len(peer.links)}"
+        self.grace_ms = 0
         self.out: list[bytes] = []
         """Lines for the client that nobody has moved yet."""
         self.messages: list[list[Any]] = []
@@ -140,7 +166,7 @@ class PeerLink:
         self.out.append(self.codec.encode(frame))
 
     def greet(self) -> None:
-        self.say(frames.Welcome(**self.peer.welcome))
+        self.say(frames.Welcome(**(self.peer.welcome | {"session": self.secret})))
 
     def goodbye(self, code: int, *, reconnect: bool = True, retry_after_ms: int | None = None) -> None:
         self.say(frames.Goodbye(code, "because", reconnect, retry_after_ms))
@@ -148,6 +174,9 @@ class PeerLink:
 
     def disconnected(self) -> None:
         self.closed = True
+        self.tails.clear()
+        if self.grace_ms and self.subs:
+            self.peer.away[self.secret], self.subs = self.subs, {}
         for name in list(self.subs):
             self._end(name)
         self.peer.push_all()
@@ -195,6 +224,8 @@ class PeerLink:
         return self._ok(op, sub=sub.name, prefetch=prefetch, ack_timeout_ms=ack_timeout_ms)
 
     def _unsubscribe(self, op: frames.Unsubscribe) -> frames.Ok | frames.Error | None:
+        if self.tails.pop(op.sub, None) is not None:
+            return self._ok(op)
         if op.sub not in self.subs:
             return frames.Error("unknown_subscription", "no such subscription", op.ref)
         self._end(op.sub)
@@ -209,7 +240,31 @@ class PeerLink:
         return self._ok(op, prefetch=op.prefetch)
 
     def _auth(self, op: frames.Auth) -> frames.Ok | None:
-        return self._ok(op, expires_in_ms=self.peer.welcome["expires_in_ms"])
+        ok = self._ok(op, expires_in_ms=self.peer.welcome["expires_in_ms"])
+        if ok is None or (op.session is None and op.resume_grace_ms is None):
+            return ok
+        if op.resume_grace_ms is not None:
+            self.grace_ms = op.resume_grace_ms
+        subs = self.peer.away.pop(op.session or "", None)
+        if op.session is not None and subs is not None:
+            assert not self.subs, "a session is resumed before the first subscription"
+            self.secret, self.subs = op.session, subs
+            ok.subs = {name: list(sub.held) for name, sub in subs.items()}
+        ok.session, ok.resumed = self.secret, subs is not None
+        return ok
+
+    def _subscribetail(self, op: frames.SubscribeTail) -> frames.Ok | frames.Error | None:
+        epoch, last = self.peer.welcome["epoch"], len(self.peer.stored.get(op.topic, ()))
+        if op.epoch not in (None, epoch):
+            return frames.Error("epoch_changed", f"the database was restored: {epoch}", op.ref)
+        seq = op.after_seq
+        if op.epoch is None:
+            if isinstance(op.start, int):
+                seq = op.start - 1
+            else:
+                seq = last if op.start == "new" else self.peer.dropped.get(op.topic, 0)
+        tail = self.tails[op.sub or "unnamed"] = PeerTail(op.sub or "unnamed", op.topic, seq)
+        return self._ok(op, sub=tail.name, epoch=epoch, seq=seq)
 
     def _ping(self, op: frames.Ping) -> frames.Pong:
         return frames.Pong(op.ref)
@@ -263,6 +318,8 @@ class PeerLink:
         """Fill every window."""
         if self.closed:
             return
+        for tail in self.tails.values():
+            self._show(tail)
         for sub in self.subs.values():
             queue = self.peer.waiting[sub.key]
             deliveries = []
@@ -273,3 +330,14 @@ class PeerLink:
                 deliveries.append(delivery)
             if deliveries:
                 self.say(frames.Messages(sub.name, sub.key[0], self.peer.ack_timeout_ms, deliveries))
+
+    def _show(self, tail: PeerTail) -> None:
+        dropped = self.peer.dropped.get(tail.topic, 0)
+        if tail.seq < dropped:
+            self.say(frames.Gap(tail.name, tail.seq + 1, dropped))
+            tail.seq = dropped
+        rows = self.peer.stored.get(tail.topic, [])
+        while tail.seq < len(rows):
+            part = rows[tail.seq : tail.seq + self.peer.page]
+            self.say(frames.Tailed(tail.name, frames.TailBatch(tail.topic, part)))
+            tail.seq = part[-1].seq

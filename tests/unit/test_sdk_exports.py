@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 import pushwire
-from pushwire import Client, Message, Subscription
+from pushwire import Admin, Client, Message, Subscription, Tail, TailMessage
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "sdk" / "examples"
 ERRORS = {
-    "AlreadySettled", "AuthError", "BatchError", "ClientClosed", "Forbidden", "IdConflict", "LeaseLost",
-    "MessageTooLarge", "NotConnected", "ProtocolError", "PublishError", "PushwireError", "RateLimited",
-    "RequestTimeout", "SettleError", "SubscribeError", "TopicFull", "Unauthorized",
+    "AdminError", "AlreadySettled", "AuthError", "BadConfig", "BatchError", "ClientClosed", "Conflict",
+    "ConsumerUnhealthy", "EpochChanged", "Forbidden", "IdConflict", "LeaseLost", "MessageTooLarge", "NotConnected",
+    "NotFound", "ProtocolError", "PublishError", "PushwireError", "RateLimited", "RequestTimeout", "SettleError",
+    "SubscribeError", "TopicFull", "Unauthorized",
 }  # fmt: skip
 NAMES = {
-    "Backoff", "Client", "EventStream", "Message", "PublishItem", "Receipt", "Reject", "Retry", "State", "StateChange",
-    "Subscription", "Text", "TokenSource", "__version__",
+    "Admin", "Backoff", "Client", "EventStream", "Gap", "Message", "Position", "PublishItem", "Receipt", "Reject",
+    "Retry", "Start", "State", "StateChange", "Subscription", "Tail", "TailMessage", "Text", "TokenSource",
+    "__version__",
 }  # fmt: skip
 
 
@@ -32,12 +34,20 @@ def test_the_public_names_are_these():
 @pytest.mark.parametrize(
     ("owner", "names"),
     [
-        (Client, {"close", "drain", "error", "events", "publish", "publish_many", "state", "subscribe",
+        (Client, {"close", "drain", "error", "events", "publish", "publish_many", "state", "subscribe", "tail",
                   "wait_connected"}),
+        (Tail, {"active", "position", "topic"}),
+        (TailMessage, {"content_type", "data", "due_at", "encoding", "headers", "id", "json", "key", "priority",
+                       "published_at", "published_at_ms", "redriven", "seq", "text", "topic"}),
+        (Admin, {"backup", "close", "configure_topic", "connections", "create_group", "create_topic", "dead_letter",
+                 "dead_letters", "delete_group", "delete_topic", "discard", "group", "groups", "history", "kick",
+                 "pause_group", "peek", "purge_topic", "redrive", "resume_group", "revocations", "revoke",
+                 "seek_group", "stats", "topic", "topics"}),
         (Subscription, {"ack_timeout_s", "active", "drain", "group", "pause", "prefetch", "resume", "run", "topic"}),
         (Message, {"ack", "ack_confirmed", "attempt", "content_type", "data", "encoding", "expires_at", "extend",
                    "headers", "id", "json", "key", "lease", "lost", "nack", "priority", "published_at",
-                   "published_at_ms", "redelivered", "reject", "release", "seq", "settled", "text", "topic"}),
+                   "published_at_ms", "redelivered", "redriven", "reject", "release", "seq", "settled", "text",
+                   "topic"}),
     ],
 )  # fmt: skip
 def test_the_public_members_are_there_and_explained(owner, names):

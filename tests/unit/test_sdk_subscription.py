@@ -64,7 +64,7 @@ async def cancelled_at_random(plan: list[tuple[str, int]], workers: int) -> tupl
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            assert not sub._waiters
+            assert not sub._turnstile._waiters
         assert client.peer.held() == 0
         assert client.peer.acked() == got
         return got, len(client.peer.stored.get("orders", ()))

@@ -1,0 +1,143 @@
+"""Keys and tails, over every store: what is passed over is named, a key can be asked for, nothing new is missed."""
+
+from __future__ import annotations
+
+from conformance.harness import START_MS, World, message
+from pushwire_storage.base import Append, Batch, Counted, Done, PurgeTopic, Retry
+
+
+# -- keys
+
+
+async def test_a_scan_names_the_keys_of_what_it_passes_over(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    sent = await world.send(topic, *(message(str(n), key=key) for n, key in enumerate(["k", "k", None, "l", "l"])))
+    await world.want(group, 1, 9)
+    await world.settle(*(Retry(group, sent[n], START_MS + 50, 1, 1) for n in (0, 2, 3)))
+    world.store.forget(group)
+    assert await world.want(group, 1, 1) == [2]
+    assert world.blocked == [("g", 1, 1, "k")], "not beyond what arrived"
+    assert await world.want(group, 1, 9) == [5]
+    assert world.blocked == [("g", 1, 1, "k"), ("g", 1, 4, "l")], "keyless ones hold up nothing"
+    assert await world.due(START_MS + 50) == [1, 3, 4]
+
+
+async def test_many_that_wait_do_not_hide_what_is_behind_them(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    count = 700
+    sent = await world.send(topic, *(message(str(n), key="k") for n in range(count)), message("last"))
+    await world.want(group, 1, count)
+    await world.settle(*(Retry(group, each, START_MS + 50, 1, 1) for each in sent[:count]))
+    world.store.forget(group)
+    assert await world.want(group, 1, 1) == [count + 1]
+    assert [seq for _, _, seq, _ in world.blocked] == list(range(1, count + 1))
+
+
+async def test_a_key_can_be_asked_for(world: World) -> None:
+    topic = await world.topic()
+    group, other = await world.group(topic), await world.group(topic, "other", "earliest")
+    keys = ["k", "l", "k", "k", None, "k", "k", "k"]
+    sent = await world.send(topic, *(message(str(n), key=key) for n, key in enumerate(keys)))
+    await world.send(topic, message("elsewhere", key="k", priority=2))
+    await world.want(group, 1, 7)
+    await world.settle(Done(group, [sent[2]]), Retry(group, sent[3], START_MS + 50, 1, 1), Done(other, [sent[5]]))
+    await world.settle(Counted(group, sent[5], 3, 1))
+    world.store.want_key(group, 1, "k", 1, 9)
+    await world.quiet()
+    assert world.keys == [("g", 1, "k", [6, 7], 7)], "neither what is settled, waits, nor what is yet to arrive"
+    world.store.want_key(group, 1, "k", 0, 2)
+    world.store.want_key(group, 1, "k", 6, 2)
+    world.store.want_key(group, 1, "m", 0, 2)
+    await world.quiet()
+    assert world.keys[1:] == [
+        ("g", 1, "k", [1, 6], 6),
+        ("g", 1, "k", [7], 7),
+        ("g", 1, "m", [], 7),
+    ]
+    assert world.seqs() == [1, 2, 3, 4, 5, 6, 7], "outside the lane's demand"
+
+
+async def test_a_key_is_asked_for_behind_the_batch_before(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    sent = await world.send(topic, *(message(str(n), key="k") for n in range(3)))
+    await world.want(group, 1, 9)
+    over = world.give(Batch(settlements=[Done(group, [sent[1]])]))
+    world.store.want_key(group, 1, "k", 0, 9)
+    await world.over(over)
+    await world.quiet()
+    assert world.keys == [("g", 1, "k", [1, 3], 3)]
+    world.store.want_key(group, 1, "k", 0, 9)
+    world.store.forget(group)
+    await world.quiet()
+    assert len(world.keys) == 1, "nobody is there to be answered"
+
+
+async def test_expired_messages_of_a_key_are_left_out(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.send(topic, message("a", key="k"), message("b", key="k", expires_ms=START_MS + 9))
+    await world.want(group, 1, 9)
+    await world.tick(START_MS + 9)
+    world.store.want_key(group, 1, "k", 0, 9)
+    await world.quiet()
+    assert world.keys == [("g", 1, "k", [1], 2)]
+
+
+# -- tails
+
+
+async def test_a_watched_topic_tells_of_everything_new(world: World) -> None:
+    topic, other = await world.topic(), await world.topic("other")
+    group = await world.group(topic)
+    await world.want(group, 1, 9)
+    world.store.watch(topic, on=True)
+    world.turn.clear()
+    appends = [
+        Append(topic, [message("a", priority=3), message("b"), message("c", due_ms=START_MS + 50)]),
+        Append(other, [message("x")]),
+        Append(topic, [message("d", priority=0), message("a", priority=3)]),
+    ]
+    await world.commit(*appends)
+    assert world.tailed == [("orders", 1), ("orders", 2), ("orders", 3), ("orders", 4)]
+    assert world.turn == ["arrived", "tailed", "turn_over"]
+    await world.tick(START_MS + 50)
+    assert len(world.tailed) == 4, "it was told of when it was stored"
+    world.store.watch(topic, on=False)
+    await world.publish(topic, "e")
+    assert len(world.tailed) == 4
+
+
+async def test_a_page_says_what_is_gone(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    sent = []
+    for n in range(12):
+        due_ms = START_MS + 99 if n in {3, 8} else None
+        sent += await world.send(topic, message(str(n), priority=n % 4, due_ms=due_ms))
+    await world.ack(group, *(sent[n] for n in (0, 1, 4, 6, 7, 11)))
+    page = await world.page(topic)
+    assert [each.seq for each in page.messages] == [3, 4, 6, 9, 10, 11]
+    assert (page.gaps, page.through) == ([(1, 2), (5, 5), (7, 8), (12, 12)], 12)
+    assert page.messages[1].due_ms == START_MS + 99
+    page = await world.store.read(topic, 3, 2)
+    assert ([each.seq for each in page.messages], page.gaps, page.through) == ([4, 6], [(5, 5)], 6)
+    page = await world.store.read(topic, 11, 2)
+    assert (page.messages, page.gaps, page.through) == ([], [(12, 12)], 12)
+    await world.change(PurgeTopic(topic, 9))
+    page = await world.store.read(topic, 2, 1)
+    assert ([each.seq for each in page.messages], page.gaps, page.through) == ([10], [(3, 9)], 10)
+
+
+async def test_a_page_ends_where_the_loop_stands(world: World) -> None:
+    topic = await world.topic()
+    world.store.watch(topic, on=True)
+    await world.publish(topic, "a")
+    over = world.give(Batch(appends=[Append(topic, [message("b")])]))
+    page = await world.store.read(topic, 0, 9)
+    assert page.through == topic.last_seq, "what is announced later is not read before"
+    assert [each.seq for each in page.messages] == list(range(1, page.through + 1))
+    await world.over(over)
+    assert world.tailed == [("orders", 1), ("orders", 2)]
