@@ -7,6 +7,7 @@ else. Never awaits, so every entry point is one whole step that ends in `turn()`
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import random
@@ -105,6 +106,7 @@ class Engine:
         self._topics_coming: dict[tuple[str, str], list[TopicReady]] = {}
         self._groups_coming: dict[tuple[int, str], list[GroupReady]] = {}
         self._topics_of_tenant: dict[str, int] = {}
+        self._groups_coming_of: Counter[int] = Counter()  # by topic id
 
     async def start(self) -> None:
         """Open the store. Raises its errors."""
@@ -143,6 +145,12 @@ class Engine:
 
         self.batcher.change(change, done)
 
+    def may_add_group(self, topic: Topic, name: str, groups_max: int) -> bool:
+        """Whether the topic may have one group more, those being created included; or is being given this one."""
+        return (topic.id, name) in self._groups_coming or (
+            len(topic.groups) + self._groups_coming_of[topic.id] < groups_max
+        )
+
     def create_group(self, topic: Topic, name: str, start: str | None, ready: GroupReady) -> None:
         """Call `ready` with the group, creating it first where needed."""
         coming = self._groups_coming.get((topic.id, name))
@@ -154,9 +162,13 @@ class Engine:
             ready(group, None)
             return
         self._groups_coming[(topic.id, name)] = [ready]
+        self._groups_coming_of[topic.id] += 1
         change = CreateGroup(topic, name, start)
 
         def done(error: StoreError | None) -> None:
+            self._groups_coming_of[topic.id] -= 1
+            if not self._groups_coming_of[topic.id]:
+                del self._groups_coming_of[topic.id]
             for waiting in self._groups_coming.pop((topic.id, name)):
                 waiting(change.result, error)
 

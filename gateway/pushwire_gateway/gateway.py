@@ -136,7 +136,7 @@ class Gateway:
             found(known, None)
         elif not principal.may("create", topic.name, group):
             found(None, Refusal("group_not_found"))
-        elif len(topic.groups) >= self.settings.groups_per_topic:
+        elif not self.engine.may_add_group(topic, group, self.settings.groups_per_topic):
             found(None, Refusal("too_many_groups"))
         else:
             self.engine.create_group(

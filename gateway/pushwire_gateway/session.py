@@ -21,7 +21,6 @@ from pushwire.wire.frames import (
     Flow,
     Goodbye,
     Malformed,
-    Messages,
     Nack,
     Ok,
     Ping,
@@ -34,7 +33,7 @@ from pushwire.wire.frames import (
     Unsubscribe,
     Welcome,
 )
-from pushwire_storage.base import Group, StoreError
+from pushwire_storage.base import Group
 
 from .auth import Unauthorized
 from .clock import to_ms
@@ -43,46 +42,38 @@ from .outbox import Outbox
 from .ports import Link
 from .refusal import Refusal
 from .rights import Principal
+from .settling import BUSY, UNSENT, Settler
 
 if TYPE_CHECKING:
     from .gateway import Gateway
 
 MINUTE_S = 60.0
-BUSY, UNSENT = 1, 2
 SERVER = "pushwire/0.1"
 """Shown in `welcome`: enough to work around a version, not enough to pick an exploit."""
 
 
-class Session:
+class Session(Settler):
     """One WebSocket client."""
 
     __slots__ = (
         "_auth_deadline",
-        "_core",
         "_expired",
         "_expires_at",
         "_faults",
-        "_gateway",
         "_heard_at",
-        "_link",
-        "_paused",
         "_pinged_at",
         "_principal",
         "_seat",
         "_subs_coming",
-        "ended",
+        "_subs_named",
         "id",
-        "outbox",
     )
 
     def __init__(self, gateway: Gateway, link: Link, outbox: Outbox, principal: Principal | None, now: float) -> None:
+        super().__init__(gateway, link, outbox)
         settings = gateway.settings
-        self._gateway = gateway
-        self._link = link
-        self.outbox = outbox
         self.id = f"{settings.node}.{secrets.token_urlsafe(16)}"
         self._principal = principal
-        self._core: core.Session | None = None
         self._seat: Any = None  # this connection's place among those of its subject
         self._expires_at = float("inf")
         self._expired = False
@@ -90,9 +81,9 @@ class Session:
         self._heard_at = now
         self._pinged_at = 0.0  # 0: no ping is waiting for an answer
         self._faults: deque[float] | None = None
-        self._subs_coming: set[str] = set()  # subscriptions whose topic or group is being created
-        self._paused = 0  # reasons why this socket is not read: BUSY, UNSENT
-        self.ended = False
+        self._subs_named = 0  # names made for subscriptions
+        # Subscriptions whose topic or group is being created, with what was asked of them meanwhile.
+        self._subs_coming: dict[str, list[Unsubscribe | Flow]] = {}
 
     # --- what the connection calls -----------------------------------------------------------------------------
 
@@ -111,11 +102,18 @@ class Session:
             if self.ended:
                 break
             _HANDLERS[type(frame)](self, frame, now)
+            if self._principal is None and type(frame) not in _BEFORE_AUTH:
+                self._fault(now)  # has been answered like any other; but a stranger is not answered for long
         engine = self._gateway.engine
         engine.touch(self)
         engine.turn()
         if self.outbox.above_high:
             self._pause(UNSENT)  # it asks for more than it reads
+
+    def heard(self, now: float) -> None:
+        """Any bytes are a sign of life: a large message on a slow line takes longer than a ping may."""
+        self._heard_at = now
+        self._pinged_at = 0.0
 
     def check(self, now: float) -> None:
         """Called a few times a second: everything that happens because time passes."""
@@ -129,6 +127,9 @@ class Session:
                 return
         elif now >= self._expires_at:
             self._expire(now)
+        if self._paused & ~UNSENT:
+            self._heard_at = now  # it is we who do not listen
+            self._pinged_at = 0.0
         if self._pinged_at:
             if now - self._pinged_at >= settings.pong_timeout_s:
                 self._end(4001)
@@ -144,29 +145,12 @@ class Session:
         if self.outbox.below_low:
             self._resume(UNSENT)
 
-    def _pause(self, reason: int) -> None:
-        self._paused |= reason
-        self._link.pause_reading()
-
-    def _resume(self, reason: int) -> None:
-        if self._paused & reason:
-            self._paused &= ~reason
-            if not self._paused:
-                self._link.resume_reading()
-
     def closed(self, now: float) -> None:
         """The connection is gone: its leases go back at once."""
         self._leave(drained=False)
         self._gateway.engine.turn()
 
     # --- what the engine and the server call -------------------------------------------------------------------
-
-    def push(self, sub: core.Subscription, deliveries: list[core.Pending], now: float) -> None:
-        group: Group = sub.group.handle
-        self.outbox.send(Messages(sub.name, group.topic.name, to_ms(sub.ack_timeout_s), deliveries))
-
-    def flush(self) -> None:
-        self.outbox.flush()
 
     def drain(self, retry_after_ms: int) -> None:
         """The gateway is going away: nothing is handed out any more, and what was counts for nothing."""
@@ -217,6 +201,8 @@ class Session:
         return max(0, to_ms(self._expires_at - now))
 
     def on_auth(self, frame: Auth, now: float) -> None:
+        if not self._controls_allowed(frame.ref):  # first: a signature is by far the dearest thing to ask for
+            return
         try:
             principal = self._gateway.verifier.verify(frame.token, now)
         except Unauthorized:
@@ -229,7 +215,8 @@ class Session:
             self._admit(principal, frame.ref, now)
         elif (principal.tenant, principal.subject) != (known.tenant, known.subject):
             self._error("forbidden", frame.ref, detail="a refresh must name the same subject and tenant")
-        elif self._controls_allowed(frame.ref):
+            self._fault(now)
+        else:
             self._principal = principal
             self._expires_at = principal.valid_until
             self._expired = False
@@ -279,20 +266,6 @@ class Session:
         self._link.close(code, close.reason)
 
     # --- answers -----------------------------------------------------------------------------------------------
-
-    def _error(
-        self,
-        code: str,
-        ref: Ref | None,
-        *,
-        detail: str = "",
-        retry_after_ms: int | None = None,
-        sub: str | None = None,
-        leases: Sequence[str] | None = None,
-        final: bool = False,
-    ) -> None:
-        refusal = Refusal(code, detail, retry_after_ms, final)
-        self.outbox.send(Error(code, refusal.message, ref, refusal.retryable, retry_after_ms, sub, leases))
 
     def _refuse(self, refusal: Refusal, ref: Ref | None) -> None:
         self.outbox.send(Error(refusal.code, refusal.message, ref, refusal.retryable, refusal.retry_after_ms))
@@ -352,7 +325,7 @@ class Session:
         if principal is None or self._core is None or not self._controls_allowed(frame.ref):
             return
         settings = self._gateway.settings
-        name = frame.sub or f"s{self._core.lease_count}.{len(self._core.subs) + len(self._subs_coming)}"
+        name = frame.sub or self._free_name(self._core)
         if name in self._core.subs or name in self._subs_coming:
             self._error("already_subscribed", frame.ref)
             return
@@ -363,16 +336,18 @@ class Session:
             self._error("forbidden", frame.ref)
             self._fault(now)
             return
-        self._subs_coming.add(name)
+        self._subs_coming[name] = []
 
         def ready(group: Group | None, refusal: Refusal | None) -> None:
-            self._subs_coming.discard(name)
+            meanwhile = self._subs_coming.pop(name)
             if self.ended:
                 return
             if group is None:
                 self._refuse(refusal or Refusal("internal"), frame.ref)
             else:
                 self._join(group, name, frame)
+            for later in meanwhile:
+                self._change(later, self._gateway.clock.now())
             self._gateway.engine.touch(self)
 
         self._gateway.find_group(principal, frame.topic, frame.group, frame.start, ready)
@@ -382,6 +357,9 @@ class Session:
         principal = self._known(frame.ref)
         if principal is None or self._core is None:
             return
+        if not principal.may("consume", group.topic.name, group.name):  # a new token came while it was created
+            self._error("forbidden", frame.ref)
+            return
         prefetch_max = min(settings.prefetch_max, principal.limits.prefetch or settings.prefetch_max)
         prefetch = min(settings.prefetch if frame.prefetch is None else frame.prefetch, prefetch_max)
         ack_timeout_s = settings.ack_timeout_s if frame.ack_timeout_ms is None else frame.ack_timeout_ms / 1000
@@ -389,86 +367,46 @@ class Session:
         self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=to_ms(ack_timeout_s)))
         self._gateway.engine.subscribe(self._core, name, group, prefetch, ack_timeout_s)
 
-    def _subscription(self, name: str, ref: Ref | None) -> core.Subscription | None:
-        sub = None if self._core is None else self._core.subs.get(name)
-        if sub is None:
-            self._error("unknown_subscription", ref)
-        return sub
+    def _free_name(self, held: core.Session) -> str:
+        """A name for a subscription that the client gave none."""
+        while True:
+            self._subs_named += 1
+            name = f"s{self._subs_named}"
+            if name not in held.subs and name not in self._subs_coming:
+                return name
 
     def on_unsubscribe(self, frame: Unsubscribe, now: float) -> None:
-        if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
-            return
-        sub = self._subscription(frame.sub, frame.ref)
-        if sub is not None:
-            self._gateway.engine.unsubscribe(sub.session, [sub])
-            if frame.ref is not None:
-                self.outbox.send(Ok(frame.ref))
+        self._on_change(frame, now)
 
     def on_flow(self, frame: Flow, now: float) -> None:
+        self._on_change(frame, now)
+
+    def _on_change(self, frame: Unsubscribe | Flow, now: float) -> None:
+        if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
+            return
+        coming = self._subs_coming.get(frame.sub)
+        if coming is None:
+            self._change(frame, now)
+        else:  # asked in the right order, so it is also done in that
+            coming.append(frame)
+
+    def _change(self, frame: Unsubscribe | Flow, now: float) -> None:
         principal = self._known(frame.ref)
-        if principal is None or not self._controls_allowed(frame.ref):
+        sub = None if self._core is None else self._core.subs.get(frame.sub)
+        if principal is None:
             return
-        sub = self._subscription(frame.sub, frame.ref)
-        if sub is not None:
-            settings = self._gateway.settings
-            prefetch = min(frame.prefetch, settings.prefetch_max, principal.limits.prefetch or frame.prefetch)
+        if sub is None:
+            self._error("unknown_subscription", frame.ref)
+            return
+        prefetch = None
+        if type(frame) is Flow:
+            prefetch_max = self._gateway.settings.prefetch_max
+            prefetch = min(frame.prefetch, prefetch_max, principal.limits.prefetch or prefetch_max)
             self._gateway.engine.core.flow(sub, prefetch, now)
-            if frame.ref is not None:
-                self.outbox.send(Ok(frame.ref, prefetch=prefetch))
-
-    def on_ack(self, frame: Ack, now: float) -> None:
-        held, core_ = self._core, self._gateway.engine.core
-        if frame.through is not None:
-            stale: Sequence[str] = [frame.through] if held is None else core_.ack_through(held, frame.through, now)
         else:
-            stale = frame.leases if held is None else core_.ack(held, frame.leases, now)
-        self._confirm(frame.ref, stale)
-
-    def on_nack(self, frame: Nack, now: float) -> None:
-        delay_s = None if frame.delay_ms is None else frame.delay_ms / 1000
-        held, nack = self._core, self._gateway.engine.core.nack
-        stale = frame.leases if held is None else nack(held, frame.leases, delay_s, frame.error, now)
-        self._confirm(frame.ref, stale)
-
-    def on_reject(self, frame: Reject, now: float) -> None:
-        held, reject = self._core, self._gateway.engine.core.reject
-        stale = frame.leases if held is None else reject(held, frame.leases, frame.error, now)
-        self._confirm(frame.ref, stale)
-
-    def on_release(self, frame: Release, now: float) -> None:
-        held, release = self._core, self._gateway.engine.core.release
-        stale = frame.leases if held is None else release(held, frame.leases, now)
-        self._confirm(frame.ref, stale)
-
-    def on_extend(self, frame: Extend, now: float) -> None:
-        stale: Sequence[str] = frame.leases
-        deadline = now
-        if self._core is not None:
-            deadline, stale = self._gateway.engine.core.extend(self._core, frame.leases, now)
-        if stale:
-            self._error("stale_lease", frame.ref, leases=stale)
-        elif frame.ref is not None:
-            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, to_ms(deadline - now))))
-
-    def _confirm(self, ref: Ref | None, stale: Sequence[str]) -> None:
-        """Without ref: only what had no effect is reported, at once. With ref: one reply, after the COMMIT."""
-        if ref is None:
-            if stale:
-                self._error("stale_lease", None, leases=stale)
-            return
-
-        def committed(error: StoreError | None) -> None:
-            if self.ended:
-                return
-            if error is not None:
-                self._error(error.code, ref)
-            elif stale:
-                self._error("stale_lease", ref, leases=stale)
-            else:
-                self.outbox.send(Ok(ref))
-            self._gateway.engine.touch(self)
-
-        self._gateway.engine.after_commit(committed)
+            self._gateway.engine.unsubscribe(sub.session, [sub])
+        if frame.ref is not None:
+            self.outbox.send(Ok(frame.ref, prefetch=prefetch))
 
     def on_ping(self, frame: Ping, now: float) -> None:
         self.outbox.send(Pong(frame.ref))
@@ -481,6 +419,9 @@ class Session:
         self._error(frame.code, frame.ref, detail=frame.message)
         self._fault(now)
 
+
+_BEFORE_AUTH = frozenset({Auth, Malformed})
+"""What a client may say before it is known, and what `_fault` counts anyway."""
 
 _HANDLERS: dict[type, Any] = {
     Ack: Session.on_ack,

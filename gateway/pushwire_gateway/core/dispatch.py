@@ -13,6 +13,10 @@ from typing import Any
 from . import lanes, leases
 from .model import Counters, Effects, Group, Pending, Session, Subscription
 
+HELD_MAX = 128
+"""Messages a session may have released within the hold time and still be offered others of the group. Whoever looks
+for it has to step over them, so without a bound every operation would cost as much as all that was released."""
+
 
 class Dispatcher:
     """The half of the core that hands out."""
@@ -50,6 +54,7 @@ class Dispatcher:
         self._effects.pushes.pop(sub, None)
         held = list(sub.leases.values())
         sub.leases.clear()
+        self._deadlines.drop(sub)
         self._end_leases(session, held)
         return held
 
@@ -95,8 +100,8 @@ class Dispatcher:
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
-            if free <= 0:
-                continue
+            if free <= 0 or (group.held and group.held.get(sub.session, 0) >= HELD_MAX):
+                continue  # back in the ring when a lease ends, or when the holds do
             share = min(free, -(-group.ready // (len(ring) + 1)))
             taken = lanes.take(group, share, sub.session)
             if taken:

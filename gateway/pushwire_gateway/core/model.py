@@ -100,14 +100,14 @@ class Subscription:
         self.ack_timeout_s = ack_timeout_s
         self.prefix = prefix
         self.leases: dict[str, Pending] = {}
-        self.armed = False  # has an entry in the heap of deadlines
+        self.armed: list[Any] | None = None  # its entry in the heap of deadlines
         self.in_ring = False  # waits in its group's ring for messages
 
 
 class Group:
     """A group with at least one member: its members, its lanes, and the ring of members with a free window."""
 
-    __slots__ = ("handle", "lanes", "members", "prefetch_sum", "ready", "ring")
+    __slots__ = ("handle", "held", "lanes", "members", "prefetch_sum", "ready", "ring")
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle  # the store's record; opaque here
@@ -115,6 +115,7 @@ class Group:
         self.prefetch_sum = 0
         self.lanes = [Lane(priority) for priority in range(4)]
         self.ready = 0  # messages in all lanes
+        self.held: dict[Session, int] = {}  # messages that each session released a moment ago
         self.ring: deque[Subscription] = deque()
 
 
