@@ -149,7 +149,6 @@ class Connection(asyncio.Protocol):
         "_operations",
         "_outbox",
         "_partial",
-        "_partial_is_text",
         "_pong",
         "_protocol",
         "_session",
@@ -177,7 +176,6 @@ class Connection(asyncio.Protocol):
         self._closing_bytes = 0  # received after our close frame
         self._empty_frames = 0  # frames without a message since the last check
         self._partial: bytearray | None = None  # a message whose last fragment has not come
-        self._partial_is_text = False
         self._pong = b""  # answer to the newest ping, while the transport is full
         self._events: list[Frame] = []  # received and not taken yet, the next one last
         self._operations: Iterator[ClientFrame] | None = None  # of the message that is being taken
@@ -346,19 +344,21 @@ class Connection(asyncio.Protocol):
         """The message that is complete with this frame, if one is. The connection may be over then."""
         opcode = frame.opcode
         data = frame.data
-        text = opcode is Opcode.TEXT
+        if opcode is Opcode.BINARY:
+            self._fail(1003, "binary")  # every subprotocol spoken here is text; reading it all the same would bind us
+            return None
         if opcode is Opcode.CONT and self._partial is not None:
             # One growing buffer, not a list: fragments of no bytes take no memory.
             self._partial += data
             if frame.fin:
-                data, text, self._partial = self._partial, self._partial_is_text, None
+                data, self._partial = self._partial, None
         elif not frame.fin:
-            self._partial, self._partial_is_text = bytearray(data), text
+            self._partial = bytearray(data)
         if opcode in _CONTROL or not frame.fin:
             self._count_empty()
             return None
         message = bytes(data)
-        if text and not is_utf8(message):
+        if not is_utf8(message):
             self._fail(1007, "not UTF-8")
             return None
         return message

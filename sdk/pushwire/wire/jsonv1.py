@@ -23,8 +23,8 @@ a hundred is more than the gateway forgives in a minute."""
 def _lines(data: bytes | str) -> Sequence[bytes]:
     # A str with a lone surrogate is no UTF-8; it becomes bytes that the parser refuses.
     raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
-    if b"\n" not in raw:
-        return (raw,)
+    if b"\n" not in raw:  # nearly every message; an empty one is an empty line
+        return () if not raw or raw.isspace() else (raw,)
     return [line for line in raw.split(b"\n") if line.strip()]
 
 
