@@ -21,6 +21,7 @@ from pushwire_storage.base import (
     Done,
     Group,
     Message,
+    Refused,
     Retry,
     Settlement,
     Store,
@@ -57,9 +58,10 @@ class Client(Protocol):
         """Hand what was queued to the transport, in one write."""
 
 
-TopicReady = Callable[[Topic | None, StoreError | None], None]
+TopicReady = Callable[[Topic | None, StoreError | Refused | None], None]
 GroupReady = Callable[[Group | None, StoreError | None], None]
 Outcome = Callable[[Append, StoreError | None], None]
+Failed = Callable[[StoreError | Refused | None], None]
 
 
 class Engine:
@@ -141,7 +143,7 @@ class Engine:
             if change.result is None:
                 self._topics_of_tenant[tenant] -= 1
             for waiting in self._topics_coming.pop((tenant, name)):
-                waiting(change.result, error)
+                waiting(change.result, error or change.refused)
 
         self.batcher.change(change, done)
 
@@ -185,6 +187,22 @@ class Engine:
 
         self.batcher.append(append, size_bytes, written)
 
+    def publish_first(
+        self, tenant: str, name: str, messages: Sequence[Message], size_bytes: int, done: Outcome, failed: Failed
+    ) -> None:
+        """As `publish`, to a topic that has to be created first; `failed` is called instead if it cannot be. They wait
+        as other publishes do, and take the same room."""
+        self.batcher.reserve(len(messages), size_bytes)
+
+        def created(topic: Topic | None, why: StoreError | Refused | None) -> None:
+            self.batcher.unreserve(len(messages), size_bytes)
+            if topic is None:
+                failed(why)
+            else:
+                self.publish(topic, messages, size_bytes, done)
+
+        self.create_topic(tenant, name, created)
+
     # --- consume -----------------------------------------------------------------------------------------------
 
     def subscribe(self, session: Session, name: str, group: Group, prefetch: int, ack_timeout_s: float) -> Subscription:
@@ -226,7 +244,9 @@ class Engine:
                 client.push(sub, deliveries, now)
                 self._dirty[client] = None
         if effects.settlements:
-            self.batcher.settle([self._settlement(settlement) for settlement in effects.settlements])
+            self.batcher.settle(
+                [self._settlement(settlement) for settlement in effects.settlements], effects.settled_bytes
+            )
         if effects.forgets:
             self._forget(effects)
         if effects.wants:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pushwire_storage.base import Append, Group, Message, StoreError, Topic
+from pushwire_storage.base import Append, Group, Message, Refused, StoreError, Topic
 
 from .auth import TokenVerifier
 from .caps import Caps
@@ -71,22 +71,21 @@ class Gateway:
             message.published_at_ms = now_ms
             if not message.id:
                 message.id = uuid7(now_ms)
+
+        def written(append: Append, error: StoreError | None) -> None:
+            done(_outcome(append, error))
+
         known = self.engine.topic(principal.tenant, topic)
         if known is not None:
-            self.engine.publish(known, messages, size_bytes, lambda append, error: done(_outcome(append, error)))
+            self.engine.publish(known, messages, size_bytes, written)
             return None
         if not principal.may("create", topic):
             return Refusal("topic_not_found")
         if self.engine.topics_of(principal.tenant) >= self.settings.topics_per_tenant:
             return Refusal("too_many_topics")
-
-        def created(made: Topic | None, error: StoreError | None) -> None:
-            if made is None:
-                done(_failure(error))
-            else:
-                self.engine.publish(made, messages, size_bytes, lambda append, error: done(_outcome(append, error)))
-
-        self.engine.create_topic(principal.tenant, topic, created)
+        self.engine.publish_first(
+            principal.tenant, topic, messages, size_bytes, written, lambda why: done(_failure(why))
+        )
         return None
 
     def _may_publish(
@@ -122,9 +121,9 @@ class Gateway:
             found(None, Refusal("too_many_topics"))
         else:
 
-            def created(made: Topic | None, error: StoreError | None) -> None:
+            def created(made: Topic | None, why: StoreError | Refused | None) -> None:
                 if made is None:
-                    found(None, _failure(error))
+                    found(None, _failure(why))
                 else:
                     self._find_in(principal, made, group, start, found)
 
@@ -175,12 +174,13 @@ def _throttled(verdict: Verdict) -> Refusal:
     return Refusal(verdict.code, retry_after_ms=verdict.retry_after_ms, final=not verdict.retryable)
 
 
-def _failure(error: StoreError | None) -> Refusal:
-    return Refusal("internal" if error is None else error.code, str(error or ""))
+def _failure(why: StoreError | Refused | None) -> Refusal:
+    if isinstance(why, Refused):
+        return Refusal(why.code, why.detail)
+    return Refusal("internal" if why is None else why.code, str(why or ""))
 
 
 def _outcome(append: Append, error: StoreError | None) -> Refusal | None:
     if error is not None:
         return _failure(error)
-    refused = append.refused
-    return None if refused is None else Refusal(refused.code, refused.detail)
+    return None if append.refused is None else _failure(append.refused)

@@ -255,6 +255,7 @@ class Session(Settler):
             self._seat.release()
             self._seat = None
         self._gateway.sessions.discard(self)
+        self._gateway.engine.batcher.forget_relief(self._relieved)
         self.ended = True
 
     def _end(self, code: int, retry_after_ms: int | None = None) -> None:
@@ -317,8 +318,7 @@ class Session(Settler):
             if refusal.code == "forbidden":
                 self._fault(now)
             elif refusal.code == "busy":
-                self._pause(BUSY)
-                self._gateway.engine.batcher.when_relieved(lambda: self._resume(BUSY))
+                self._rest(BUSY)
 
     def on_subscribe(self, frame: Subscribe, now: float) -> None:
         principal = self._known(frame.ref)

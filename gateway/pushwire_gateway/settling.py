@@ -21,8 +21,9 @@ from .refusal import Refusal
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-BUSY, UNSENT, UNCONFIRMED = 1, 2, 4
-"""Reasons not to read a socket: publishes are refused, the client does not read, its settlements wait for the disk."""
+BUSY, UNSENT, UNCONFIRMED, BEHIND = 1, 2, 4, 8
+"""Reasons not to read a socket: publishes are refused, the client does not read, its settlements wait for the disk,
+those of all clients together do."""
 
 UNCONFIRMED_MAX = 4096
 """Settlements of one client that wait for their commit before its socket is not read: as many as the largest
@@ -112,8 +113,20 @@ class Settler:
         elif frame.ref is not None:
             self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, to_ms(deadline - now))))
 
+    def _relieved(self) -> None:
+        """The batcher has room again."""
+        self._resume(BUSY)
+        self._resume(BEHIND)
+
+    def _rest(self, reason: int) -> None:
+        """Read nothing until the batcher has room again."""
+        self._pause(reason)
+        self._gateway.engine.batcher.when_relieved(self._relieved)
+
     def _confirm(self, ref: Ref | None, stale: Sequence[str]) -> None:
         """Without ref: only what had no effect is reported, at once. With ref: one reply, after the COMMIT."""
+        if self._gateway.engine.batcher.behind:
+            self._rest(BEHIND)
         if ref is None:
             if stale:
                 self._error("stale_lease", None, leases=stale)

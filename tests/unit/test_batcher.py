@@ -69,7 +69,7 @@ class World:
 def test_everything_of_one_turn_shares_a_transaction():
     w, log = World(), []
     first, second = w.publish(log=log, name="a"), w.publish(log=log, name="b")
-    w.batcher.settle([Done(GROUP, [])])
+    w.batcher.settle([Done(GROUP, [])], 0)
     assert w.store.batches == []
     w.run()
     (batch,) = w.store.batches
@@ -133,11 +133,60 @@ def test_full_by_bytes():
     assert w.batcher.full
 
 
+def test_what_is_reserved_counts_as_waiting():
+    w = World()
+    w.batcher.reserve(1, 2000)
+    assert w.batcher.full
+    w.batcher.unreserve(1, 2000)
+    assert not w.batcher.full
+    w.batcher.reserve(20, 1)
+    assert w.batcher.full
+
+
+def test_settlements_beyond_the_limit_put_it_behind_until_half_of_them_are_durable():
+    w, relieved = World(), []
+    w.batcher.settle([Done(GROUP, [])], 1500)
+    w.run()
+    w.batcher.settle([Done(GROUP, [])], 1500)
+    assert w.batcher.behind
+    assert not w.batcher.full, "publishes are another matter"
+    w.batcher.when_relieved(lambda: relieved.append(w.batcher.settled_bytes))
+    w.store.finish()
+    assert (relieved, w.batcher.behind) == ([], False)
+    w.store.finish()
+    assert relieved == [0]
+
+
+def test_a_batch_rolled_back_leaves_it_as_far_behind():
+    w = World()
+    w.batcher.settle([Done(GROUP, [])], 1500)
+    w.run()
+    w.batcher.settle([Done(GROUP, [])], 600)
+    w.store.finish(StoreBusy("held"))
+    assert (w.batcher.settled_bytes, w.batcher.behind) == (2100, True)
+    w.later.pop()()
+    w.run()
+    w.store.finish()
+    assert w.batcher.settled_bytes == 0
+
+
+def test_relief_is_told_once_and_not_to_who_has_gone():
+    w, relieved = World(), []
+    gone, waits = lambda: relieved.append("gone"), lambda: relieved.append("waits")
+    for call in (gone, waits, waits):
+        w.batcher.when_relieved(call)
+    w.batcher.forget_relief(gone)
+    w.publish()
+    w.run()
+    w.store.finish()
+    assert relieved == ["waits"]
+
+
 def test_a_confirmation_waits_for_the_commit_that_holds_its_settlement():
     w, log = World(), []
     w.publish()
     w.run()
-    w.batcher.settle([Done(GROUP, [])])
+    w.batcher.settle([Done(GROUP, [])], 0)
     w.batcher.after_commit(log.append)
     w.store.finish()
     assert log == []
@@ -158,7 +207,7 @@ def test_a_batch_rolled_back_keeps_its_settlements_and_their_confirmations_owed(
     w, log = World(), []
     w.publish(log=log, name="publish")
     settled = Done(GROUP, [])
-    w.batcher.settle([settled])
+    w.batcher.settle([settled], 0)
     w.batcher.after_commit(lambda error: log.append(("confirm", error)))
     w.run()
     busy = StoreBusy("held")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import lanes, leases
-from .model import Counters, Effects, Group, Pending, Session, Subscription
+from .model import OVERHEAD_BYTES, Counters, Effects, Group, Pending, Session, Subscription
 
 HELD_MAX = 128
 """Messages a session may have released within the hold time and still be offered others of the group. Whoever looks
@@ -70,8 +70,12 @@ class Dispatcher:
         lanes.regulate(self._ready, self._groups, self._effects)
 
     def _end_leases(self, session: Session, held: Sequence[Pending]) -> None:
+        size_bytes = 0
         for pending in held:
-            session.bytes_in_flight -= pending.message.size_bytes
+            size_bytes += pending.message.size_bytes
+        session.bytes_in_flight -= size_bytes
+        # Nearly every lease ends in a settlement; counting all of them costs nothing beside the sum.
+        self._effects.settled_bytes += size_bytes + len(held) * OVERHEAD_BYTES
 
     def _freed(self, sub: Subscription) -> None:
         """The subscription may have room: it waits in its group's ring."""

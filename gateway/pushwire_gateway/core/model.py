@@ -166,6 +166,8 @@ class Effects:
 
     pushes: dict[Subscription, list[Pending]] = field(default_factory=dict)
     settlements: list[Settled | Retried | Counted | Died] = field(default_factory=list)
+    settled_bytes: int = 0
+    """Memory that the settlements keep until they are durable: their messages, overhead included."""
     wants: dict[tuple[Any, int], int] = field(default_factory=dict)
     """(group handle, priority) -> absolute demand."""
     forgets: list[Any] = field(default_factory=list)
