@@ -152,14 +152,15 @@ class Gateway:
     def announced_limits(self, principal: Principal) -> dict[str, int]:
         """What `welcome` says of limits."""
         settings = self.settings
+        publish_per_s, publish_burst = self.throttle.publish_limit(principal.limits.publish_per_s)
         return {
             "message_bytes_max": settings.message_bytes_max,
             "frame_bytes_max": settings.frame_bytes_max,
             "prefetch_max": min(settings.prefetch_max, principal.limits.prefetch or settings.prefetch_max),
             "in_flight_bytes_max": settings.in_flight_bytes_max,
             "subscriptions_max": settings.subscriptions_per_connection,
-            "publish_per_s": principal.limits.publish_per_s or settings.publish_per_s,
-            "publish_burst": settings.publish_burst,
+            "publish_per_s": publish_per_s,
+            "publish_burst": publish_burst,
         }
 
     def ready(self) -> dict[str, Any]:
