@@ -98,7 +98,7 @@ faults: $(STAMP) ## kill, stall and fill the disk of a real gateway; ARGS='...'
 bench: $(STAMP) ## benchmarks; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(ARGS)
 
-demo: $(STAMP) ## a development gateway with traffic of its own, and its dashboard
+demo: $(STAMP) ## a development gateway with traffic of its own
 	$(BIN)/python -m pushwire_gateway.demo $(ARGS)
 
 serve: $(STAMP) ## a development gateway alone
