@@ -8,11 +8,16 @@ needs them.
 from __future__ import annotations
 
 import asyncio
+import base64
+import logging
 import os
 import re
 import secrets
+import shlex
+import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +30,7 @@ from pushwire.wire import codec
 if TYPE_CHECKING:
     from .settings import Settings
 
-EXIT_FAILED, EXIT_CONFIG, EXIT_AUTH, EXIT_NOT_FOUND, EXIT_INTERRUPTED = 1, 3, 4, 5, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_CONFIG, EXIT_AUTH, EXIT_NOT_FOUND, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
 SECRET_FILE = "dev-secret"  # noqa: S105 - a file name
 DEV_DATA = "./pushwire-dev"
 DEV_TTL_S = 3600
@@ -64,10 +69,15 @@ config_option = click.option(
     help="TOML file; environment and flags override it",
 )
 url_option = click.option(
-    "--url", envvar="PUSHWIRE_URL", default="http://127.0.0.1:8080", show_default=True, help="the gateway"
+    "--url",
+    envvar="PUSHWIRE_URL",
+    show_envvar=True,
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="the gateway",
 )
 token_option = click.option(
-    "--token", envvar="PUSHWIRE_TOKEN", required=True, help="a token, as `pushwire token` makes"
+    "--token", envvar="PUSHWIRE_TOKEN", show_envvar=True, required=True, help="a token, as `pushwire token` makes"
 )
 
 
@@ -161,6 +171,15 @@ def _write_ready(path: Path, url: str) -> None:
     partial.replace(path)
 
 
+def _command() -> str:
+    """What a shell must be given to find this command."""
+    beside = Path(sys.executable).with_name("pushwire")
+    if shutil.which("pushwire") is not None or not beside.exists():
+        return "pushwire"
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
+
+
 def _welcome(url: str, token: str) -> str:
     return f"""
 pushwire is running (development mode: loopback only, this token may do everything)
@@ -171,7 +190,7 @@ pushwire is running (development mode: loopback only, this token may do everythi
 Subscribe in another terminal:
 
   export PUSHWIRE_URL={url} PUSHWIRE_TOKEN={token}
-  pushwire consume orders
+  {_command()} consume orders
 
 and publish:
 
@@ -186,6 +205,7 @@ and publish:
 def check_config(config: Path | None, strict: bool) -> None:
     """Read the configuration as `serve` would, and show what is in force (secrets hidden)."""
     from . import settings
+    from .listener import tls_context
     from .server import make_verifier
 
     chosen = load_settings(config)
@@ -193,6 +213,7 @@ def check_config(config: Path | None, strict: bool) -> None:
     for name in unknown:
         click.echo(f"pushwire: {name} is no setting", err=True)
     try:
+        tls_context(chosen)
         if chosen.keys:
             make_verifier(chosen)
         else:
@@ -223,7 +244,15 @@ def sign(settings: Settings, subject: str, allow: tuple[str, ...], ttl_s: int, t
 
     key = next((key for key in settings.keys if key.alg == "HS256"), None)
     if key is None:
-        raise ConfigError("no HS256 key to sign with: RS256 and ES256 tokens come from whoever holds the private key")
+        raise ConfigError(
+            "no HS256 key to sign with (--config names a file that has one, --dev takes the development gateway's); "
+            "RS256 and ES256 tokens come from whoever holds the private key"
+        )
+    if ttl_s > settings.token_lifetime_s_max:
+        raise ConfigError(
+            f"a gateway with these settings takes no token that lives {ttl_s} s: "
+            f"token_lifetime_s_max is {settings.token_lifetime_s_max}"
+        )
     return sign_token(
         SigningKey(key.kid, key.alg, key.material()),
         subject=subject,
@@ -251,6 +280,8 @@ def token(
     from .settings import ConfigError
 
     flags = dev_flags(data) if dev else {}
+    if not allow:
+        click.echo("pushwire: warning: without --allow the token allows nothing", err=True)
     try:
         click.echo(sign(load_settings(config, **flags), subject, allow, ttl, tenant))
     except ConfigError as exc:
@@ -260,17 +291,39 @@ def token(
 # --- publish, consume ------------------------------------------------------------------------------------------
 
 
-def run_client(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a client command and turn its errors into exit codes."""
+def run_client(work: Callable[[], Coroutine[Any, Any, None]], token: str, needs: str) -> None:
+    """Run a client command and turn its errors into exit codes. `needs`: the right to name when the token lacks it."""
+    logging.getLogger("pushwire").addFilter(_not_said_twice)
     try:
         asyncio.run(work())
     except pushwire.Unauthorized as exc:
-        fail(str(exc), EXIT_AUTH)
+        fail(f"{exc} ({token_trouble(token)})", EXIT_AUTH)
     except pushwire.PushwireError as exc:
         code = {"forbidden": EXIT_AUTH, "topic_not_found": EXIT_NOT_FOUND, "group_not_found": EXIT_NOT_FOUND}
-        fail(str(exc), code.get(exc.code, EXIT_FAILED))
-    except KeyboardInterrupt:
+        hint = {"forbidden": f" (it needs {needs})", "topic_not_found": " (a token with create:... makes one)"}
+        fail(str(exc) + hint.get(exc.code, ""), code.get(exc.code, EXIT_FAILED))
+    except ValueError as exc:
+        fail(str(exc), EXIT_USAGE)
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _not_said_twice(record: logging.LogRecord) -> bool:
+    """What closed the client is what the command ends with; the client need not say it too."""
+    return not record.getMessage().startswith("closed: ")
+
+
+def token_trouble(token: str) -> str:
+    """What can be seen from outside of a token that was not accepted. Reads it, verifies nothing, quotes nothing."""
+    try:
+        payload = token.split(".")[1]
+        claims = codec.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        late_s = int(time.time() - claims["exp"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return "it is no token: `pushwire token` makes one"
+    if late_s > 0:
+        return f"it expired {late_s} s ago: `pushwire token` makes a new one"
+    return "is it for this gateway? A key, its kid, the audience or the issuer may differ"
 
 
 def body_of(text: str) -> Any:
@@ -314,7 +367,7 @@ def publish(
                 )
                 click.echo(codec.dumps({"id": receipt.id, "seq": receipt.seq, "duplicate": receipt.duplicate}).decode())
 
-    run_client(work)
+    run_client(work, token, f"publish:{topic}, and create:{topic} where the topic is new")
 
 
 @main.command()
@@ -329,7 +382,9 @@ def consume(url: str, token: str, topic: str, group: str, count: int | None, pre
     """Print each message as a line of JSON, and ack it once it is printed."""
 
     async def work() -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _interrupt)
+        this = asyncio.current_task()
+        assert this is not None  # a coroutine runs in one
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
         async with (
             pushwire.Client(url, token=token) as client,
             client.subscribe(topic, group=group, prefetch=prefetch) as subscription,
@@ -343,11 +398,7 @@ def consume(url: str, token: str, topic: str, group: str, count: int | None, pre
                 if count is not None and seen >= count:
                     break
 
-    run_client(work)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
+    run_client(work, token, f"consume:{topic}@{group}, and create:{topic}@{group} where topic or group is new")
 
 
 def _line(message: pushwire.Message) -> str:

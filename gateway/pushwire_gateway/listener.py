@@ -25,7 +25,7 @@ from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES
 from .ports import Gateway
 from .problems import raw_response
 from .refusal import Refusal
-from .settings import Settings
+from .settings import ConfigError, Settings
 from .tcp import tune_listening
 
 ACCEPTS_PER_TURN_MAX: Final = 128
@@ -48,14 +48,31 @@ BUSY_RETRY_MS: Final = 5000
 _log = logging.getLogger("pushwire.listener")
 
 
+def _no_password() -> str:
+    """OpenSSL would ask for it on the terminal, and a service would wait there for ever."""
+    raise ValueError("the key is encrypted")
+
+
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The server's TLS, if the settings ask for it. Raises OSError, also when the key does not fit (ssl.SSLError)."""
+    """The server's TLS, if the settings ask for it. Raises ConfigError."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    for path in (settings.tls_cert_file, settings.tls_key_file):
+        try:
+            path.open("rb").close()
+        except OSError as exc:  # which file it was, load_cert_chain would not say
+            raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+    try:
+        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password=_no_password)
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", None) or str(exc)
+        raise ConfigError(
+            f"tls_cert_file {settings.tls_cert_file} and tls_key_file {settings.tls_key_file} "
+            f"are no PEM chain and its key: {reason}"
+        ) from None
     return context
 
 

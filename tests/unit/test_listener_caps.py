@@ -15,7 +15,7 @@ from websockets.typing import Origin, Subprotocol
 
 from pushwire.wire.codec import dumps, loads
 from pushwire_gateway.listener import SWEEP_SLICE, Listener, tls_context
-from pushwire_gateway.settings import load
+from pushwire_gateway.settings import ConfigError, load
 from support.port import (
     PATIENCE_S,
     Port,
@@ -280,7 +280,7 @@ def test_tls_is_version_1_2_or_newer_and_asked_for_by_two_files(files):
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.verify_mode is ssl.CERT_NONE
     files["tls_key_file"].write_text("no key")
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ConfigError, match="tls_key_file"):
         tls_context(load(**files))
 
 
