@@ -354,6 +354,8 @@ def publish(
     header: tuple[str, ...],
 ) -> None:
     """Publish BODY, or each line of stdin with `-`. Prints a receipt a message, after its commit."""
+    if body == "-" and message_id is not None:
+        raise click.UsageError("--id names one message: give BODY, not the lines of stdin")
     headers = dict(entry.split(":", 1) for entry in header if ":" in entry)
     if len(headers) != len(header):
         raise click.BadParameter("headers are NAME:VALUE, each name once")

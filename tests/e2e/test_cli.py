@@ -121,6 +121,7 @@ def test_exit_codes_of_clients(dev):
     assert (conflict.returncode, conflict.stdout) == (FAILED, "")
     assert conflict.stderr.startswith("pushwire: ")
     assert run("publish", env=dev.env).returncode == USAGE
+    assert run("publish", "orders", "-", "--id", "x", env=dev.env).returncode == USAGE
     assert run("consume", "orders", "-n", "0", env=dev.env).returncode == USAGE
     assert run("consume", "orders", "--prefetch", "many", env=dev.env).returncode == USAGE
     assert run("frobnicate", env=dev.env).returncode == USAGE
