@@ -17,7 +17,6 @@ import shlex
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -315,10 +314,12 @@ def _not_said_twice(record: logging.LogRecord) -> bool:
 
 def token_trouble(token: str) -> str:
     """What can be seen from outside of a token that was not accepted. Reads it, verifies nothing, quotes nothing."""
+    from .clock import AnchoredClock
+
     try:
         payload = token.split(".")[1]
         claims = codec.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        late_s = int(time.time() - claims["exp"])
+        late_s = int(AnchoredClock().now() - claims["exp"])
     except (IndexError, KeyError, TypeError, ValueError):
         return "it is no token: `pushwire token` makes one"
     if late_s > 0:
