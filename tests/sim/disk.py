@@ -62,7 +62,8 @@ class _Reader:
 
     def place(self, pos: int) -> tuple[str, int, int]:
         """Topic with its tenant, priority and seq."""
-        _, tenant, name, *_ = self.topics[pos >> TOPIC_SHIFT]
+        topic_id = pos >> TOPIC_SHIFT
+        _, tenant, name, *_ = self.topics.get(topic_id, (topic_id, "?", topic_id))
         return f"{tenant}/{name}", pos >> SEQ_BITS & 3, pos & SEQ_MASK
 
     def owed(self, pos: int) -> list[Any]:
@@ -85,7 +86,7 @@ class _Reader:
             " group_id, reason, deliveries, failures, at FROM dead_letters"
         )
         return [
-            self.row(row[:7], self.groups[row[7]][2])
+            self.row(row[:7], self.groups.get(row[7], (0, 0, f"? {row[7]}"))[2])
             | {"reason": row[8], "deliveries": row[9], "failures": row[10], "t": row[11] * 1_000_000}
             for row in rows
         ]
@@ -110,6 +111,8 @@ class _Reader:
                 yield f"settlement of nothing: pos {pos}, group {group_id}"
         for pos in self.messages:
             topic_id, seq = pos >> TOPIC_SHIFT, pos & SEQ_MASK
+            if topic_id not in self.topics:
+                yield f"message of no topic: pos {pos}"
             if not self.owed(pos) and any(g[3] < seq for g in self.of_topic[topic_id]):
                 yield f"settled by all, and still stored: pos {pos}"
             if self.ids.get((topic_id, self.messages[pos][1])) != seq:
