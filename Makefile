@@ -58,9 +58,10 @@ lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the tests
+# Of the tests, those that are programs of their own are typed too; the others show their types by running.
+types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the programs among the tests
 	$(BIN)/mypy
-	$(BIN)/mypy tests
+	$(BIN)/mypy tests/support tests/bench tests/faults tests/sim tests/e2e
 
 imports: $(STAMP) ## import contracts: which package may know which
 	$(BIN)/lint-imports --no-cache --no-logo
@@ -97,7 +98,7 @@ faults: $(STAMP) ## kill, stall and fill the disk of a real gateway; ARGS='...'
 bench: $(STAMP) ## benchmarks; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(ARGS)
 
-demo: $(STAMP) ## a development gateway with traffic of its own, and its dashboard
+demo: $(STAMP) ## a development gateway with traffic of its own
 	$(BIN)/python -m pushwire_gateway.demo $(ARGS)
 
 serve: $(STAMP) ## a development gateway alone

@@ -119,5 +119,5 @@ def test_a_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> Non
     tops = {name.partition("/")[0] for name in names}
     assert tops == {*PACKAGES, f"pushwire-{pushwire.__version__}.dist-info"}
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
-    assert "pushwire = pushwire_gateway.cli:main" in scripts
+    assert "pushwire = pushwire_gateway.__main__:main" in scripts
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -187,7 +187,7 @@ class Managed(AdminBase):
             raise Refused(Refusal("topic_not_found"))
         if topics.find_group(found, name) is not None:
             raise Refused(Refusal("conflict", "the group is there already"))
-        if topics.count_groups(found) >= self._gateway.settings.groups_per_topic:
+        if not topics.may_add_group(found, name, self._gateway.settings.groups_per_topic):
             raise Refused(Refusal("too_many_groups"))
         change = CreateGroup(found, name, start, None, inactive_ttl_ms or 0)
         await done(lambda changed: topics.create_group(change, lambda _, error: changed(error)))

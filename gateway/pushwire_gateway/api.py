@@ -9,36 +9,23 @@ or `{"messages": [<such objects>]}`; a body that is not of that shape is refused
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from pushwire.wire import decode
-from pushwire.wire.codec import BadJson, dumps, loads
+from pushwire.wire.codec import BadJson
 from pushwire_storage.base import Message
 
-from .auth import Unauthorized, token_from_headers
+from .api_base import Gone, answer, body_of, object_of, principal_of, problem
 from .handshake import PATH
 from .ports import Gateway
-from .problems import SAFE_HEADERS, document, headers_of, status_of
-from .refusal import Refusal
-from .rights import Principal
-
-JSON_TYPE: Final = "application/json"
-
-
-class _Refused(Exception):
-    """A request that is answered with a problem document."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.code)
-        self.refusal = refusal
+from .refusal import Refusal, Refused
 
 
 def make_app(gateway: Gateway, *routes: Route) -> Starlette:
@@ -52,7 +39,7 @@ def make_app(gateway: Gateway, *routes: Route) -> Starlette:
             Route("/readyz", api.readyz),
             *routes,
         ],
-        exception_handlers={_Refused: _refused, HTTPException: _http_error, Exception: _internal},
+        exception_handlers={Refused: _refused, Gone: _gone, HTTPException: _http_error, Exception: _internal},
     )
     # A redirect would be built from the Host header, which anybody can choose.
     app.router.redirect_slashes = False
@@ -65,12 +52,8 @@ class _Api:
 
     async def publish(self, request: Request) -> Response:
         """Store one message or a batch, all or none. Answers 200 with receipts once they are durable."""
-        principal = self._principal(request)
-        _check_media(request)
-        try:
-            body = await request.body()
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody is there to read it, and nothing was published
+        principal = principal_of(self._gateway, request)
+        body = await body_of(request, self._gateway.settings.http_body_bytes_max)
         frame = self._decode(request.path_params["topic"], body)
         done: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
 
@@ -83,81 +66,46 @@ class _Api:
         if refusal is None:
             refusal = await done
         if refusal is not None:
-            raise _Refused(refusal)
+            raise Refused(refusal)
         receipts = [{"id": m.id, "seq": m.seq, "duplicate": m.duplicate} for m in frame.messages]
-        return _json({"receipts": receipts})
-
-    def _principal(self, request: Request) -> Principal:
-        # A subprotocol can carry a token as well, but here it would be a second place to look.
-        lines = [line for line in request.headers.raw if line[0] == b"authorization"]
-        try:
-            token, _ = token_from_headers(lines)
-            if token is None:
-                raise Unauthorized("transport")
-            principal = self._gateway.verifier.verify(token, self._gateway.clock.now())
-        except Unauthorized:
-            raise _Refused(Refusal("unauthorized")) from None
-        admission = request.scope.get("state", {}).get("admission")
-        if admission is not None:
-            admission.authenticated()
-        return principal
+        return answer({"receipts": receipts})
 
     def _decode(self, topic: str, body: bytes) -> Any:
         settings = self._gateway.settings
-        if len(body) > settings.http_body_bytes_max:
-            raise _Refused(Refusal("message_too_large", f"a body of at most {settings.http_body_bytes_max} bytes"))
+        value = object_of(body, 'a JSON object: a message, or {"messages": [...]}')
         try:
-            value = loads(body)
-            if type(value) is not dict:
-                raise decode.Invalid('the body is a JSON object: a message, or {"messages": [...]}')
             many = value.get("messages")
             if type(many) is list and len(many) > settings.http_batch_max:
                 raise decode.Invalid(f"at most {settings.http_batch_max} messages in one request", "batch_too_large")
             return decode.publish({**value, "topic": topic}, None, Message, len(body))
         except decode.Invalid as exc:
-            raise _Refused(Refusal(exc.code, str(exc))) from None
+            raise Refused(Refusal(exc.code, str(exc))) from None
         except BadJson as exc:
-            raise _Refused(Refusal("bad_request", str(exc))) from None
+            raise Refused(Refusal("bad_request", str(exc))) from None
 
     async def websocket_only(self, request: Request) -> Response:
         """`/v1/ws` without a wish to upgrade: somebody's browser, or a proxy that strips the headers."""
         refusal = Refusal("bad_request", "this address speaks WebSocket: the request has to ask for the upgrade")
-        return _problem(refusal, 426, {"upgrade": "websocket", "connection": "upgrade"})
+        return problem(refusal, 426, {"upgrade": "websocket", "connection": "upgrade"})
 
     async def livez(self, request: Request) -> Response:
         """The event loop turns. Asks nothing else."""
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
         """Whether to send work here."""
         state = self._gateway.ready()
         ready = state["status"] == "ok" and not self._gateway.draining
-        return _json(state, 200 if ready else 503)
-
-
-def _check_media(request: Request) -> None:
-    coding = request.headers.get("content-encoding", "identity")
-    if coding.strip().lower() != "identity":
-        raise _Refused(Refusal("unsupported_media_type", "a body must not be compressed"))
-    given = request.headers.get("content-type", "")
-    media, _, parameters = given.partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if media.strip().lower() != JSON_TYPE or charset not in ("", "charset=utf-8"):
-        raise _Refused(Refusal("unsupported_media_type", f"send content-type: {JSON_TYPE}"))
-
-
-def _json(value: Mapping[str, Any], status: int = 200) -> Response:
-    return Response(dumps(value), status, {"content-type": JSON_TYPE, **SAFE_HEADERS})
-
-
-def _problem(refusal: Refusal, status: int | None = None, extra: Mapping[str, str] | None = None) -> Response:
-    headers = {**headers_of(refusal, status), **(extra or {})}
-    return Response(document(refusal, status), status or status_of(refusal), headers)
+        return answer(state, 200 if ready else 503)
 
 
 async def _refused(_request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, _Refused)
-    return _problem(exc.refusal)
+    assert isinstance(exc, Refused)
+    return problem(exc.refusal)
+
+
+async def _gone(_request: Request, _exc: Exception) -> Response:
+    return Response(status_code=400)  # nobody is there to read it
 
 
 async def _http_error(_request: Request, exc: Exception) -> Response:
@@ -165,9 +113,9 @@ async def _http_error(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     codes = {HTTPStatus.NOT_FOUND: "not_found", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
     code = codes.get(HTTPStatus(exc.status_code), "bad_request")
-    return _problem(Refusal(code), exc.status_code, exc.headers)
+    return problem(Refusal(code), exc.status_code, exc.headers)
 
 
 async def _internal(_request: Request, _exc: Exception) -> Response:
     """A bug of ours. Starlette raises it again after this answer, and the port logs it."""
-    return _problem(Refusal("internal"))
+    return problem(Refusal("internal"))

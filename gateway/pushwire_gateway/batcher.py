@@ -32,7 +32,7 @@ the promise of recovering within 5 s."""
 class Batcher:
     """Between the engine and the store's writer."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the seams of a pure part: store, clock, loop
         self,
         store: Store,
         now_ms: Callable[[], int],
@@ -42,6 +42,7 @@ class Batcher:
         after: Callable[[], None],
         *,
         batch_messages_max: int,
+        batch_bytes_max: int,
         waiting_messages_max: int,
         waiting_bytes_max: int,
     ) -> None:
@@ -52,6 +53,7 @@ class Batcher:
         self._on_broken = on_broken
         self._after = after
         self._batch_messages_max = batch_messages_max
+        self._batch_bytes_max = batch_bytes_max
         self._waiting_messages_max = waiting_messages_max
         self._waiting_bytes_max = waiting_bytes_max
         self._waiting: list[tuple[Append, int, Callback]] = []  # publishes not yet in a batch
@@ -63,7 +65,8 @@ class Batcher:
         self._in_flight: Batch | None = None
         self._scheduled = False
         self._resting = False
-        self._relieved: list[Callable[[], None]] = []
+        self._relieved: dict[Callable[[], None], None] = {}
+        self._settled_bytes = [0, 0]  # of settlements that wait, and of those in flight
         self.waiting_messages = 0
         self.waiting_bytes = 0
         self.broken: StoreError | None = None
@@ -74,24 +77,55 @@ class Batcher:
 
     @property
     def full(self) -> bool:
-        """Publishes must be refused `busy` and their sockets not be read until `when_relieved` calls."""
+        """Publishes must be refused `busy` and their sockets not be read until `when_relieved` calls: as much waits as
+        may, counting what waits for its topic."""
         return (
             self.waiting_messages >= self._waiting_messages_max
             or self.waiting_bytes >= self._waiting_bytes_max
             or self.broken is not None
         )
 
+    @property
+    def _low(self) -> bool:
+        """Half empty: far enough below the limit that refusing and accepting do not alternate with every batch."""
+        return (
+            self.waiting_messages <= self._waiting_messages_max // 2
+            and self.waiting_bytes <= self._waiting_bytes_max // 2
+            and self.settled_bytes <= self._waiting_bytes_max // 2
+        )
+
+    @property
+    def settled_bytes(self) -> int:
+        """Bytes of the messages whose settlement is not durable: they stay in memory until it is."""
+        return sum(self._settled_bytes)
+
+    @property
+    def behind(self) -> bool:
+        """So much is settled and not durable (a full disk, a slow one) that whoever settles more must not be read
+        until `when_relieved` calls. Nothing is refused."""
+        return self.settled_bytes >= self._waiting_bytes_max
+
     def append(self, append: Append, size_bytes: int, done: Callback) -> None:
         """Store this publish in the next batch that has room; `done` is called when its batch is over: see
         `append.refused` and the error."""
         self._waiting.append((append, size_bytes, done))
-        self.waiting_messages += len(append.messages)
-        self.waiting_bytes += size_bytes
+        self.reserve(len(append.messages), size_bytes)
         self._schedule()
 
-    def settle(self, settlements: Iterable[Settlement]) -> None:
-        """Persist these with the next batch. Never refused: losing settlements would make duplicates."""
+    def reserve(self, messages: int, size_bytes: int) -> None:
+        """Count these as waiting, although they cannot be appended yet. Undone by `unreserve`."""
+        self.waiting_messages += messages
+        self.waiting_bytes += size_bytes
+
+    def unreserve(self, messages: int, size_bytes: int) -> None:
+        self.waiting_messages -= messages
+        self.waiting_bytes -= size_bytes
+
+    def settle(self, settlements: Iterable[Settlement], size_bytes: int) -> None:
+        """Persist these with the next batch; they keep so much memory until then. Never refused: losing settlements
+        would make duplicates."""
         self._settlements.extend(settlements)
+        self._settled_bytes[0] += size_bytes
         self._schedule()
 
     def note(self, events: Iterable[Event]) -> None:
@@ -124,8 +158,12 @@ class Batcher:
         return not self._settlements and not (self._in_flight and self._in_flight.settlements)
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
-        """Call once when publishes are accepted again, well below the limit."""
-        self._relieved.append(callback)
+        """Call once, however often it is asked for, when there is room again, well below the limits."""
+        self._relieved[callback] = None
+
+    def forget_relief(self, callback: Callable[[], None]) -> None:
+        """Whoever asked is gone. A disk may be full for hours, and clients come and go."""
+        self._relieved.pop(callback, None)
 
     @property
     def idle(self) -> bool:
@@ -156,6 +194,7 @@ class Batcher:
             now_ms=self._now_ms(),
         )
         self._settlements, self._events = [], []
+        self._settled_bytes = [0, self._settled_bytes[0]]
         tick, self._tick = self._tick, False
         if not (tick or batch.changes or batch.appends or batch.settlements or batch.events):
             for callback in callbacks:
@@ -169,10 +208,11 @@ class Batcher:
 
     def _cut(self) -> tuple[list[tuple[Append, int, Callback]], list[tuple[Append, int, Callback]]]:
         """As many publishes as one transaction may hold, at least one."""
-        count = 0
-        for index, (append, _, _) in enumerate(self._waiting):
+        count = total_bytes = 0
+        for index, (append, size_bytes, _) in enumerate(self._waiting):
             count += len(append.messages)
-            if count > self._batch_messages_max and index:
+            total_bytes += size_bytes
+            if index and (count > self._batch_messages_max or total_bytes > self._batch_bytes_max):
                 return self._waiting[:index], self._waiting[index:]
         return self._waiting, []
 
@@ -186,6 +226,7 @@ class Batcher:
         self._in_flight = None
         error = batch.error
         if error is None:
+            self._settled_bytes[1] = 0
             self.commits += 1
             self.messages_committed += sum(len(a.messages) for a in batch.appends if a.refused is None)
         elif isinstance(error, StoreBroken) or not error.definite:
@@ -195,16 +236,15 @@ class Batcher:
             self._owe(batch, confirmations)
             confirmations = []
         for append, size_bytes, _ in appends:
-            self.waiting_messages -= len(append.messages)
-            self.waiting_bytes -= size_bytes
+            self.unreserve(len(append.messages), size_bytes)
         if self.broken is None:
             self._submit()  # the writer works on the next group while this one's receipts go out
         for callback in done:
             callback(error)
         for callback in confirmations:
             callback(error)
-        if self._relieved and not self.broken and self.waiting_messages <= self._waiting_messages_max // 2:
-            relieved, self._relieved = self._relieved, []
+        if self._relieved and not self.broken and self._low:
+            relieved, self._relieved = self._relieved, {}
             for relief in relieved:
                 relief()
         self._after()
@@ -214,6 +254,7 @@ class Batcher:
         first into a later batch."""
         self._settlements[:0] = batch.settlements
         self._events[:0] = batch.events
+        self._settled_bytes = [self.settled_bytes, 0]
         self._callbacks[:0] = confirmations
         self._resting = True
         self._later(RETRY_S, self._rested)

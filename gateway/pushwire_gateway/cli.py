@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
+import shutil
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,6 +147,15 @@ def _write_ready(path: Path, url: str) -> None:
     partial.replace(path)
 
 
+def _command() -> str:
+    """What a shell must be given to find this command."""
+    beside = Path(sys.executable).with_name("pushwire")
+    if shutil.which("pushwire") is not None or not beside.exists():
+        return "pushwire"
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
+
+
 def _welcome(url: str, token: str) -> str:
     return f"""
 pushwire is running (development mode: loopback only, this token may do everything)
@@ -154,7 +166,7 @@ pushwire is running (development mode: loopback only, this token may do everythi
 Subscribe in another terminal:
 
   export PUSHWIRE_URL={url} PUSHWIRE_TOKEN={token}
-  pushwire consume orders
+  {_command()} consume orders
 
 and publish:
 
@@ -169,6 +181,7 @@ and publish:
 def check_config(config: Path | None, strict: bool) -> None:
     """Read the configuration as `serve` would, and show what is in force (secrets hidden)."""
     from . import settings
+    from .listener import tls_context
     from .tokens import make_verifier
 
     chosen = load_settings(config)
@@ -176,6 +189,7 @@ def check_config(config: Path | None, strict: bool) -> None:
     for name in unknown:
         click.echo(f"pushwire: {name} is no setting", err=True)
     try:
+        tls_context(chosen)
         if chosen.keys:
             make_verifier(chosen)
         else:
@@ -198,7 +212,15 @@ def sign(settings: Settings, subject: str, allow: tuple[str, ...], ttl_s: int, t
 
     key = next((key for key in settings.keys if key.alg == "HS256"), None)
     if key is None:
-        raise ConfigError("no HS256 key to sign with: RS256 and ES256 tokens come from whoever holds the private key")
+        raise ConfigError(
+            "no HS256 key to sign with (--config names a file that has one, --dev takes the development gateway's); "
+            "RS256 and ES256 tokens come from whoever holds the private key"
+        )
+    if ttl_s > settings.token_lifetime_s_max:
+        raise ConfigError(
+            f"a gateway with these settings takes no token that lives {ttl_s} s: "
+            f"token_lifetime_s_max is {settings.token_lifetime_s_max}"
+        )
     return sign_token(
         SigningKey(key.kid, key.alg, key.material()),
         subject=subject,
@@ -226,6 +248,8 @@ def token(
     from .settings import ConfigError
 
     flags = dev_flags(data) if dev else {}
+    if not allow:
+        click.echo("pushwire: warning: without --allow the token allows nothing", err=True)
     try:
         click.echo(sign(load_settings(config, **flags), subject, allow, int(ttl_s), tenant))
     except ConfigError as exc:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from websockets.datastructures import Headers
@@ -28,8 +29,9 @@ from .auth import Unauthorized, token_from_headers
 from .caps import Admission
 from .handshake import PATH, SUBPROTOCOLS, UpgradeRequest, offered_subprotocols, values
 from .hub import Hub
+from .intake import Intake, is_utf8
 from .origins import origin_allowed
-from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES, Outbox, StallWatch
+from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES, Outbox, StallWatch, grouped
 from .ports import Gateway, ServerCodec, SessionLike
 from .problems import raw_response
 from .refusal import Refusal
@@ -40,9 +42,8 @@ MESSAGE_BYTES_MAX: Final = 1024 * 1024 + 16 * 1024
 """Largest WebSocket message we put together from several frames: a message of the largest size and its envelope,
 which is what clients are told to be ready for. A single larger frame is sent as it is."""
 
-SLICE_BYTES: Final = 16 * 1024
-"""Bytes parsed between two looks at whether the connection is still wanted. asyncio reads up to 256 KiB at once:
-filled with frames of 7 bytes that would hold the loop for a quarter of a second before anybody could object."""
+OPERATIONS_PER_TURN_MAX: Final = 256
+"""Operations given to the session in one loop turn: 1 or 2 ms of small ones. A message may hold 75,000."""
 
 EMPTY_FRAMES_MAX: Final = 1000
 """Frames that complete no message (pings, pongs, fragments) taken between two checks: about 6 ms of work. Browsers
@@ -140,15 +141,17 @@ class Connection(asyncio.Protocol):
         "_closing_bytes",
         "_codec",
         "_empty_frames",
+        "_events",
+        "_heard",
         "_hub",
+        "_intake",
         "_open",
         "_opened_at",
+        "_operations",
         "_outbox",
         "_partial",
-        "_partial_is_text",
         "_pong",
         "_protocol",
-        "_reading_paused",
         "_session",
         "_socket",
         "_transport",
@@ -174,9 +177,11 @@ class Connection(asyncio.Protocol):
         self._closing_bytes = 0  # received after our close frame
         self._empty_frames = 0  # frames without a message since the last check
         self._partial: bytearray | None = None  # a message whose last fragment has not come
-        self._partial_is_text = False
         self._pong = b""  # answer to the newest ping, while the transport is full
-        self._reading_paused = False
+        self._events: list[Frame] = []  # received and not taken yet, the next one last
+        self._operations: Iterator[ClientFrame] | None = None  # of the message that is being taken
+        self._intake = Intake(hub.loop, transport, self._parse, self._work, self._busy)
+        self._heard = False  # something was received since the last check
         self._watch = StallWatch()
         self._written = 0  # bytes ever handed to the transport
 
@@ -224,7 +229,7 @@ class Connection(asyncio.Protocol):
         if size <= MESSAGE_BYTES_MAX:
             protocol.send_text(self._codec.join(parts))
         else:
-            for group in _groups(parts):
+            for group in grouped(parts, MESSAGE_BYTES_MAX):
                 protocol.send_text(self._codec.join(group))
         self._flush()
 
@@ -259,75 +264,110 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def pause_reading(self) -> None:
-        if not self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = True
-            self._transport.pause_reading()
+        self._intake.pause()
 
     def resume_reading(self) -> None:
-        if self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = False
-            self._transport.resume_reading()
+        self._intake.resume()
 
     # --- what the socket says ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= SLICE_BYTES:
-            self._feed(data)
-        else:
-            for start in range(0, len(data), SLICE_BYTES):
-                self._feed(data[start : start + SLICE_BYTES])
+        self._heard = True
+        self._intake.take(data)
 
-    def _feed(self, chunk: bytes) -> None:
+    def _parse(self, chunk: bytes) -> None:
+        """The next bytes. Called only when all that came before has been taken."""
         protocol = self._protocol
         if not self._open:
             self._closing_bytes += len(chunk)
             if self._closing_bytes > CLOSING_BYTES_MAX and not protocol.eof_sent:
                 protocol.fail(1002, "data after close")  # sends no second close frame, only EOF
         protocol.receive_data(chunk)
-        events = protocol.events_received()
-        if events and self._open:
-            self._ask(self._take_all, events)
-        if protocol.state is State.OPEN:
-            if protocol.writes:
+        events: list[Frame] = protocol.events_received()  # type: ignore[assignment]  # no Request: it was never CONNECTING
+        events.reverse()
+        self._events = events
+        self._work()
+
+    def _forget(self) -> None:
+        self._partial = None
+        self._operations = None
+        self._events = []
+
+    def _busy(self) -> bool:
+        return bool(self._events) or self._operations is not None
+
+    def _work(self) -> None:
+        """Some of the operations that have come; after the last of them, what else the protocol wants."""
+        if self._open and self._busy():
+            self._ask(self._take)
+        if not self._open:
+            self._forget()
+        elif self._busy():
+            return
+        if self._protocol.state is State.OPEN:
+            if self._protocol.writes:
                 self._answer_pings()
         else:
             self._end()
             self._flush()
 
-    def _take_all(self, events: Sequence[object]) -> None:
+    def _take(self) -> None:
+        """As many operations as one turn may have, to the session in one call."""
+        codec = self._codec
         frames: list[ClientFrame] = []
-        for event in events:
-            assert isinstance(event, Frame)  # no Request comes: the state was OPEN from the start
-            self._take(event, frames)
-            if not self._open:
+        while codec is not None and self._open:
+            if self._operations is None:
+                if not self._events:
+                    break
+                event = self._events.pop()
+                # Nearly all frames are a whole message in ASCII; the others take the longer way.
+                plain = event.opcode is Opcode.TEXT and event.fin and event.data.isascii()  # type: ignore[union-attr]  # it unmasks to bytes
+                message: bytes | None = event.data if plain else self._complete(event)  # type: ignore[assignment]  # see above
+                if message is None:
+                    continue
+                self._operations = codec.parse(message)
+            count = len(frames)
+            frames.extend(islice(self._operations, OPERATIONS_PER_TURN_MAX - count))
+            if len(frames) == OPERATIONS_PER_TURN_MAX:
                 break
+            self._operations = None
+            if len(frames) == count:
+                self._count_empty()
         if frames and self._session is not None:
             self._session.receive(frames, self._hub.gateway.clock.now())
 
-    def _take(self, frame: Frame, frames: list[ClientFrame]) -> None:
-        """One frame of the client: its operations, once its message is complete, go to `frames`."""
+    def _count_empty(self) -> None:
+        self._empty_frames += 1
+        if self._empty_frames > EMPTY_FRAMES_MAX:
+            self._fail(4400, "too many frames without a message")
+
+    def _complete(self, frame: Frame) -> bytes | None:
+        """The message that is complete with this frame, if one is. The connection may be over then."""
         opcode = frame.opcode
         data = frame.data
-        text = opcode is Opcode.TEXT
+        if opcode is Opcode.BINARY:
+            self._fail(1003, "binary")  # every subprotocol spoken here is text; reading it all the same would bind us
+            return None
         if opcode is Opcode.CONT and self._partial is not None:
             # One growing buffer, not a list: fragments of no bytes take no memory.
             self._partial += data
             if frame.fin:
-                data, text, self._partial = self._partial, self._partial_is_text, None
+                data, self._partial = self._partial, None
         elif not frame.fin:
-            self._partial, self._partial_is_text = bytearray(data), text
+            self._partial = bytearray(data)
         if opcode in _CONTROL or not frame.fin:
-            self._empty_frames += 1
-            if self._empty_frames > EMPTY_FRAMES_MAX:
-                self._protocol.fail(4400, "too many frames without a message")
-                self._open = False
-            return
+            self._count_empty()
+            return None
         message = bytes(data)
-        if text and not _is_utf8(message):
-            self._protocol.fail(1007, "not UTF-8")
-            self._open = False
-        elif self._codec is not None:
-            frames.extend(self._codec.feed(message))
+        if not is_utf8(message):
+            self._fail(1007, "not UTF-8")
+            return None
+        return message
+
+    def _fail(self, code: int, reason: str) -> None:
+        """RFC 6455 §7.1.7. What came before still counts; `_work` sends the close frame and tells the session."""
+        self._open = False
+        self._protocol.fail(code, reason)
 
     def _answer_pings(self) -> None:
         """Pongs, which the library has made. While the client does not read, only the newest is kept, so that a flood
@@ -339,6 +379,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The client sends no more. WebSocket knows no half-closed state, so the transport may close, and does."""
+        self._intake.finish()
         self._protocol.receive_eof()
         self._end()
         self._flush()
@@ -353,6 +394,7 @@ class Connection(asyncio.Protocol):
         self._hub.stats.websockets_closed[code] += 1
         seconds = self._hub.gateway.clock.now() - self._opened_at
         _log.info("websocket closed code=%d ip=%s seconds=%.1f", code, self.ip, seconds)
+        self._intake.stop()
         self._outbox = None
 
     def pause_writing(self) -> None:
@@ -377,7 +419,13 @@ class Connection(asyncio.Protocol):
             self._hub.stats.stalled += 1
             self.abort()
         elif self._open and self._session is not None:
-            self._ask(self._session.check, now)
+            try:  # as `_ask`, without its calls: this runs for every connection, several times a second
+                if self._heard:
+                    self._heard = False
+                    self._session.heard(now)
+                self._session.check(now)
+            except Exception:  # noqa: BLE001 - see `_ask`
+                self._failed()
 
     def _stalled(self, now: float) -> bool:
         transport = self._transport
@@ -394,14 +442,17 @@ class Connection(asyncio.Protocol):
         try:
             call(*arguments)
         except Exception:  # noqa: BLE001 - see above; logged with its traceback
-            self._hub.stats.failures += 1
-            _log.exception("session failed")
-            self.close(1011, CLOSES[1011].reason)
+            self._failed()
+
+    def _failed(self) -> None:
+        self._hub.stats.failures += 1
+        _log.exception("session failed")
+        self.close(1011, CLOSES[1011].reason)
 
     def _end(self) -> None:
         """No more frames can come or go: tell the session, once."""
         self._open = False
-        self._partial = None
+        self._forget()
         session, self._session = self._session, None
         if self._outbox is not None:
             self._outbox.drop()
@@ -439,27 +490,3 @@ class Connection(asyncio.Protocol):
 
 
 _CONTROL: Final = frozenset({Opcode.PING, Opcode.PONG, Opcode.CLOSE})
-
-
-def _is_utf8(data: bytes) -> bool:
-    """RFC 6455 §8.1. The library leaves this to us; nearly all messages are ASCII, which is seen at a glance."""
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _groups(parts: Sequence[bytes]) -> list[list[bytes]]:
-    """Parts in their order, in as few groups as MESSAGE_BYTES_MAX allows."""
-    groups: list[list[bytes]] = []
-    size = MESSAGE_BYTES_MAX
-    for part in parts:
-        if size + len(part) + 1 > MESSAGE_BYTES_MAX:
-            groups.append([])
-            size = 0
-        groups[-1].append(part)
-        size += len(part) + 1
-    return groups

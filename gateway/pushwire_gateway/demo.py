@@ -32,6 +32,7 @@ REPORT_EVERY_S = 5.0
 WORKER_LIFE_S = (8.0, 20.0)
 FAIL_SHARE = 0.05
 READY_TIMEOUT_S = 20.0
+WATCH_EVERY_S = 0.25
 
 
 async def publish_orders(url: str, data: str, counts: Counter[str]) -> None:
@@ -64,12 +65,15 @@ async def handle_orders(url: str, data: str, name: str, counts: Counter[str]) ->
             await asyncio.sleep(random.uniform(0.05, 0.3))
             if message.redelivered:
                 counts["redelivered"] += 1
-            if random.random() < FAIL_SHARE:
-                message.nack(error="card declined")
-                counts["nacked"] += 1
-            else:
-                message.ack()
-                counts["acked"] += 1
+            try:
+                if random.random() < FAIL_SHARE:
+                    message.nack(error="card declined")
+                    counts["nacked"] += 1
+                else:
+                    message.ack()
+                    counts["acked"] += 1
+            except pushwire.LeaseLost:  # the connection broke meanwhile: it is delivered again
+                counts["lost"] += 1
 
 
 def dev_traffic_token(data: str) -> str:
@@ -98,7 +102,9 @@ def start_gateway(data: str, port: int, ready: Path) -> subprocess.Popen[bytes]:
     """The gateway as `pushwire serve --dev` runs it; what it prints goes where ours goes."""
     command = [sys.executable, "-m", "pushwire_gateway", "serve", "--dev"]
     command += ["--data", data, "--port", str(port), "--ready-file", str(ready)]
-    return subprocess.Popen(command)
+    gateway = subprocess.Popen(command)
+    click.echo(f"demo: the gateway is process {gateway.pid}; after `kill -9 {gateway.pid}` it is started again")
+    return gateway
 
 
 async def wait_ready(gateway: subprocess.Popen[bytes], ready: Path) -> str:
@@ -121,18 +127,35 @@ async def run(data: str, port: int, seconds: float | None) -> int:
     with tempfile.TemporaryDirectory(prefix="pushwire-demo-") as folder:
         ready = Path(folder) / "ready.json"
         gateway = start_gateway(data, port, ready)
+        busy: asyncio.Future[None] | None = None
+        over = asyncio.ensure_future(stop.wait())
+        ends_at = None if seconds is None else loop.time() + seconds
         try:
             busy = asyncio.ensure_future(traffic(await wait_ready(gateway, ready), data))
-            over = asyncio.ensure_future(stop.wait())
-            await asyncio.wait([busy, over], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            busy.cancel()
-            over.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await busy
+            while not (over.done() or busy.done() or (ends_at is not None and loop.time() >= ends_at)):
+                await asyncio.wait([busy, over], timeout=WATCH_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+                if gateway.poll() is not None and not over.done():
+                    gateway = await start_again(gateway, data, port, ready)
         finally:
+            over.cancel()
+            if busy is not None:
+                busy.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await busy
             if gateway.poll() is None:
                 gateway.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(gateway.wait)
+
+
+async def start_again(gateway: subprocess.Popen[bytes], data: str, port: int, ready: Path) -> subprocess.Popen[bytes]:
+    """Another gateway in the place of one that was killed. One that ended by itself ends the demo."""
+    if gateway.returncode >= 0:
+        raise SystemExit(gateway.returncode)
+    click.echo(f"demo: the gateway was killed (signal {-gateway.returncode}); starting it again")
+    ready.unlink()
+    again = start_gateway(data, port, ready)
+    await wait_ready(again, ready)
+    return again
 
 
 @click.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from math import ceil
 from random import random
 from typing import Any, Protocol
 
@@ -101,6 +102,7 @@ class Engine:
             on_broken,
             self.turn,
             batch_messages_max=settings.batch_messages_max,
+            batch_bytes_max=settings.batch_bytes_max,
             waiting_messages_max=settings.batcher_messages_max,
             waiting_bytes_max=settings.batcher_bytes_max,
         )
@@ -213,7 +215,7 @@ class Engine:
                     self._note(group, effect.held, "acked", effect.session)
             else:
                 settlements.append(self._ended(group, effect))
-        self.batcher.settle(settlements)
+        self.batcher.settle(settlements, effects.settled_bytes)
 
     def _ended(self, group: Group, effect: Any) -> Settlement:
         """A delivery, or a wait, that ended other than by an ack."""
@@ -244,7 +246,7 @@ class Engine:
             )
         message, deliveries, failures = effect.message, effect.deliveries, effect.failures
         if type(effect) is Retried:
-            return Retry(group, message, to_ms(effect.due), deliveries, failures, last)
+            return Retry(group, message, ceil(effect.due * 1000), deliveries, failures, last)
         if type(effect) is Counted:
             return StoreCounted(group, message, deliveries, failures, last)
         if effect.drop:

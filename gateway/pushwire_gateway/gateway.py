@@ -12,7 +12,7 @@ from typing import Any
 
 from pushwire.wire.decode import SCHEDULE_MS_MAX
 from pushwire.wire.frames import Ack, Extend, Nack, Reject, Release, Subscribe, SubscribeTail
-from pushwire_storage.base import Append, CreateGroup, CreateTopic, Group, Message, StoreError, Topic
+from pushwire_storage.base import Append, CreateGroup, CreateTopic, Group, Message, Refused, StoreError, Topic
 
 from .caps import Caps
 from .clock import Clock, to_ms
@@ -154,6 +154,7 @@ class Gateway:
             done(refusal)
 
         def found(topic: Topic | None, refusal: Refusal | None) -> None:
+            self.engine.batcher.unreserve(len(messages), size_bytes)
             if topic is None:
                 tally.refused += 1
                 done(refusal)
@@ -166,6 +167,8 @@ class Gateway:
             return None
         refusal = self._may_create(principal, topic)
         if refusal is None:
+            # Those that wait for their topic take the same room as those that wait for their commit.
+            self.engine.batcher.reserve(len(messages), size_bytes)
             self._create_topic(principal, topic, found)
         else:
             tally.refused += 1
@@ -216,11 +219,10 @@ class Gateway:
 
     def _create_topic(self, principal: Principal, name: str, found: TopicFound) -> None:
         def created(change: CreateTopic, error: StoreError | None) -> None:
-            refused = change.refused
             if change.result is not None:
                 found(change.result, None)
             else:
-                found(None, failure(error) if refused is None else Refusal(refused.code, refused.detail))
+                found(None, failure(error or change.refused))
 
         self.topics.create(principal.tenant, name, None, created)
 
@@ -243,7 +245,7 @@ class Gateway:
             _give(known, owner, found)
         elif not principal.may("create", topic.name, wanted.group):
             found(None, Refusal("group_not_found"))
-        elif self.topics.count_groups(topic) >= self.settings.groups_per_topic:
+        elif not self.topics.may_add_group(topic, wanted.group, self.settings.groups_per_topic):
             found(None, Refusal("too_many_groups"))
         else:
 
@@ -335,6 +337,7 @@ class Gateway:
     def announced_limits(self, principal: Principal) -> dict[str, int]:
         """What `welcome` says of limits."""
         settings = self.settings
+        publish_per_s, publish_burst = self.throttle.publish_limit(principal.limits.publish_per_s)
         return {
             "message_bytes_max": settings.message_bytes_max,
             "frame_bytes_max": settings.frame_bytes_max,
@@ -342,8 +345,8 @@ class Gateway:
             "in_flight_bytes_max": settings.in_flight_bytes_max,
             "subscriptions_max": settings.subscriptions_per_connection,
             "resume_grace_ms_max": int(settings.resume_grace_s_max * 1000),
-            "publish_per_s": principal.limits.publish_per_s or settings.publish_per_s,
-            "publish_burst": settings.publish_burst,
+            "publish_per_s": publish_per_s,
+            "publish_burst": publish_burst,
         }
 
     def tally(self, tenant: str) -> Tally:
@@ -365,9 +368,11 @@ class Gateway:
         return {"status": status, "store": self.engine.store.version, "node": self.settings.node}
 
 
-def failure(error: StoreError | None) -> Refusal:
+def failure(why: StoreError | Refused | None) -> Refusal:
     """What a store's error is to whoever asked."""
-    return Refusal("internal" if error is None else error.code, str(error or ""))
+    if isinstance(why, Refused):
+        return Refusal(why.code, why.detail)
+    return Refusal("internal" if why is None else why.code, str(why or ""))
 
 
 def _settle_times(message: Message, now_ms: int) -> bool:
@@ -402,5 +407,4 @@ def _throttled(verdict: Verdict) -> Refusal:
 def _outcome(append: Append, error: StoreError | None) -> Refusal | None:
     if error is not None:
         return failure(error)
-    refused = append.refused
-    return None if refused is None else Refusal(refused.code, refused.detail)
+    return None if append.refused is None else failure(append.refused)

@@ -49,11 +49,11 @@ class _Refused(Exception):
 class HttpProtocol(HttpToolsProtocol):
     """From accept to the end, or to the upgrade."""
 
-    def __init__(self, hub: Hub, config: Config, state: ServerState) -> None:
+    def __init__(self, hub: Hub, config: Config, state: ServerState, admission: Admission) -> None:
         super().__init__(config, state, {}, hub.loop)
         self._hub = hub
         self._limits = hub.gateway.settings
-        self._admission: Admission | None = None
+        self._admission = admission  # a WebSocket takes it along
         self._secure = False  # TLS: cannot be half-closed
         self._phase = IDLE
         self._deadline = float("inf")  # of the phase
@@ -66,9 +66,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     # --- the connection's life -----------------------------------------------------------------------------------
 
-    def adopt(self, transport: asyncio.Transport, admission: Admission) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """The connection has been let in: begin to read requests."""
-        self._admission = admission
         self._hub.join(self)
         super().connection_made(transport)
         self._secure = transport.get_extra_info("sslcontext") is not None
@@ -77,8 +76,6 @@ class HttpProtocol(HttpToolsProtocol):
         self._expect(HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._admission is None:
-            return  # never adopted, or a WebSocket by now
         self._admission.release()
         self._hub.leave(self)
         self._phase = LINGER
@@ -360,8 +357,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._open_websocket(rest)
 
     def _open_websocket(self, rest: bytes) -> None:
-        hub, transport, admission = self._hub, self.transport, self._admission
-        assert admission is not None  # adopted, or there would be no request
+        hub, transport = self._hub, self.transport
         request = UpgradeRequest(self.scope["method"], self.url, self.scope["http_version"], self.headers)
         handshake = negotiate(hub.gateway, request, hub.origins, secure=self._secure)
         if isinstance(handshake, bytes):
@@ -369,11 +365,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._linger(handshake)
             return
         self._phase = UPGRADED
-        self._admission = None
         self.connections.discard(self)
         self.parser = None  # type: ignore[assignment]  # breaks the cycle of parser and callbacks, as uvicorn does
-        self.flow.resume_reading()
-        connection = Connection(hub, transport, handshake, admission)
+        connection = Connection(hub, transport, handshake, self._admission)
         hub.join(connection)
         hub.leave(self)
         connection.start(handshake, full=self.flow.write_paused)

@@ -18,6 +18,8 @@ from .settings import Settings
 
 _JWT = re.compile(r"[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
 """Three base64url parts: what a token looks like, also in the middle of a header or a URL."""
+_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
+"""As `_JWT`, for tracebacks, where dotted names of modules must stay readable: a JWT begins with an encoded `{"`."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _QUIET = ("websockets", "aiosqlite", "uvicorn", "asyncio", "httptools")
 """Libraries whose DEBUG lines repeat what clients send (headers, tokens, SQL): never below INFO."""
@@ -30,8 +32,8 @@ def redact(text: str) -> str:
 
 def _redact_event(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        if isinstance(value, str) and name != "exception":
-            event[name] = redact(value)
+        if isinstance(value, str):
+            event[name] = _TOKEN.sub("[token]", value) if name == "exception" else redact(value)
     return event
 
 

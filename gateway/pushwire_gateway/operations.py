@@ -29,10 +29,14 @@ from pushwire.wire.frames import (
 )
 from pushwire_storage.base import Group, StoreError, Topic
 
-from .core import model as core
+from .clock import to_ms
 from .refusal import Refusal
 from .rights import Principal
-from .speaker import Speaker
+from .speaker import BEHIND, BUSY, UNCONFIRMED, Speaker
+
+UNCONFIRMED_MAX = 4096
+"""Settlements of one client that wait for their commit before its socket is not read: as many as the largest
+transaction has messages. A disk that is full makes them wait for as long as it is."""
 
 
 class Operations(Speaker):
@@ -63,8 +67,7 @@ class Operations(Speaker):
             if refusal.code == "forbidden":
                 self._fault(now)
             elif refusal.code == "busy":
-                self._link.pause_reading()
-                self._gateway.engine.batcher.when_relieved(self._link.resume_reading)
+                self._rest(BUSY)
 
     # --- subscribe ---------------------------------------------------------------------------------------------
 
@@ -79,17 +82,17 @@ class Operations(Speaker):
             self._error("forbidden", frame.ref)
             self._fault(now)
             return
-        self._coming.add(name)
+        self._coming[name] = []
 
         def ready(group: Group | None, refusal: Refusal | None) -> None:
-            self._coming.discard(name)
+            meanwhile = self._coming.pop(name)
             if self.ended:
                 return
             if group is None:
                 self._refuse(refusal or Refusal("internal"), frame.ref)
             else:
                 self._join(group, name, frame)
-            self._gateway.engine.touch(self)
+            self._catch_up(meanwhile)
 
         self._gateway.find_group(principal, frame, ready)
 
@@ -103,10 +106,10 @@ class Operations(Speaker):
             return
         prefetch_max = min(settings.prefetch_max, principal.limits.prefetch or settings.prefetch_max)
         prefetch = min(settings.prefetch if frame.prefetch is None else frame.prefetch, prefetch_max)
-        usual_ms = group.topic.config.ack_timeout_ms or int(settings.ack_timeout_s * 1000)
+        usual_ms = group.topic.config.ack_timeout_ms or to_ms(settings.ack_timeout_s)
         ack_timeout_s = (frame.ack_timeout_ms or usual_ms) / 1000
         ack_timeout_s = min(ack_timeout_s, settings.ack_timeout_s_max)
-        self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=int(ack_timeout_s * 1000)))
+        self.outbox.send(Ok(frame.ref, sub=name, prefetch=prefetch, ack_timeout_ms=to_ms(ack_timeout_s)))
         self._gateway.registry.join(self._held, name, group, prefetch, ack_timeout_s)
 
     def on_subscribe_tail(self, frame: SubscribeTail, now: float) -> None:
@@ -131,17 +134,17 @@ class Operations(Speaker):
             self._find_tail(principal, name, frame)
 
     def _find_tail(self, principal: Principal, name: str, frame: SubscribeTail) -> None:
-        self._coming.add(name)
+        self._coming[name] = []
 
         def ready(topic: Topic | None, seq: int, refusal: Refusal | None) -> None:
-            self._coming.discard(name)
+            meanwhile = self._coming.pop(name)
             if self.ended:
                 return
             if topic is None:
                 self._refuse(refusal or Refusal("internal"), frame.ref)
             else:
                 self._follow(topic, seq, name, frame.ref)
-            self._gateway.engine.touch(self)
+            self._catch_up(meanwhile)
 
         self._gateway.find_tail(principal, frame, ready)
 
@@ -155,36 +158,46 @@ class Operations(Speaker):
         self.outbox.send(Ok(ref, sub=name, epoch=self._gateway.engine.store.epoch, seq=seq))
         self._following.follow(name, topic, seq)
 
+    def _catch_up(self, meanwhile: Sequence[Unsubscribe | Flow]) -> None:
+        """The subscription is there, or was refused: do what was asked of it since."""
+        for later in meanwhile:
+            self._change(later, self._gateway.clock.now())
+        self._gateway.engine.touch(self)
+
     def on_unsubscribe(self, frame: Unsubscribe, now: float) -> None:
-        if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
-            return
-        if frame.sub in self._following:
-            self._following.stop(frame.sub)
-        else:
-            sub = self._subscription(frame.sub, frame.ref)
-            if sub is None or self._held is None:
-                return
-            self._gateway.registry.part(self._held, [sub])
-        if frame.ref is not None:
-            self.outbox.send(Ok(frame.ref))
+        self._on_change(frame, now)
 
     def on_flow(self, frame: Flow, now: float) -> None:
-        principal = self._known(frame.ref)
-        if principal is None or not self._controls_allowed(frame.ref):
-            return
-        sub = self._subscription(frame.sub, frame.ref)
-        if sub is not None:
-            settings = self._gateway.settings
-            prefetch = min(frame.prefetch, settings.prefetch_max, principal.limits.prefetch or frame.prefetch)
-            self._gateway.engine.core.flow(sub, prefetch, now)
-            if frame.ref is not None:
-                self.outbox.send(Ok(frame.ref, prefetch=prefetch))
+        self._on_change(frame, now)
 
-    def _subscription(self, name: str, ref: Ref | None) -> core.Subscription | None:
-        sub = None if self._core is None else self._core.subs.get(name)
-        if sub is None:
-            self._error("unknown_subscription", ref)
-        return sub
+    def _on_change(self, frame: Unsubscribe | Flow, now: float) -> None:
+        if self._known(frame.ref) is None or not self._controls_allowed(frame.ref):
+            return
+        coming = self._coming.get(frame.sub)
+        if coming is None:
+            self._change(frame, now)
+        else:  # asked in the right order, so it is also done in that
+            coming.append(frame)
+
+    def _change(self, frame: Unsubscribe | Flow, now: float) -> None:
+        principal = self._known(frame.ref)
+        sub = None if self._held is None else self._held.core.subs.get(frame.sub)
+        if principal is None or self._held is None:
+            return
+        prefetch = None
+        if type(frame) is Unsubscribe and frame.sub in self._following:
+            self._following.stop(frame.sub)
+        elif sub is None:
+            self._error("unknown_subscription", frame.ref)
+            return
+        elif type(frame) is Flow:
+            prefetch_max = self._gateway.settings.prefetch_max
+            prefetch = min(frame.prefetch, prefetch_max, principal.limits.prefetch or prefetch_max)
+            self._gateway.engine.core.flow(sub, prefetch, now)
+        else:
+            self._gateway.registry.part(self._held, [sub])
+        if frame.ref is not None:
+            self.outbox.send(Ok(frame.ref, prefetch=prefetch))
 
     # --- settle ------------------------------------------------------------------------------------------------
 
@@ -197,18 +210,27 @@ class Operations(Speaker):
         if stale:
             self._error("stale_lease", frame.ref, leases=stale)
         elif frame.ref is not None:
-            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, int((deadline - now) * 1000))))
+            self.outbox.send(Ok(frame.ref, expires_in_ms=max(0, to_ms(deadline - now))))
 
     def _confirm(self, ref: Ref | None, stale: Sequence[str]) -> None:
         """Without ref: only what had no effect is reported, at once. With ref: one reply, after the COMMIT."""
+        if self._gateway.engine.batcher.behind:
+            self._rest(BEHIND)
         if ref is None:
             if stale:
                 self._error("stale_lease", None, leases=stale)
             return
 
+        self._unconfirmed += 1
+        if self._unconfirmed > UNCONFIRMED_MAX:
+            self._pause(UNCONFIRMED)
+
         def committed(error: StoreError | None) -> None:
             if self.ended:
                 return
+            self._unconfirmed -= 1
+            if self._unconfirmed <= UNCONFIRMED_MAX // 2:
+                self._resume(UNCONFIRMED)
             if error is not None:
                 self._error(error.code, ref)
             elif stale:

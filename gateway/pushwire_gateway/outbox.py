@@ -6,6 +6,7 @@ must not know what a frame means, read a clock or touch a socket.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pushwire.wire.codes import CLOSES
@@ -142,3 +143,16 @@ class StallWatch:
             self._since = now
         self._drained = drained
         return unsent > 0 and now - self._since >= limit_s
+
+
+def grouped(parts: Sequence[bytes], bytes_max: int) -> list[list[bytes]]:
+    """Parts in their order, in few groups of at most `bytes_max` with one byte between them; a larger part alone."""
+    groups: list[list[bytes]] = [[]]
+    size = 0
+    for part in parts:
+        size += len(part) + 1
+        if size > bytes_max and groups[-1]:
+            groups.append([])
+            size = len(part) + 1
+        groups[-1].append(part)
+    return groups

@@ -68,6 +68,9 @@ class SessionLike(Protocol):
     def receive(self, frames: Sequence[ClientFrame], now: float) -> None:
         """Frames in the order in which they were sent; at least one. Never called after `closed`."""
 
+    def heard(self, now: float) -> None:
+        """Bytes have come since the last `check`, operations or parts of one. Called right before it."""
+
     def check(self, now: float) -> None:
         """Time has passed: called every 0.25 to 0.5 s while the WebSocket is open."""
 

@@ -37,12 +37,14 @@ from pushwire.wire.frames import (
 from pushwire_storage.base import Group
 
 from .auth import Unauthorized, UnknownKey
+from .clock import to_ms
 from .core import model as core
 from .operations import Operations
 from .outbox import Outbox
 from .ports import Link
 from .rights import Principal
 from .sessions import Held
+from .speaker import UNSENT
 from .sysstats import Tally
 
 if TYPE_CHECKING:
@@ -128,9 +130,18 @@ class Session(Operations):
             if self.ended:
                 break
             _HANDLERS[type(frame)](self, frame, now)
+            if self._principal is None and type(frame) not in _BEFORE_AUTH:
+                self._fault(now)  # has been answered like any other; but a stranger is not answered for long
         engine = self._gateway.engine
         engine.touch(self)
         engine.turn()
+        if self.outbox.above_high:
+            self._pause(UNSENT)  # it asks for more than it reads
+
+    def heard(self, now: float) -> None:
+        """Any bytes are a sign of life: a large message on a slow line takes longer than a ping may."""
+        self._heard_at = now
+        self._pinged_at = 0.0
 
     def check(self, now: float) -> None:
         """Called a few times a second: everything that happens because time passes."""
@@ -146,6 +157,9 @@ class Session(Operations):
         elif self._revoked(self._principal):
             self._end_now(4401)
             return
+        if self._paused & ~UNSENT:
+            self._heard_at = now  # it is we who do not listen
+            self._pinged_at = 0.0
         if self._pinged_at:
             if now - self._pinged_at >= settings.pong_timeout_s:
                 self._end_now(4001)
@@ -158,6 +172,8 @@ class Session(Operations):
         """The transport has drained."""
         self.outbox.flush()
         self._following.catch_up()
+        if self.outbox.below_low:
+            self._resume(UNSENT)
 
     def closed(self, now: float) -> None:
         """The connection is gone: its leases go back, at once or after the session's grace."""
@@ -168,7 +184,7 @@ class Session(Operations):
 
     def push(self, sub: core.Subscription, deliveries: list[core.Pending], now: float) -> None:
         group: Group = sub.group.handle
-        expires_in_ms = int(sub.ack_timeout_s * 1000)
+        expires_in_ms = to_ms(sub.ack_timeout_s)
         self._tally.delivered += len(deliveries)
         self.outbox.send(Messages(sub.name, group.topic.name, expires_in_ms, deliveries))
 
@@ -203,6 +219,8 @@ class Session(Operations):
     # --- who the client is -------------------------------------------------------------------------------------
 
     def on_auth(self, frame: Auth, now: float) -> None:
+        if not self._controls_allowed(frame.ref):  # first: a signature is by far the dearest thing to ask for
+            return
         try:
             principal = self._gateway.verifier.verify(frame.token, now)
         except UnknownKey:
@@ -243,7 +261,8 @@ class Session(Operations):
             self._admit(principal, frame, now)
         elif (principal.tenant, principal.subject) != (known.tenant, known.subject):
             self._error("forbidden", frame.ref, detail="a refresh must name the same subject and tenant")
-        elif self._controls_allowed(frame.ref):
+            self._fault(now)
+        else:
             self._refresh(principal, frame, now)
 
     def _admit(self, principal: Principal, frame: Auth | None, now: float) -> None:
@@ -252,7 +271,9 @@ class Session(Operations):
             self._end(1012)
             return
         settings, ref = self._gateway.settings, None if frame is None else frame.ref
-        subs = self._resume(frame, principal, now)  # before the seat: the connection that had it gives up its own
+        subs = self._resume_session(
+            frame, principal, now
+        )  # before the seat: the connection that had it gives up its own
         limit = min(principal.limits.connections or settings.connections_per_subject, settings.connections_per_subject)
         self._seat = self._gateway.caps.take_subject(principal.tenant, principal.subject, limit)
         if self._seat is None:
@@ -279,8 +300,8 @@ class Session(Operations):
                 session=self._held.secret,
                 server=SERVER,
                 epoch=self._gateway.engine.store.epoch,
-                heartbeat_ms=int(settings.ping_interval_s * 1000),
-                pong_timeout_ms=int(settings.pong_timeout_s * 1000),
+                heartbeat_ms=to_ms(settings.ping_interval_s),
+                pong_timeout_ms=to_ms(settings.pong_timeout_s),
                 expires_in_ms=self._expires_in_ms(now),
                 limits=self._gateway.announced_limits(self._principal),
             )
@@ -295,7 +316,7 @@ class Session(Operations):
             self._error("conflict", frame.ref, detail="a session is resumed before the first subscription")
             return
         lost = self._part_forbidden(self._held, principal)
-        subs = self._resume(frame, principal, now)
+        subs = self._resume_session(frame, principal, now)
         self._accept(principal)
         self._confirm_auth(frame, subs, now)
         for sub in lost:
@@ -318,7 +339,7 @@ class Session(Operations):
             ok.session, ok.resumed, ok.subs = self._held.secret, subs is not None, subs
         self.outbox.send(ok)
 
-    def _resume(self, frame: Auth | None, principal: Principal, now: float) -> Leases | None:
+    def _resume_session(self, frame: Auth | None, principal: Principal, now: float) -> Leases | None:
         """Take over the session that the frame names. Returns the leases it holds by subscription; None when there is
         none to take over: no secret, a foreign one, or too late."""
         if frame is None or frame.session is None:
@@ -349,7 +370,7 @@ class Session(Operations):
         return lost
 
     def _expires_in_ms(self, now: float) -> int:
-        return max(0, int((self._expires_at - now) * 1000))
+        return max(0, to_ms(self._expires_at - now))
 
     def _expire(self, now: float) -> None:
         """The token ended: delivery stops and the leases go back, now. A fresh token may still save the connection."""
@@ -383,6 +404,7 @@ class Session(Operations):
             self._seat.release()
             self._seat = None
         self._gateway.sessions.discard(self)
+        self._gateway.engine.batcher.forget_relief(self._relieved)
         self.ended = True
 
     def _end(self, code: int, retry_after_ms: int | None = None) -> None:
@@ -400,6 +422,9 @@ class Session(Operations):
 def _about_session(frame: Auth) -> bool:
     return frame.session is not None or frame.resume_grace_ms is not None
 
+
+_BEFORE_AUTH = frozenset({Auth, Malformed})
+"""What a client may say before it is known, and what `_fault` counts anyway."""
 
 _HANDLERS: dict[type, Any] = {
     Ack: Session.on_settle,

@@ -182,7 +182,7 @@ class Settings(BaseSettings):
         65_536, 1, 10_000_000, "messages waiting for a transaction before publishes are refused busy"
     )
     batcher_bytes_max: int = _int(
-        64 * MIB, MIB, 4 * GIB, "bytes waiting for a transaction before publishes are refused busy"
+        64 * MIB, MIB, 4 * GIB, "bytes waiting for a transaction before publishes are refused busy or acks not read"
     )
     drain_s: float = _float(10, 0.1, 300, "from SIGTERM to exit")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe line logged")

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pushwire.wire.frames import Error, Ref
+from pushwire.wire.frames import Error, Flow, Ref, Unsubscribe
 
 from .core import model as core
 from .following import Following
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 MINUTE_S = 60.0
 
+BUSY, UNSENT, UNCONFIRMED, BEHIND = 1, 2, 4, 8
+"""Reasons not to read a socket: publishes are refused, the client does not read, its settlements wait for the disk,
+those of all clients together do."""
+
 
 class Speaker:
     """One WebSocket client, as far as it can be spoken to."""
@@ -38,7 +42,9 @@ class Speaker:
         "_held",
         "_link",
         "_made",
+        "_paused",
         "_principal",
+        "_unconfirmed",
         "ended",
         "id",
         "outbox",
@@ -54,8 +60,11 @@ class Speaker:
         self._held: Held | None = None
         self._expired = False
         self._faults: deque[float] | None = None
-        self._coming: set[str] = set()  # subscriptions that wait for the store
+        # Subscriptions that wait for the store, with what was asked of them meanwhile.
+        self._coming: dict[str, list[Unsubscribe | Flow]] = {}
         self._made = 0  # names made for subscriptions
+        self._paused = 0  # reasons why this socket is not read
+        self._unconfirmed = 0  # settlements with `ref` whose commit is not over
         self._following = Following(gateway, outbox, self._trouble)
         self.ended = False
 
@@ -66,6 +75,30 @@ class Speaker:
     @property
     def _core(self) -> core.Session | None:
         return None if self._held is None else self._held.core
+
+    # --- whether its socket is read ----------------------------------------------------------------------------
+
+    def _pause(self, reason: int) -> None:
+        self._paused |= reason
+        self._link.pause_reading()
+
+    def _resume(self, reason: int) -> None:
+        if self._paused & reason:
+            self._paused &= ~reason
+            if not self._paused:
+                self._link.resume_reading()
+
+    def _relieved(self) -> None:
+        """The batcher has room again."""
+        self._resume(BUSY)
+        self._resume(BEHIND)
+
+    def _rest(self, reason: int) -> None:
+        """Read nothing until the batcher has room again."""
+        self._pause(reason)
+        self._gateway.engine.batcher.when_relieved(self._relieved)
+
+    # --- what it is told ---------------------------------------------------------------------------------------
 
     def _error(
         self,

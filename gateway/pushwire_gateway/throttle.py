@@ -428,6 +428,12 @@ class Throttle:
             return _refused("rate_limited_bytes", bytes_wait_s)
         return _refused("rate_limited", hits_wait_s)
 
+    def publish_limit(self, rate_per_s: int | None) -> tuple[int, int]:
+        """Messages a second and at once that `publish` lets pass for a token with this limit of its own, for people;
+        0: no limit."""
+        unit_s, burst, _ = self._messages if rate_per_s is None else self._claimed(rate_per_s)
+        return (0, 0) if unit_s == 0.0 else (round(1 / unit_s), int(burst))
+
     def connect(self, ip: str) -> Verdict:
         """May `ip` open one more connection? IPv6 counts by /64, all of which one client may own.
 

@@ -75,10 +75,12 @@ class Topics:
         coming = sum(of == tenant for of, _ in self._topics_coming) if self._topics_coming else 0
         return len(self.of(tenant)) + coming
 
-    def count_groups(self, topic: Topic) -> int:
-        """Groups the topic has, those being created included."""
+    def may_add_group(self, topic: Topic, name: str, groups_max: int) -> bool:
+        """Whether the topic may have one group more, those being created included; or is being given this one."""
+        if (topic.id, name) in self._groups_coming:
+            return True
         coming = sum(of == topic.id for of, _ in self._groups_coming) if self._groups_coming else 0
-        return len(topic.groups) + coming
+        return len(topic.groups) + coming < groups_max
 
     # --- create ------------------------------------------------------------------------------------------------
 

@@ -39,8 +39,10 @@ async def main() -> int:
     parser.add_argument("topic")
     parser.add_argument("--url", default=os.environ.get("PUSHWIRE_URL", "ws://127.0.0.1:8080"))
     given = parser.parse_args()
+    if not (token := os.environ.get("PUSHWIRE_TOKEN")):
+        parser.error("PUSHWIRE_TOKEN is not set: it takes a token, as `pushwire token` makes")
     lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
-    async with Client(given.url, os.environ.get("PUSHWIRE_TOKEN"), name="example publish") as client:
+    async with Client(given.url, token, name="example publish") as client:
         try:
             outcomes: Any = await client.publish_many(given.topic, [body(line) for line in lines])
         except BatchError as exc:
@@ -55,3 +57,5 @@ if __name__ == "__main__":
         sys.exit(asyncio.run(main()))
     except PushwireError as exc:
         sys.exit(f"{exc.code}: {exc}")
+    except ValueError as exc:
+        sys.exit(str(exc))

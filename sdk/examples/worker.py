@@ -48,12 +48,14 @@ async def main() -> None:
     parser.add_argument("--count", type=int)
     parser.add_argument("--url", default=os.environ.get("PUSHWIRE_URL", "ws://127.0.0.1:8080"))
     given = parser.parse_args()
+    if not (token := os.environ.get("PUSHWIRE_TOKEN")):
+        parser.error("PUSHWIRE_TOKEN is not set: it takes a token, as `pushwire token` makes")
     worker = Worker(given.count)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop.set)
     async with (
-        Client(given.url, os.environ.get("PUSHWIRE_TOKEN"), name="example worker") as client,
+        Client(given.url, token, name="example worker") as client,
         client.subscribe(given.topic, given.group, extend=True) as subscription,
         asyncio.TaskGroup() as tasks,
     ):
@@ -70,3 +72,5 @@ if __name__ == "__main__":
         asyncio.run(main())
     except* PushwireError as group:
         sys.exit("; ".join(f"{exc.code}: {exc}" for exc in group.exceptions if isinstance(exc, PushwireError)))
+    except* ValueError as group:
+        sys.exit("; ".join(str(exc) for exc in group.exceptions))

@@ -326,6 +326,7 @@ class Driver:
         await self._everything_arrives()
         if self.world.persistent:
             await self.world.close()
+            check_tables(self.world.path)
             await self._back()
             await self._everything_arrives()
         for topic in self.topics():
@@ -359,5 +360,3 @@ class Driver:
         while self.lapsed:
             await self.world.settle(*self._settle_lapsed(1.0))
             await self.world.tick(self.world.now_ms)
-
-

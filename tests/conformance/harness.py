@@ -148,6 +148,10 @@ class World:
         self.store.write(batch, finished)
         return over
 
+    def give_batch(self) -> asyncio.Future[Batch]:
+        """An empty batch, behind everything queued so far."""
+        return self.give(Batch())
+
     async def commit(self, *appends: Append, settle: Sequence[Settlement] = ()) -> Batch:
         return await self.over(self.give(Batch(appends=list(appends), settlements=list(settle))))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -34,7 +35,7 @@ class Dev:
         self.url = self.process.line("URL").split()[1]
         self.token = self.process.line("token").split()[1]
         self.exports = self.process.line("export PUSHWIRE_URL=").strip()
-        self.consume = self.process.line("pushwire consume").strip()
+        self.consume = self.process.line().strip()
         self.curl = self.process.line("curl").strip().removesuffix("\\") + self.process.line("-H").strip()
 
     @property
@@ -120,6 +121,7 @@ def test_exit_codes_of_clients(dev):
     assert (conflict.returncode, conflict.stdout) == (FAILED, "")
     assert conflict.stderr.startswith("pushwire: ")
     assert run("publish", env=dev.env).returncode == USAGE
+    assert run("publish", "orders", "-", "--id", "x", env=dev.env).returncode == USAGE
     assert run("consume", "orders", "-n", "0", env=dev.env).returncode == USAGE
     assert run("consume", "orders", "--prefetch", "many", env=dev.env).returncode == USAGE
     assert run("frobnicate", env=dev.env).returncode == USAGE
@@ -186,6 +188,89 @@ def test_ctrl_c_ends_a_consumer_with_130(dev):
         assert not [line for line in consumer.lines if "Traceback" in line]
     finally:
         consumer.end()
+
+
+def test_sigterm_ends_a_consumer_with_130_and_without_a_word(dev):
+    run("publish", "orders", "1", env=dev.env)
+    consumer = Spawned("consume", "orders", "--no-ack", env=dev.env)
+    try:
+        consumer.line("{")
+        consumer.process.send_signal(signal.SIGTERM)
+        assert consumer.wait() == INTERRUPTED
+        assert len(consumer.lines) == 1, consumer.lines
+    finally:
+        consumer.end()
+    assert json.loads(run("consume", "orders", "-n", "1", env=dev.env).stdout)["redelivered"] is True
+
+
+def _expired(dev):
+    made = run("token", "--dev", "--data", str(dev.data), "--sub", "a", "--allow", "publish:*", "--ttl", "60s")
+    head, claims, signature = made.stdout.strip().split(".")
+    values = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+    values["exp"] -= 3600
+    return ".".join((head, base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("="), signature))
+
+
+def test_a_client_that_is_refused_says_what_can_be_done(dev):
+    rights = ("--allow", "consume:orders@billing")
+    narrow = run("token", "--dev", "--data", str(dev.data), "--sub", "a", *rights).stdout.strip()
+    said = {
+        "expired": run("publish", "orders", "1", "--token", _expired(dev), env=dev.env),
+        "no token": run("publish", "orders", "1", "--token", "bad", env=dev.env),
+        "this gateway?": run("publish", "orders", "1", "--token", dev.token[:-4] + "AAAA", env=dev.env),
+        "publish:orders": run("publish", "orders", "1", "--token", narrow, env=dev.env),
+        "consume:orders@default": run("consume", "orders", "--token", narrow, env=dev.env),
+    }
+    for words, done in said.items():
+        assert (done.returncode, done.stdout) == (AUTH, "")
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("publish", "orders", "1"), "PUSHWIRE_TOKEN"),
+        (("publish", "orders", "1", "--token", "a.b.c", "--url", "127.0.0.1:1"), "ws://"),
+    ],
+)
+def test_a_wrong_word_is_2_and_says_which(args, says):
+    done = run(*args)
+    assert (done.returncode, done.stdout) == (USAGE, ""), done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_token_that_no_gateway_would_take_is_not_made_and_one_without_rights_is_pointed_out():
+    long = run("token", "--sub", "a", "--allow", "publish:*", "--ttl", "2h", env=KEYS)
+    assert (long.returncode, long.stdout) == (CONFIG, "")
+    assert "token_lifetime_s_max" in long.stderr
+    idle = run("token", "--sub", "a", env=KEYS)
+    assert idle.returncode == OK
+    assert "--allow" in idle.stderr
+
+
+def test_a_tls_file_that_cannot_be_used_is_named_by_check_config_and_serve(tmp_path):
+    (tmp_path / "no.pem").write_text("nothing")
+    for cert, says in (("none.pem", "none.pem: No such file"), ("no.pem", "are no PEM chain")):
+        env = {
+            **KEYS,
+            "PUSHWIRE_TLS_CERT_FILE": str(tmp_path / cert),
+            "PUSHWIRE_TLS_KEY_FILE": str(tmp_path / "no.pem"),
+            "PUSHWIRE_DATA": str(tmp_path / "data"),
+        }
+        for done in (run("check-config", env=env), run("serve", "--port", "0", env=env)):
+            assert done.returncode == CONFIG
+            assert says in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_without_its_extra_the_command_says_what_to_install(tmp_path):
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No module named click', name='click')")
+    done = run("--help", env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (CONFIG, "")
+    assert "pushwire[gateway]" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_check_config_shows_what_is_in_force_and_no_secret(tmp_path):

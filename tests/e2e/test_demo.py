@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 from pathlib import Path
 
 from support.cli_process import Spawned, run
@@ -39,3 +41,20 @@ def test_the_demo_shows_traffic_that_a_stranger_can_watch(tmp_path):
     assert numbers["acked"] >= 5
     assert not [line for line in demo.lines if "Traceback" in line]
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def test_a_gateway_that_is_killed_is_started_again_and_the_traffic_goes_on(tmp_path):
+    demo = Spawned("--port", str(free_port()), "--data", str(tmp_path / "demo"), module="pushwire_gateway.demo")
+    try:
+        pid = int(re.findall(r"process (\d+)", demo.line("demo: the gateway is process"))[0])
+        demo.line("demo traffic: ")
+        assert pid in _children_of(demo.process.pid)
+        os.kill(pid, signal.SIGKILL)
+        demo.line("demo: the gateway was killed")
+        demo.line("URL")
+        demo.line("demo traffic: ")
+        demo.process.send_signal(signal.SIGTERM)
+        assert demo.wait() == 0, "\n".join(demo.lines)
+    finally:
+        demo.end()
+    assert not [line for line in demo.lines if "Traceback" in line]

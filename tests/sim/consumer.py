@@ -325,7 +325,7 @@ class Consumer(Peer):
         elif dice < 0.11 and self._old:
             self._settle(world.rng.choice(("ack", "nack", "release")), member, self._old[-1:], ref=world.chance(0.5))
         elif dice < 0.12 and not self._refreshing:
-            self.refresh()
+            self.refresh((world.rng.choice(self.groups),) if world.chance(0.3) else ())
         elif dice < 0.14:
             self._trespass(member.want.topic)
         elif dice < 0.155:

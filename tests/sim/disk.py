@@ -63,11 +63,15 @@ class _Reader:
         for row in self.groups.values():
             self.of_topic[row[1]].append(row)
         self.settled = set(self.execute("SELECT pos, group_id FROM settled"))
+        deleted = {topic_id for (topic_id,) in self.execute("SELECT id FROM topics WHERE deleted")}
+        self.strays: list[int] = []  # of no topic
         self.messages: dict[int, Any] = {}
         self.scheduled: set[int] = set()
         for row in self.execute("SELECT pos, id, key, encoding, content_type, headers, data, redriven FROM messages"):
             pos = row[0] & ~SCHEDULED
             topic = self.topics.get(pos >> TOPIC_SHIFT)
+            if topic is None and pos >> TOPIC_SHIFT not in deleted:
+                self.strays.append(pos)
             if topic is None or pos & SEQ_MASK <= topic.floor:
                 continue  # purged, or of a topic that is gone: a chore will come across it
             self.messages[pos] = (pos, *row[1:])
@@ -84,7 +88,10 @@ class _Reader:
 
     def place(self, pos: int) -> tuple[str, int, int]:
         """Topic with its tenant, priority and seq."""
-        topic = self.topics[pos >> TOPIC_SHIFT]
+        topic_id = pos >> TOPIC_SHIFT
+        if topic_id not in self.topics:
+            return f"?/{topic_id}", pos >> SEQ_BITS & 3, pos & SEQ_MASK
+        topic = self.topics[topic_id]
         return f"{topic.tenant}/{topic.name}", pos >> SEQ_BITS & 3, pos & SEQ_MASK
 
     def owed(self, pos: int) -> list[Any]:
@@ -136,6 +143,7 @@ class _Reader:
                 continue
             if pos not in self.messages or group_id not in self.groups:
                 yield f"settlement of nothing: pos {pos}, group {group_id}"
+        yield from (f"message of no topic: pos {pos}" for pos in self.strays)
         for pos, stored in self.messages.items():
             yield from self._stray(pos, stored)
         yield from self.books()

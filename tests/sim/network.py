@@ -22,7 +22,7 @@ from .world import World
 if TYPE_CHECKING:
     from .node import Node
 
-KERNEL_BYTES = 2048
+KERNEL_BYTES = 1024
 """What a client that does not read still takes in, in place of a kernel's hundreds of kilobytes."""
 HIGH_BYTES, LOW_BYTES = 1024, 256
 """Marks of the transport's buffer, in place of asyncio's 64 KiB."""
@@ -46,7 +46,7 @@ class Pipe:
         self._world = world
         self._latency_s = latency_s
         self._deliver = deliver
-        self._free_at = 0.0
+        self._free_at = world.clock_s + latency_s  # the handshake comes first
         self._cut = 0
 
     def send(self, item: Item) -> None:
@@ -76,7 +76,7 @@ class Wire:
         self.unread: deque[Item] | None = None  # the client has stopped reading: what its kernel holds
         self._client = client
         self._gone = False
-        world.at(latency_s, lambda: self._accepted(node, token))
+        world.at(latency_s * 0.9, lambda: self._accepted(node, token))
 
     def _accepted(self, node: Node, token: str | None) -> None:
         self.boot = node.boot

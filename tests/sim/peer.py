@@ -69,6 +69,7 @@ class Peer:
         self._silence_s = 3.0
         self._until_s = float("inf")
         self._refreshing = False
+        self._reduced = False  # the last token allows less than the client wants
         world.at(world.between(0.0, 0.3), self.connect)
         world.at(world.between(0.0, TICK_S), self._tick)
 
@@ -82,19 +83,21 @@ class Peer:
             return
         self._serial += 1
         token = self._token()
+        self._reduced = False
         in_handshake = self.world.chance(0.7)
         self.welcomed = False
         self._heard_s = self.world.clock_s
         cid = f"{self.name}.{self._serial}"
-        self.wire = Wire(self.world, self.node, self, cid, token if in_handshake else None)
+        wire = self.wire = Wire(self.world, self.node, self, cid, token if in_handshake else None)
         if not in_handshake:
-            self.wire.send(CODEC.encode(Auth(token)))
+            dawdles_s = self.world.rng.choice((0.0, 0.0, 0.1, 0.5))
+            self.world.at(dawdles_s, lambda: wire.send(CODEC.encode(Auth(token))))
 
-    def _token(self) -> str:
+    def _token(self, groups: tuple[str, ...] = ()) -> str:
         now = int(self.world.clock_s)
         lifetime_s = 3600 if self.calm else self.lifetime_s
         self._until_s = now + lifetime_s + self.node.settings.token_leeway_s
-        return signed(self.tenant, self.name, self.topics, self.groups, now, now + lifetime_s)
+        return signed(self.tenant, self.name, self.topics, groups or self.groups, now, now + lifetime_s)
 
     def drop(self) -> None:
         """Leave this connection, politely or without a word."""
@@ -121,22 +124,24 @@ class Peer:
             self.world.note("gives up", cid=wire.cid)
             self.drop()
         elif wire is not None and self.welcomed:
-            if self.calm and now > self._until_s - 0.5:
+            if self.calm and (self._reduced or now > self._until_s - 0.5):
                 self.refresh()
             self.on_tick()
         if not self.left:
             self.world.at(TICK_S, self._tick)
 
-    def refresh(self) -> None:
-        """Renew the token on the live connection."""
+    def refresh(self, groups: tuple[str, ...] = ()) -> None:
+        """Renew the token on the live connection; with `groups`, for no others than these."""
         if self.wire is not None and not self._refreshing:
             self._refreshing = True
-            token = self._token()
+            self._reduced = bool(groups)
+            token = self._token(groups)
             self.world.record("con_auth", cid=self.wire.cid, until=ns(self._until_s))
             self.request(Auth(token), self._refreshed)
 
     def _refreshed(self, answer: Answer) -> None:
         self._refreshing = False
+        self._reduced = self._reduced or not isinstance(answer, Ok)  # which token counts is not known
 
     # --- frames ---------------------------------------------------------------------------------------------------
 

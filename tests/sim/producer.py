@@ -39,7 +39,7 @@ class Batch:
 
 
 class Producer(Peer):
-    """Publishes `count` messages, then keeps at it until every one has a clear answer."""
+    """Publishes `count` messages, and keeps at nearly every one until it has a clear answer."""
 
     def __init__(self, world: World, node: Node, tenant: str, name: str, topics: list[str], count: int) -> None:
         super().__init__(world, node, tenant, name)
@@ -141,7 +141,8 @@ class Producer(Peer):
         self._open -= 1
         for draft in batch.drafts:
             self.world.record("pub_info", op=op, q=self.q(batch.topic), mid=draft.id)
-        self._again.append(batch)
+        if self.calm or not self.world.chance(0.08):  # some give up, and never know
+            self._again.append(batch)
 
     def _answered(self, op: str, batch: Batch, answer: Answer, *, late: bool) -> None:
         """A late answer counts too; the batch is being repeated already."""

@@ -57,28 +57,33 @@ class Tally:
         self.figures.update(other.figures)
         self.failed.update(other.failed)
 
+    def enough(self, *, first: bool) -> bool:
+        """Whether to stop: many seeds have failed; or, with `first`, one has broken a promise (not merely crashed)."""
+        broken = any(not problems[0].startswith("exception") for problems in self.failed.values())
+        return (first and broken) or len(self.failed) >= FAILURES_MAX
+
     @property
     def missing(self) -> list[str]:
         return sorted(SOMETIMES - set(self.seen))
 
 
-def run_seeds(seeds: Iterable[int], failures_max: int = FAILURES_MAX) -> Tally:
+def run_seeds(seeds: Iterable[int], *, first: bool = False) -> Tally:
     """Run these seeds one after the other; stops early once enough have failed."""
     logging.disable(logging.CRITICAL)  # broken disks are what this is about
     tally = Tally()
     try:
         for seed in seeds:
             tally.add(simulate(seed))
-            if len(tally.failed) >= failures_max:
+            if tally.enough(first=first):
                 break
     finally:
         logging.disable(logging.NOTSET)
     return tally
 
 
-def _in_parallel(seeds: Sequence[int], jobs: int, failures_max: int) -> Iterator[Tally]:
+def _in_parallel(seeds: Sequence[int], jobs: int, *, first: bool) -> Iterator[Tally]:
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-    run = partial(run_seeds, failures_max=failures_max)
+    run = partial(run_seeds, first=first)
     if jobs == 1:
         yield from map(run, chunks)
         return
@@ -99,15 +104,15 @@ def replay(seed: int, *, whole: bool) -> int:
     return 1 if result.problems else 0
 
 
-def many(seeds: Sequence[int], jobs: int, failures_max: int) -> int:
+def many(seeds: Sequence[int], jobs: int, *, first: bool) -> int:
     """Many seeds. Returns the exit code."""
     started = time.monotonic()
     total = Tally()
-    for tally in _in_parallel(seeds, jobs, failures_max):
+    for tally in _in_parallel(seeds, jobs, first=first):
         for seed, problems in tally.failed.items():
             print(f"seed {seed} FAILED: {problems[0]}\n  again: python tests/sim/run.py --seed {seed}", flush=True)
         total.merge(tally)
-        if len(total.failed) >= failures_max:
+        if total.enough(first=first):
             break
     took_s = time.monotonic() - started
     print(f"{total.seeds} seeds, {total.steps} steps, {took_s:.1f} s ({total.seeds / took_s:.1f} seeds/s)")
@@ -128,7 +133,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=0, help="the first")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--sources", type=Path, help="fail unless what is simulated was loaded from here")
-    parser.add_argument("--first", action="store_true", help="stop at the first seed that fails")
+    parser.add_argument("--first", action="store_true", help="stop at the first seed that breaks a promise")
     options = parser.parse_args()
     for package in (pushwire_gateway, pushwire_storage, wire):
         loaded = Path(str(package.__file__)).resolve()
@@ -136,8 +141,7 @@ def main() -> int:
             parser.error(f"{package.__name__} was loaded from {loaded}")
     if options.seed is not None:
         return replay(options.seed, whole=options.trace)
-    failures_max = 1 if options.first else FAILURES_MAX
-    return many(range(options.start, options.start + options.seeds), options.jobs, failures_max)
+    return many(range(options.start, options.start + options.seeds), options.jobs, first=options.first)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,9 @@ class RecordingSession:
         if self.on_receive is not None:
             self.on_receive(self, frames)
 
+    def heard(self, now: float) -> None:
+        self._note("heard")
+
     def check(self, now: float) -> None:
         self.checks += 1
         self.changed.set()

@@ -49,10 +49,19 @@ async def test_the_answers_to_one_read_are_one_message():
             assert await client.receive() == (TEXT, b'{"op":"ok","ref":1}\n{"op":"ok","ref":2}')
 
 
-@pytest.mark.parametrize("opcode", [TEXT, BINARY])
-async def test_a_message_in_fragments_with_pings_between_them(opcode):
+@pytest.mark.parametrize("fin", [True, False])
+async def test_a_binary_message_is_refused_with_1003(fin):
     async with open_port() as port, await port.websocket() as client:
-        await client.frame(PING_1[:5], opcode, fin=False)
+        await client.frame(PING_1)
+        await client.frame(PING_1, BINARY, fin=fin)
+        assert await client.closed_with() == 1003
+        await port.session.until_called("closed")
+        assert port.session.frames == [Ping(1)]
+
+
+async def test_a_message_in_fragments_with_pings_between_them():
+    async with open_port() as port, await port.websocket() as client:
+        await client.frame(PING_1[:5], fin=False)
         await client.frame(b"are you there", PING)
         assert await client.receive() == (PONG, b"are you there")
         for byte in PING_1[5:-1]:
@@ -130,8 +139,10 @@ async def test_a_character_split_over_fragments_is_whole():
 
 async def test_what_is_no_operation_is_the_sessions_business():
     async with open_port() as port, await port.websocket() as client:
-        await client.frame(b"\xff\xfe", BINARY)
-        await client.frame(b"")
+        await client.frame(b"[]")
+        await client.frame(b"")  # is none, and nobody's
+        await client.frame(b" ")
+        await client.frame(b"{}x")
         await port.session.until(lambda: len(port.session.frames) == 2)
         assert [type(frame).__name__ for frame in port.session.frames] == ["Malformed"] * 2
 

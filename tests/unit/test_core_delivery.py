@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from pushwire_gateway.core.delivery import Delivery
-from pushwire_gateway.core.model import Counted, Died, Policy, Retried, Session, Settled
+from pushwire_gateway.core.model import OVERHEAD_BYTES, Counted, Died, Policy, Retried, Session, Settled
 from pushwire_gateway.core.retry import RetryPolicy
 
 
@@ -311,6 +311,21 @@ def test_bytes_freed_by_one_subscription_feed_another_of_the_session():
     assert [seq for _, seq, _ in pushed(d)] == [1]
     d.ack(s, list(sub.leases), now=1)
     assert pushed(d) == [("b", 7, 1)]
+
+
+def test_what_settlements_keep_in_memory_is_told_with_them():
+    d = core()
+    s = session()
+    sub = d.subscribe(s, "a", "g", 10, 30, now=0)
+    d.arrived("g", 1, rows(1, 2, 3), None, now=0)
+    size_bytes = next(iter(sub.leases.values())).message.size_bytes + OVERHEAD_BYTES
+    assert d.effects().settled_bytes == 0
+    d.ack(s, list(sub.leases)[:2], now=1)
+    assert d.effects().settled_bytes == 2 * size_bytes
+    d.handle_timer(now=31)
+    effects = d.effects()
+    assert len(effects.settlements) == 1
+    assert effects.settled_bytes == size_bytes
 
 
 def test_flow_changes_the_window_and_zero_pauses():

@@ -121,7 +121,7 @@ def test_a_blocked_key_of_many_rows_hides_nothing_and_costs_no_memory():
         effects = d.effects()
         for want in effects.key_wants:
             assert (want.key, want.after_seq) == ("k", served[-1])
-            batch = [seq for seq in range(want.after_seq + 1, 5001)][: want.count]
+            batch = list(range(want.after_seq + 1, 5001))[: want.count]
             d.arrived_key("g", 1, "k", rows(*batch), None, batch[-1] if batch else 5004, now=1)
             effects = d.effects()
         got = [p.message.seq for queue in effects.pushes.values() for p in queue]

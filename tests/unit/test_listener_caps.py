@@ -15,7 +15,7 @@ from websockets.typing import Origin, Subprotocol
 
 from pushwire.wire.codec import dumps, loads
 from pushwire_gateway.listener import SWEEP_SLICE, Listener, tls_context
-from pushwire_gateway.settings import load
+from pushwire_gateway.settings import ConfigError, load
 from support.port import (
     PATIENCE_S,
     Port,
@@ -248,6 +248,18 @@ async def test_a_handshake_sent_with_the_end_of_tls_is_not_lost(authority, files
         await port.until_alone()
 
 
+@pytest.mark.parametrize("scenario", ["talk", "early"])
+def test_the_same_on_the_other_event_loop(scenario, authority, files):
+    """uvloop reads before anybody could start TLS, and its TLS is its own."""
+    uvloop = pytest.importorskip("uvloop", reason="not made for every platform")
+    story = {
+        "talk": test_a_websocket_over_tls_talks_and_closes,
+        "early": test_a_handshake_sent_with_the_end_of_tls_is_not_lost,
+    }[scenario](authority, files)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(asyncio.wait_for(story, PATIENCE_S)) is None
+
+
 async def test_what_is_no_tls_comes_to_nothing(authority, files):
     async with open_port(**files) as port:
         async with await port.client() as client:
@@ -268,7 +280,7 @@ def test_tls_is_version_1_2_or_newer_and_asked_for_by_two_files(files):
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.verify_mode is ssl.CERT_NONE
     files["tls_key_file"].write_text("no key")
-    with pytest.raises(ssl.SSLError):
+    with pytest.raises(ConfigError, match="tls_key_file"):
         tls_context(load(**files))
 
 

@@ -342,11 +342,69 @@ async def test_half_closed_inside_the_body_is_an_error():
         assert app.requests == []
 
 
-async def test_a_client_that_does_not_read_its_answer_is_cut_off():
-    class Large(App):
-        async def answer(self, send, body):
-            await super().answer(send, b"x" * 1024 * 1024)
+async def test_a_head_that_waits_behind_a_slow_answer_is_given_its_time():
+    """Reading is paused then; a client cannot finish a head that nobody reads."""
+    clock, app = SteppedClock(), App()
+    app.may_answer.clear()
+    async with open_port(clock, app=app, open_timeout_s=5) as port, await port.client() as client:
+        third = post("/c", b"3")
+        await client.send(post("/a", b"1"))
+        while not app.requests:
+            await accepted_by(port, app)
+        await client.send(post("/b", b"2") + third[:20])
+        await accepted_by(port, app)
+        for _ in range(10):
+            port.step(4.9)
+        app.may_answer.set()
+        assert (await client.response())[2] == "/a"
+        assert (await client.response())[2] == "/b"
+        await client.send(third[20:])
+        assert (await client.response())[2] == "/c"
 
+
+async def test_a_stream_that_is_not_read_ends_even_if_the_kernel_has_all_of_it():
+    class Stream(App):
+        async def answer(self, send, body):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x" * 8192, "more_body": True})
+            self.disconnected.set()
+            await asyncio.Event().wait()
+
+    clock, app = SteppedClock(), Stream()
+    async with open_port(clock, app=app, write_stall_s=5) as port, await port.client(receive_bytes=4096) as client:
+        await client.send(post("/a", b"1"))
+        await app.disconnected.wait()
+        port.step(1)
+        assert port.only().transport.get_write_buffer_size() == 0
+        port.step(4.9)
+        assert port.listener.connections == 1
+        port.step(0.2)
+        await port.until_alone()
+        for task in port.listener._state.tasks:
+            task.cancel()
+
+
+class Large(App):
+    async def answer(self, send, body):
+        await super().answer(send, b"x" * 1024 * 1024)
+
+
+async def test_a_websocket_behind_a_large_answer_starts_with_a_full_transport():
+    app = Large()
+    async with open_port(app=app) as port, await port.client(receive_bytes=4096) as client:
+        await client.send(post("/a", b"1"))
+        assert (await client.head()).startswith("HTTP/1.1 200")
+        await client.send(upgrade_request())
+        await port.gateway.opened.wait()
+        port.session.outbox.send_encoded(b"held")
+        port.session.outbox.flush()
+        assert port.session.outbox.size_bytes == port.session.link.unsent_bytes + 4
+        await client.take(1024 * 1024)
+        assert "101" in await client.head()
+        assert await client.receive() == (1, b"held")
+
+
+async def test_a_client_that_does_not_read_its_answer_is_cut_off():
     clock, app = SteppedClock(), Large()
     async with open_port(clock, app=app, write_stall_s=5) as port, await port.client(receive_bytes=4096) as client:
         await client.send(post("/a", b"1"))

@@ -14,8 +14,10 @@ from pushwire.wire import decode, frames, jsonv1
 from pushwire.wire.codec import dumps, loads
 from pushwire.wire.codes import CLOSES, DEFINITE_FAILURES, ERRORS
 from pushwire.wire.frames import Delivery, Draft, Error, Malformed, Messages, Ok, Publish, TailBatch, Tailed
+from pushwire_gateway.clock import AnchoredClock
 from pushwire_gateway.gateway import Gateway
 from pushwire_gateway.rights import VERBS, Limits
+from pushwire_gateway.server import make_throttle
 from pushwire_gateway.settings import Settings
 
 DEFAULTS = Settings.model_construct()  # the defaults alone: no environment, no file
@@ -252,7 +254,7 @@ def test_no_limit_of_the_wire_is_left_out() -> None:
 
 def test_what_welcome_announces_is_what_the_document_lists() -> None:
     principal: Any = SimpleNamespace(limits=Limits())
-    gateway: Any = SimpleNamespace(settings=DEFAULTS)
+    gateway: Any = SimpleNamespace(settings=DEFAULTS, throttle=make_throttle(DEFAULTS, AnchoredClock()))
     announced = Gateway.announced_limits(gateway, principal)
     [welcome] = [frame for frame in frames_of("json server") if type(frame) is frames.Welcome]
     assert welcome.limits == announced

@@ -195,18 +195,22 @@ def test_a_tokens_rate_counts_up_to_the_cap_with_twice_itself_as_burst(clock):
         ("greedy", 10**9, 2000),
         ("0", 0, 2000),
     ]:
+        assert throttle.publish_limit(rate_per_s) == (burst // 2, burst)
         assert throttle.publish("t", subject, burst + 1, 0, rate_per_s) is BATCH_TOO_LARGE
         assert throttle.publish("t", subject, burst, 0, rate_per_s) is ALLOWED
         clock.step(0.5)
         assert not throttle.publish("t", subject, burst // 4 + 1, 0, rate_per_s).allowed
         assert throttle.publish("t", subject, burst // 4, 0, rate_per_s).allowed
     assert throttle.publish("t", "unnamed", 500, 0).allowed
+    assert throttle.publish_limit(None) == (100, 500)
 
 
 def test_the_cap_never_cuts_below_the_setting_and_goes_with_the_limit(clock):
     generous = Throttle(clock, publish_per_s=50_000, publish_burst=100_000, publish_per_s_max=10)
     assert generous.publish("t", "s", 100_000, 0, 10**6).allowed
+    assert Throttle(clock, publish_per_s=0).publish_limit(None) == (0, 0)
     for off in (Throttle(clock, publish_per_s=0), Throttle(clock, publish_per_s_max=0)):
+        assert off.publish_limit(0) == (0, 0)
         assert off.publish("t", "s", 2 * 10**6, 0, 10**6).allowed
         assert off.publish("t", "s", 1, 0, 10**6).code == "rate_limited"  # but what the token says holds
         assert off.publish("t", "s", 10**9, 0, 0).allowed

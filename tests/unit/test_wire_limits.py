@@ -382,9 +382,6 @@ def test_dark_corners_of_json(text: str, stored: bytes | None) -> None:
         b'{"op":"ping"',
         b'{"op":"ping"}{"op":"ping"}',
         b'{"op":"ping"},',
-        b"",
-        "",
-        b" ",
     ],
 )
 def test_bytes_that_are_no_utf8_json_object_are_one_malformed_frame(raw: bytes | str) -> None:
@@ -392,6 +389,12 @@ def test_bytes_that_are_no_utf8_json_object_are_one_malformed_frame(raw: bytes |
         [frame] = codec.feed(raw)
         assert type(frame) is Malformed
         assert frame.code == "bad_request"
+
+
+@pytest.mark.parametrize("raw", [b"", "", b" ", " \t", b"\r\n", "\n"])
+def test_an_empty_message_is_an_empty_line_and_says_nothing(raw: bytes | str) -> None:
+    for codec in (GATEWAY, CLIENT):
+        assert codec.feed(raw) == []
 
 
 def test_duplicate_keys_of_an_operation_let_the_last_count() -> None:

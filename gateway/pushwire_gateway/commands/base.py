@@ -6,6 +6,8 @@ Owns how errors become exit codes and how rows become a table or JSON. Talks to 
 from __future__ import annotations
 
 import asyncio
+import base64
+import logging
 import re
 import signal
 import sys
@@ -39,10 +41,15 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 url_option = click.option(
-    "--url", envvar="PUSHWIRE_URL", default="http://127.0.0.1:8080", show_default=True, help="the gateway"
+    "--url",
+    envvar="PUSHWIRE_URL",
+    show_envvar=True,
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="the gateway",
 )
 token_option = click.option(
-    "--token", envvar="PUSHWIRE_TOKEN", required=True, help="a token, as `pushwire token` makes"
+    "--token", envvar="PUSHWIRE_TOKEN", show_envvar=True, required=True, help="a token, as `pushwire token` makes"
 )
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="how to show it"
@@ -91,16 +98,40 @@ def place(context: click.Context, param: click.Parameter, text: str | None) -> p
 # --- running ---------------------------------------------------------------------------------------------------
 
 
-def run_client(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a client command and turn its errors into exit codes."""
+def run_client(work: Callable[[], Coroutine[Any, Any, None]], token: str, needs: str) -> None:
+    """Run a client command and turn its errors into exit codes. `needs`: the right to name when the token lacks it."""
+    logging.getLogger("pushwire").addFilter(_not_said_twice)
     try:
         asyncio.run(work())
+    except pushwire.Unauthorized as exc:
+        fail(f"{exc} ({token_trouble(token)})", EXIT_AUTH)
     except pushwire.PushwireError as exc:
-        fail(str(exc), EXITS.get(exc.code, EXIT_FAILED))
+        hint = {"forbidden": f" (it needs {needs})", "topic_not_found": " (a token with create:... makes one)"}
+        fail(str(exc) + hint.get(exc.code, ""), EXITS.get(exc.code, EXIT_FAILED))
     except ValueError as exc:  # what the SDK refuses before anything is sent
         fail(str(exc), EXIT_USAGE)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _not_said_twice(record: logging.LogRecord) -> bool:
+    """What closed the client is what the command ends with; the client need not say it too."""
+    return not record.getMessage().startswith("closed: ")
+
+
+def token_trouble(token: str) -> str:
+    """What can be seen from outside of a token that was not accepted. Reads it, verifies nothing, quotes nothing."""
+    from pushwire_gateway.clock import AnchoredClock
+
+    try:
+        payload = token.split(".")[1]
+        claims = codec.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        late_s = int(AnchoredClock().now() - claims["exp"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return "it is no token: `pushwire token` makes one"
+    if late_s > 0:
+        return f"it expired {late_s} s ago: `pushwire token` makes a new one"
+    return "is it for this gateway? A key, its kid, the audience or the issuer may differ"
 
 
 def administer(url: str, token: str, work: Callable[[pushwire.Admin], Coroutine[Any, Any, None]]) -> None:
@@ -110,16 +141,14 @@ def administer(url: str, token: str, work: Callable[[pushwire.Admin], Coroutine[
         async with pushwire.Admin(url, token, name="cli") as admin:
             await work(admin)
 
-    run_client(inside)
+    run_client(inside, token, "admin:*")
 
 
 def interruptible() -> None:
-    """SIGTERM ends a command that runs until it is stopped as Ctrl-C does. To be called on its loop."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _interrupt)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
+    """SIGTERM ends a command that runs until it is stopped as Ctrl-C does. To be called in its task."""
+    this = asyncio.current_task()
+    assert this is not None  # a coroutine runs in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
 
 
 def confirm(what: str, yes: bool) -> None:

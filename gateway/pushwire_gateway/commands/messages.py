@@ -96,7 +96,7 @@ def publish(  # noqa: PLR0913 - click passes every option
                 ]
                 await _publish(client, topic, items)
 
-    run_client(work)
+    run_client(work, token, f"publish:{topic}, and create:{topic} where the topic is new")
 
 
 async def _publish(client: pushwire.Client, topic: str, items: list[pushwire.PublishItem]) -> None:
@@ -150,7 +150,7 @@ def consume(
                 if count is not None and seen >= count:
                     break
 
-    run_client(work)
+    run_client(work, token, f"consume:{topic}@{group}, and create:{topic}@{group} where topic or group is new")
 
 
 @click.command()
@@ -181,7 +181,7 @@ def tail(url: str, token: str, topic: str, start: pushwire.Start | None, after: 
                 position = entries.position
                 click.echo(f"pushwire: go on with --after {position.epoch}:{position.seq}", err=True)
 
-    run_client(work)
+    run_client(work, token, f"replay:{topic}, and create:{topic} where the topic is new")
 
 
 async def _print_tail(entries: pushwire.Tail, count: int | None) -> None:

@@ -166,6 +166,7 @@ class Delivery(Endings):
             self._end_leases(session, held)
             for pending in held:
                 pending.held_for = session
+                sub.group.held[session] = sub.group.held.get(session, 0) + 1
                 self._holds.append((now + self._release_hold_s, sub.group, pending, session))
                 self._give_back(sub.group, pending, session, "released", counted=True)
             self.counters.released += len(held)
@@ -213,14 +214,25 @@ class Delivery(Endings):
                 self._dispatch(group, now)
 
     def _holds_over(self, now: float) -> None:
+        over: dict[tuple[Group, Session], None] = {}
         while self._holds and self._holds[0][0] <= now:
             _, group, pending, session = self._holds.popleft()
-            if pending.held_for is session and self._groups.get(group.handle) is group:
+            group.held[session] -= 1
+            if not group.held[session]:
+                del group.held[session]
+            if pending.held_for is session:
                 pending.held_for = None
-                for sub in session.subs.values():
-                    if sub.group is group:
-                        self._freed(sub)
-                self._dispatch(group, now)
+            over[(group, session)] = None
+        for group, session in over:
+            self._offer_again(group, session, now)
+
+    def _offer_again(self, group: Group, session: Session, now: float) -> None:
+        """Messages that the session had released may go to it again."""
+        if self._groups.get(group.handle) is group:
+            for sub in session.subs.values():
+                if sub.group is group:
+                    self._freed(sub)
+            self._dispatch(group, now)
 
     def _lax(self, sub: Subscription, count: int) -> None:
         before, sub.timeouts_in_a_row = sub.timeouts_in_a_row, sub.timeouts_in_a_row + count
@@ -235,7 +247,7 @@ class Delivery(Endings):
         for sub, _ in found:
             sub.timeouts_in_a_row = 0
             self._freed(sub)
-        if session.starved:
+        if found and session.starved:  # else no bytes came free
             self._feed_starved(session, now)
         for sub, _ in found:
             self._dispatch(sub.group, now)

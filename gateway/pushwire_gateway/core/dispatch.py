@@ -12,7 +12,11 @@ from typing import Any
 
 from . import lanes, leases
 from .memory import Ready
-from .model import ENDED, Counters, Effects, Group, Pending, Session, Subscription
+from .model import ENDED, OVERHEAD_BYTES, Counters, Effects, Group, Pending, Session, Subscription
+
+HELD_MAX = 128
+"""Messages a session may have released within the hold time and still be offered others of the group. Whoever looks
+for it has to step over them, so without a bound every operation would cost as much as all that was released."""
 
 
 class Dispatcher:
@@ -32,9 +36,13 @@ class Dispatcher:
         return effects
 
     def _end_leases(self, session: Session, held: Sequence[Pending]) -> None:
+        size_bytes = 0
         for pending in held:
-            session.bytes_in_flight -= pending.message.size_bytes
+            size_bytes += pending.message.size_bytes
             pending.place = ENDED  # unless it goes back to its lane
+        session.bytes_in_flight -= size_bytes
+        # Nearly every lease ends in a settlement; counting all of them costs nothing beside the sum.
+        self._effects.settled_bytes += size_bytes + len(held) * OVERHEAD_BYTES
 
     def _freed(self, sub: Subscription) -> None:
         """The subscription may have room: it waits in its group's ring."""
@@ -58,8 +66,8 @@ class Dispatcher:
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
-            if free <= 0:
-                continue
+            if free <= 0 or (group.held and group.held.get(sub.session, 0) >= HELD_MAX):
+                continue  # back in the ring when a lease ends, or when the holds do
             share = min(free, -(-group.ready // (len(ring) + 1)))
             taken = lanes.take(group, share, sub.session, self._ready)
             if taken:

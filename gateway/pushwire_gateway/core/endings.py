@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from . import keys, lanes
 from .members import Members
-from .model import ENDED, WAITING, Counted, Died, Group, Lane, Pending, Retried, Session, Subscription
+from .model import ENDED, OVERHEAD_BYTES, WAITING, Counted, Died, Group, Lane, Pending, Retried, Session, Subscription
 
 
 class Endings(Members):
@@ -55,6 +55,7 @@ class Endings(Members):
         """Its TTL ended while it waited: what still points at it lets it go when it comes by."""
         lane = group.lanes[pending.message.priority]
         self._ready.forget(pending)
+        self._effects.settled_bytes += pending.message.size_bytes + OVERHEAD_BYTES
         queue = None if pending.message.key is None else lane.keys.get(pending.message.key)
         if queue is None or not any(parked is pending for parked in queue.parked):
             group.ready -= 1

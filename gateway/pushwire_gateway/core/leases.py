@@ -7,12 +7,16 @@ delivery.py does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
+from typing import Any
 
 from .model import LEASED, Pending, Session, Subscription
 
 PREFIX_DIGITS = 3
 """Base-32 digits of a subscription's number inside its session's lease prefix: 32,768 at once, above any cap."""
+LEFT_MAX = 64
+"""Entries of subscriptions that have left, beside as many as there are others, before the heap is built anew: so that
+each one's removal costs no more than its push."""
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -29,19 +33,36 @@ def subscription_prefix(session: Session) -> str:
 
 
 class Deadlines:
-    """One heap entry for each subscription that holds leases: the deadline its oldest lease had when it was armed."""
+    """One heap entry for each subscription that holds leases: the deadline its oldest lease had when it was armed.
 
-    __slots__ = ("_heap", "_serial")
+    An entry outlives the leases it was made for, by up to one ack timeout. It must not keep a subscription alive that
+    has left, and with it a whole connection: consumers that come and go would fill the memory for many minutes.
+    """
+
+    __slots__ = ("_heap", "_left", "_serial")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Subscription]] = []
+        self._heap: list[list[Any]] = []  # [deadline, serial, Subscription, or None once it has left]
+        self._left = 0  # entries whose subscription has left
         self._serial = 0
 
     def arm(self, sub: Subscription, deadline: float) -> None:
-        if not sub.armed:
-            sub.armed = True
+        if sub.armed is None:
             self._serial += 1
-            heappush(self._heap, (deadline, self._serial, sub))
+            sub.armed = [deadline, self._serial, sub]
+            heappush(self._heap, sub.armed)
+
+    def drop(self, sub: Subscription) -> None:
+        """The subscription has left, and holds nothing any more."""
+        if sub.armed is None:
+            return
+        sub.armed[2] = None
+        sub.armed = None
+        self._left += 1
+        if self._left > len(self._heap) // 2 + LEFT_MAX:
+            self._heap = [entry for entry in self._heap if entry[2] is not None]
+            heapify(self._heap)
+            self._left = 0
 
     def next(self) -> float | None:
         """When to call `expired`. May be early: the lease that armed an entry may have been settled since."""
@@ -51,8 +72,11 @@ class Deadlines:
         """Take every lease whose deadline has come out of its subscription."""
         found = []
         while self._heap and self._heap[0][0] <= now:
-            _, _, sub = heappop(self._heap)
-            sub.armed = False
+            sub: Subscription | None = heappop(self._heap)[2]
+            if sub is None:
+                self._left -= 1
+                continue
+            sub.armed = None
             late = []
             for pending in sub.leases.values():
                 if pending.deadline > now:

@@ -117,6 +117,7 @@ class Members(Dispatcher):
         self._effects.pushes.pop(sub, None)
         held = list(sub.leases.values())
         sub.leases.clear()
+        self._deadlines.drop(sub)
         self._end_leases(session, held)
         return held
 

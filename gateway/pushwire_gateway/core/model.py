@@ -151,7 +151,7 @@ class Subscription:
         self.ack_timeout_s = ack_timeout_s
         self.prefix = prefix
         self.leases: dict[str, Pending] = {}
-        self.armed = False  # has an entry in the heap of deadlines
+        self.armed: list[Any] | None = None  # its entry in the heap of deadlines
         self.in_ring = False  # waits in its group's ring for messages
         self.timeouts_in_a_row = 0  # leases that ran out since it last settled anything
 
@@ -159,7 +159,7 @@ class Subscription:
 class Group:
     """A group with at least one member: its members, its lanes, and the ring of members with a free window."""
 
-    __slots__ = ("handle", "lanes", "members", "policy", "prefetch_sum", "ready", "ring")
+    __slots__ = ("handle", "held", "lanes", "members", "policy", "prefetch_sum", "ready", "ring")
 
     def __init__(self, handle: Any, policy: Policy) -> None:
         self.handle = handle  # the store's record; opaque here
@@ -168,6 +168,7 @@ class Group:
         self.prefetch_sum = 0
         self.lanes = [Lane(priority) for priority in range(4)]
         self.ready = 0  # messages in all lanes
+        self.held: dict[Session, int] = {}  # messages that each session released a moment ago
         self.ring: deque[Subscription] = deque()
 
 
@@ -238,6 +239,8 @@ class Effects:
 
     pushes: dict[Subscription, list[Pending]] = field(default_factory=dict)
     settlements: list[Settled | Retried | Counted | Died] = field(default_factory=list)
+    settled_bytes: int = 0
+    """Memory that the settlements keep until they are durable: their messages, overhead included."""
     wants: dict[tuple[Any, int], int] = field(default_factory=dict)
     """(group handle, priority) -> absolute demand."""
     key_wants: list[KeyWant] = field(default_factory=list)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -46,6 +46,9 @@ class Codec(Protocol[F_in, F_out]):
 
         Never raises for what a peer can send: a `Malformed` frame stands for what cannot be read.
         """
+
+    def parse(self, data: bytes | str) -> Iterator[F_in]:
+        """As `feed`, but each frame is read when it is asked for. To be used up before the next message is given."""
 
     def encode(self, frame: F_out) -> bytes:
         """One frame as bytes, to be joined by `join` with others into one WebSocket message."""

@@ -6,7 +6,7 @@ nothing but the framing; decode.py, answers.py and encode.py own the operations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from . import answers, decode
@@ -23,8 +23,8 @@ a hundred is more than the gateway forgives in a minute."""
 def _lines(data: bytes | str) -> Sequence[bytes]:
     # A str with a lone surrogate is no UTF-8; it becomes bytes that the parser refuses.
     raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
-    if b"\n" not in raw:
-        return (raw,)
+    if b"\n" not in raw:  # nearly every message; an empty one is an empty line
+        return () if not raw or raw.isspace() else (raw,)
     return [line for line in raw.split(b"\n") if line.strip()]
 
 
@@ -38,17 +38,19 @@ class JsonServerCodec:
         self._make_message = make_message
 
     def feed(self, data: bytes | str) -> Sequence[ClientFrame]:
-        frames: list[ClientFrame] = []
+        return list(self.parse(data))
+
+    def parse(self, data: bytes | str) -> Iterator[ClientFrame]:
         malformed = 0
         for line in _lines(data):
             frame = decode.decode_line(line, self._make_message)
-            frames.append(frame)
             if type(frame) is Malformed:
                 malformed += 1
                 if malformed == MALFORMED_LINES_MAX:
                     frame.message += "; the rest of this WebSocket message was not read"
-                    break
-        return frames
+                    yield frame
+                    return
+            yield frame
 
     def encode(self, frame: ServerFrame) -> bytes:
         return encode(frame)
@@ -64,7 +66,10 @@ class JsonClientCodec:
     __slots__ = ()
 
     def feed(self, data: bytes | str) -> Sequence[ServerFrame]:
-        return [answers.decode_line(line) for line in _lines(data)]
+        return list(self.parse(data))
+
+    def parse(self, data: bytes | str) -> Iterator[ServerFrame]:
+        return map(answers.decode_line, _lines(data))
 
     def encode(self, frame: ClientFrame) -> bytes:
         return encode(frame)

@@ -1,0 +1,127 @@
+"""What a consumer can make the core do: no operation may cost more for what somebody released, or left behind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from itertools import count
+
+from pushwire_gateway.core.delivery import Delivery
+from pushwire_gateway.core.dispatch import HELD_MAX
+from pushwire_gateway.core.leases import LEFT_MAX
+from pushwire_gateway.core.model import Session
+
+_names = count()
+
+
+class Row:
+    """What the core reads of a message."""
+
+    key = None
+
+    def __init__(self, seq: int, size_bytes: int = 10) -> None:
+        self.seq = seq
+        self.priority = 1
+        self.size_bytes = size_bytes
+
+
+class Link:
+    """A connection, as far as the core sees it."""
+
+
+def session(bytes_max=1 << 20):
+    return Session(link=Link(), lease_prefix=f"n1.{next(_names):016d}", bytes_max=bytes_max)
+
+
+def rows(first, last, size_bytes=10):
+    return [Row(seq, size_bytes) for seq in range(first, last + 1)]
+
+
+def test_a_session_that_left_is_forgotten_at_once():
+    d = Delivery(lambda: 0.5)
+    keeps = session()
+    d.subscribe(keeps, "keeps", "g", 1, 900, now=0)
+    d.arrived("g", 1, rows(1, 2), None, now=0)
+    gone = session()
+    d.subscribe(gone, "gone", "g", 1, 900, now=0)
+    d.disconnect(gone, now=1)
+    d.effects()
+    reference = weakref.ref(gone.link)
+    del gone
+    gc.collect()
+    assert reference() is None
+
+
+def test_consumers_that_come_and_go_leave_no_deadlines_behind():
+    d = Delivery(lambda: 0.5, retry=None)
+    keeps = session()
+    d.subscribe(keeps, "keeps", "other", 1, 900, now=0)
+    d.arrived("other", 1, rows(1, 1), None, now=0)
+    for number in range(1000):
+        s = session()
+        d.subscribe(s, "a", number, 1, 900, now=0)
+        d.arrived(number, 1, rows(1, 1), None, now=0)
+        d.disconnect(s, now=0)
+        d.effects()
+    assert len(d._deadlines._heap) <= 2 * (LEFT_MAX + 1)
+    d.handle_timer(now=900)
+    assert d.counters.timed_out == 1
+    assert d.next_deadline() is None
+
+
+def test_who_has_released_many_is_offered_more_when_the_hold_is_over():
+    d = Delivery(lambda: 0.5, release_hold_s=1.0)
+    s = session()
+    sub = d.subscribe(s, "a", "g", HELD_MAX, 30, now=0)
+    d.arrived("g", 1, rows(1, 3 * HELD_MAX), None, now=0)
+    d.release(s, list(sub.leases), now=0)
+    assert not sub.leases
+    d.handle_timer(now=0.5)
+    assert not sub.leases
+    d.handle_timer(now=1.0)
+    assert [pending.message.seq for pending in sub.leases.values()] == list(range(1, HELD_MAX + 1))
+    assert d._groups["g"].held == {}
+
+
+def test_who_has_released_few_is_offered_others_at_once():
+    d = Delivery(lambda: 0.5, release_hold_s=1.0)
+    s = session()
+    sub = d.subscribe(s, "a", "g", 10, 30, now=0)
+    d.arrived("g", 1, rows(1, 20), None, now=0)
+    d.release(s, list(sub.leases), now=0)
+    assert [pending.message.seq for pending in sub.leases.values()] == list(range(11, 21))
+
+
+def test_another_member_takes_what_was_released_by_one_that_rests():
+    d = Delivery(lambda: 0.5, release_hold_s=1.0)
+    one, two = session(), session()
+    sub = d.subscribe(one, "a", "g", 2 * HELD_MAX, 30, now=0)
+    d.arrived("g", 1, rows(1, 2 * HELD_MAX), None, now=0)
+    d.release(one, list(sub.leases), now=0)
+    other = d.subscribe(two, "b", "g", 5, 30, now=0)
+    assert [pending.message.seq for pending in other.leases.values()] == [1, 2, 3, 4, 5]
+
+
+def test_a_hold_that_outlives_its_group_ends_without_harm():
+    d = Delivery(lambda: 0.5, release_hold_s=1.0)
+    s = session()
+    sub = d.subscribe(s, "a", "g", 1, 30, now=0)
+    d.arrived("g", 1, rows(1, 1), None, now=0)
+    d.release(s, list(sub.leases), now=0)
+    d.unsubscribe(s, [sub], now=0)
+    d.handle_timer(now=1.0)
+    d.handle_timer(now=30.0)  # what is left of the lease's deadline
+    assert d.next_deadline() is None
+
+
+def test_a_stale_ack_asks_no_subscription_that_waits_for_bytes():
+    d = Delivery(lambda: 0.5)
+    s = session(bytes_max=1000)
+    for group in ("g", "h"):
+        d.subscribe(s, group, group, 10, 30, now=0)
+        d.arrived(group, 1, rows(1, 2, size_bytes=900), None, now=0)
+    starved = dict(s.starved)
+    assert starved
+    before = s.starved
+    assert d.ack(s, ["nonsense"], now=0) == ["nonsense"]
+    assert s.starved is before, "looked at again although no bytes came free"
