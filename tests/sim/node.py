@@ -29,7 +29,18 @@ from pushwire_gateway.settings import Settings
 from pushwire_gateway.throttle import Throttle
 from pushwire_gateway.tickets import Tickets
 from pushwire_gateway.tokens import Tokens
-from pushwire_storage.base import Counts, Group, Message, StoreBroken, StoreBusy, StoreError, StoreFull
+from pushwire_storage.base import (
+    Change,
+    Counts,
+    DeleteGroup,
+    Group,
+    Message,
+    StoreBroken,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+)
+from support.judges import FOREVER
 from support.tokens import AUDIENCE, ISSUER, SECRET
 
 from .coroutines import Asyncio, SlowReads, Task
@@ -101,6 +112,18 @@ class WatchedEngine(Engine):
         full = core._ready.tight
         self._full = frozenset(handle for handle, group in core._groups.items() if group.ready) if full else frozenset()
 
+    def watch_changes(self) -> None:
+        """A group that is deleted, perhaps by itself, owes nothing any more; one of the same name begins anew."""
+        change = self.batcher.change
+
+        def noted(what: Change, done: Callable[[StoreError | None], None]) -> None:
+            if isinstance(what, DeleteGroup):
+                q = f"{what.group.topic.tenant}/{what.group.topic.name}"
+                self.world.record("grp_reset", q=q, grp=what.group.name, floor=FOREVER)
+            change(what, done)
+
+        vars(self.batcher)["change"] = noted
+
     def unsubscribe(self, session: core.Session, subs: Sequence[core.Subscription]) -> None:
         leases = [lease for sub in subs for lease in sub.leases]
         if leases:
@@ -164,6 +187,7 @@ class Node:
         clock, settings = self.world, self.settings
         self.engine = WatchedEngine(self.store, clock, self.loop, settings, self._broken, self.world.rng.random)
         self.engine.world = self.world
+        self.engine.watch_changes()
         _finish(self.engine.start())
         throttle = Throttle(
             clock.now,

@@ -20,7 +20,7 @@ happened, for ever.
     over      leases why            the gateway has ended these
     grp_reset q grp floor           moved or purged: a life of its own begins, owed nothing up to `floor` (grp None: all)
     grp_pause q grp                 confirmed               grp_go  q grp  is to be resumed
-    redrive_inv q ids: [[grp, seq], ...]     redrive_ok  q seqs: [[grp, old seq, new seq], ...]
+    redrive_inv q ids: [[grp, seq], ...]     redrive_ok  q seqs: [[grp, old seq, new seq, mid], ...]
     tail_ok   tid q seq [resumed]   tail_shown  tid q seq mid sha [key]    tail_gap  tid q from to
     srv_start boot                  srv_kill  boot                         srv_exit  boot (after a drain)
     final     kind, rows or done    db_dump (owed, unsettled), dlq, orphans, counts (also after a kill), drain
@@ -164,7 +164,7 @@ class Checker:
         self.floors: dict[str, int] = defaultdict(int)  # by topic: purged up to here
         self.pauses: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
         self.redriven: dict[Where, Where | None] = {}  # a letter that was put back -> as what, if that is known
-        self.second_lives: dict[tuple[str, int], tuple[str, str]] = {}  # (q, new seq) -> group, mid
+        self.second_lives: dict[tuple[str, int], tuple[str | None, str]] = {}  # (q, new seq) -> group, mid
         self.tails = judges.Tails(self.bad, self.seen)
 
     def bad(self, code: str, where: Any, text: str) -> None:
@@ -250,10 +250,12 @@ class Checker:
 
     def _second_life(self, e: Event) -> None:
         """A redriven message has a new seq, and is the business of the group it died in alone."""
-        grp, mid = self.second_lives.setdefault((e["q"], e["seq"]), (e.get("grp", ""), e["mid"]))
+        grp = e.get("grp")
+        known, mid = self.second_lives.get((e["q"], e["seq"]), (None, e["mid"]))
+        self.second_lives[e["q"], e["seq"]] = (known or grp, mid)
         self.seen["redriven"] += 1
-        if mid != e["mid"] or e.get("grp", grp) != grp:
-            self.bad("S8", (e["q"], e["seq"]), f"{e['mid']} in {e.get('grp')}, but {mid} was put back for {grp}")
+        if mid != e["mid"] or (known or grp) != (grp or known):
+            self.bad("S8", (e["q"], e["seq"]), f"{e['mid']} in {grp}, but {mid} was put back for {known}")
         if self.mids.setdefault((e["q"], e["seq"]), mid) != mid:
             self.bad("S10", (e["q"], e["seq"]), f"given to {self.mids[e['q'], e['seq']]} and to {mid}")
 
@@ -326,9 +328,9 @@ class Checker:
             for grp, seq in e["ids"]:
                 self.redriven.setdefault((e["q"], grp, seq), None)
             return
-        for grp, old, new in e["seqs"]:
+        for grp, old, new, mid in e["seqs"]:
             self.redriven[e["q"], grp, old] = (e["q"], grp, new)
-            self.second_lives.setdefault((e["q"], new), (grp, self.mids.get((e["q"], old), "")))
+            self._second_life({**e, "grp": grp, "seq": new, "mid": mid})
 
     def _tail(self, step: str, e: Event) -> None:
         self.tails.feed(step, e)
@@ -397,7 +399,7 @@ class Checker:
                     owed = pub.ok_t < FOREVER and (since <= pub.first_t or only)
                     self._judge_fate((q, grp, seq), mid, pub, owed)
         for (q, seq), (grp, mid) in self.second_lives.items():
-            if (q, mid) in self.pubs:
+            if grp is not None and (q, mid) in self.pubs:
                 self._judge_fate((q, grp, seq), mid, self.pubs[q, mid], owed=True)
 
     # --- lives: a group that was moved or purged begins anew ------------------------------------------------------
