@@ -5,6 +5,7 @@ Owns what is asked of the gateway's register of topics, and records it for the c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,7 @@ class Operator:
         self.node = node
         self._busy = busy
         self._paused: dict[tuple[str, str, str], bool] = {}  # (tenant, topic, group) -> as it should be
+        self._asked: Counter[tuple[str, str, str]] = Counter()
         if busy:
             world.at(1.0, self._work)
 
@@ -104,15 +106,19 @@ class Operator:
 
     def _pause(self, group: Group, *, paused: bool) -> None:
         q, key = self._q(group.topic), (group.topic.tenant, group.topic.name, group.name)
+        self._asked[key] += 1
+        asked = self._asked[key]
         if paused:
             self._paused[key] = True
         else:
             self.world.record("grp_go", q=q, grp=group.name)
 
         def changed(error: StoreError | None) -> None:
-            if error is None and paused:
+            if error is not None or asked != self._asked[key]:
+                return  # or the contrary has been asked for meanwhile
+            if paused:
                 self.world.record("grp_pause", q=q, grp=group.name)
-            elif error is None:
+            else:
                 self._paused[key] = False
 
         self.node.gateway.topics.pause(group, paused, changed)

@@ -455,19 +455,28 @@ class Checker:
         stored: dict[str, list[int]] = defaultdict(list)
         for q, seq in sorted({*self.mids, *self.second_lives}):
             stored[q].append(seq)
+        for q, topic in self.topics.items():
+            if topic.get("retain_ns", 0) >= FOREVER:
+                mortal = {seq for (q2, seq), mid in self.mids.items() if q2 == q and self._mortal(q, mid)}
+                kept[q] += [seq for seq in stored[q] if seq > self.floors[q] and seq not in mortal]
         for pairs in (*kept.values(), *newest.values()):
             pairs.sort()  # type: ignore[attr-defined]  # lists of one kind each
-        for q, topic in self.topics.items():
-            if topic.get("retain_ns", 0) >= FOREVER and self.tails.gaps.get(q) and not self.floors[q]:
-                self.bad("S16", q, "a gap in what is retained")
         self.tails.judge(stored, kept, newest, self.limits.slack_ns)
+
+    def _mortal(self, q: str, mid: str) -> bool:
+        """Whether it goes by itself one day."""
+        pub = self.pubs.get((q, mid))
+        return pub is None or pub.schedule.expires_min < FOREVER
 
     def _keyed(self, where: Where, life: list[Lease]) -> judges.Keyed:
         pub = self.pubs.get((where[0], self.mids.get((where[0], where[2]), "")))
         died = min((row.get("t", 0) for row in self.letters.get(where, ())), default=FOREVER)
         second = (where[0], where[2]) in self.second_lives
         due, expires = (0, FOREVER) if pub is None or second else (pub.schedule.due_max, pub.schedule.expires_min)
-        ended = min(died, self._gone_by(where), *(lease.ended for lease in life))
+        # So often delivered, it may have died without a word: a letter that a crash kept from being written.
+        often = min(self.limits.max_failures, self.limits.max_deliveries)
+        ends = [lease.granted if lease.attempt >= often else lease.ended for lease in life]
+        ended = min(died, self._gone_by(where), *ends)
         grants = sorted((lease.con.boot, lease.granted) for lease in life)
         return judges.Keyed(where[2], grants, ended, due, expires)
 

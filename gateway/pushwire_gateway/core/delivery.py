@@ -81,7 +81,10 @@ class Delivery(Endings):
         if group is None:
             return
         lane = group.lanes[priority]
+        if key not in lane.keys or not lane.keys[key].asking:
+            return
         found = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
+        found = [pending for pending in keys.news(lane, key, found) if self._alive(group, pending, now)]
         head = keys.answered(group, lane, key, found, through, self._ready, self._effects)
         if head is not None:
             lanes.insert(group, lane, head)
@@ -99,21 +102,27 @@ class Delivery(Endings):
         self._dispatch(group, now)
 
     def _take_in(self, group: Group, lane: Lane, pending: Pending, now: float) -> None:
+        if not self._alive(group, pending, now):
+            return
+        self._ready.add(pending.message.size_bytes)
+        if pending.message.key is None or keys.admit(lane, pending, self._ready):
+            lanes.insert(group, lane, pending)
+
+    def _alive(self, group: Group, pending: Pending, now: float) -> bool:
+        """Whether a message that comes in may still be delivered. Sees to its TTL."""
         message = pending.message
         if pending.deliveries:
             reason = group.policy.retry.verdict(pending.deliveries, pending.failures)
             if reason is not None:
                 self._die(group, pending, reason, None)
-                return
+                return False
         if message.expires_ms is not None:
             if message.expires_ms / 1000 <= now:
                 self._expire(group, pending)
-                return
+                return False
             self._serial += 1
             heappush(self._expiries, (message.expires_ms / 1000, self._serial, group, pending))
-        self._ready.add(message.size_bytes)
-        if message.key is None or keys.arrive(lane, pending, self._ready):
-            lanes.insert(group, lane, pending)
+        return True
 
     # --- settlements -------------------------------------------------------------------------------------------
 
@@ -168,7 +177,7 @@ class Delivery(Endings):
                 pending.held_for = session
                 sub.group.held[session] = sub.group.held.get(session, 0) + 1
                 self._holds.append((now + self._release_hold_s, sub.group, pending, session))
-                self._give_back(sub.group, pending, session, "released", counted=True)
+                self._give_back(sub.group, pending, session, "released", now, counted=True)
             self.counters.released += len(held)
         self._after(session, found, stale, now)
         return stale

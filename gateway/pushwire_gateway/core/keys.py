@@ -48,13 +48,15 @@ class KeyQueue:
                 self.seen.add(self.holder)
 
     def _drop(self, pending: Pending, ready: Ready) -> None:
+        """The store has it still, and will be asked."""
         self.dropped_max = max(self.dropped_max, pending.message.seq)
         self.seen.discard(pending.message.seq)
-        ready.remove(pending.message.size_bytes)
+        ready.forget(pending)
 
 
-def arrive(lane: Lane, pending: Pending, ready: Ready) -> bool:
-    """Whether a keyed message that comes in may join its lane; if not, it has been put to wait."""
+def admit(lane: Lane, pending: Pending, ready: Ready) -> bool:
+    """Whether a keyed message that comes in may join its lane, or one that lies there may be handed out: another may
+    have taken its place meanwhile, and that one may be gone too. If not, it has been put to wait."""
     message = pending.message
     seq = message.seq
     queue = lane.keys.get(message.key)
@@ -68,15 +70,6 @@ def arrive(lane: Lane, pending: Pending, ready: Ready) -> bool:
     if free or (queue.holder and not queue.out and seq < queue.holder):
         # A lower one became due. The one it replaces lies in the lane and is parked when it is met there.
         queue.holder, queue.out = seq, False
-        return True
-    queue.park(pending, ready)
-    return False
-
-
-def admit(lane: Lane, pending: Pending, ready: Ready) -> bool:
-    """Whether a keyed message taken out of its lane still holds its key; if not, it has been put to wait."""
-    queue = lane.keys[pending.message.key]
-    if queue.holder == pending.message.seq:
         return True
     queue.park(pending, ready)
     return False
@@ -108,18 +101,21 @@ def free(group: Group, lane: Lane, key: str, seq: int, effects: Effects) -> Pend
     return _next(group, lane, key, queue, effects)
 
 
+def news(lane: Lane, key: str, found: Sequence[Pending]) -> list[Pending]:
+    """Those of the store's answer that are not in memory, nor gone."""
+    queue = lane.keys[key]
+    return [each for each in found if each.message.seq != queue.holder and each.message.seq not in queue.seen]
+
+
 def answered(
     group: Group, lane: Lane, key: str, found: Sequence[Pending], through: int, ready: Ready, effects: Effects
 ) -> Pending | None:
-    """The store's answer: what was found waits. Returns the next holder, if there was none."""
-    queue = lane.keys.get(key)
-    if queue is None or not queue.asking:
-        return None
+    """The store's answer: what was found, and is news, waits. Returns the next holder, if there was none."""
+    queue = lane.keys[key]
     queue.asking = False
     for pending in found:
-        if pending.message.seq != queue.holder and pending.message.seq not in queue.seen:
-            heappush(queue.parked, pending)
-            ready.add(pending.message.size_bytes)
+        heappush(queue.parked, pending)
+        ready.add(pending.message.size_bytes)
     if through >= queue.dropped_max:
         queue.dropped_max = 0
         queue.seen.clear()

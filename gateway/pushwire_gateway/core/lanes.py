@@ -104,9 +104,7 @@ def target(group: Group, ready: Ready) -> int:
 
 def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
-    if group.policy.paused:
-        return  # what is here waits; nothing more is needed
-    goal = target(group, ready)
+    goal = 0 if group.policy.paused else target(group, ready)  # what is here waits; nothing more is needed
     for lane in group.lanes:
         held = len(lane.fresh) + len(lane.returned)
         if lane.wanted + held < goal // 2 or (ready.tight and lane.wanted > goal):

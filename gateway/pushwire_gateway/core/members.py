@@ -26,7 +26,9 @@ class Members(Dispatcher):
         self._serial = 0
 
     @abstractmethod
-    def _give_back(self, group: Group, pending: Pending, session: Session, how: str, *, counted: bool) -> None: ...
+    def _give_back(
+        self, group: Group, pending: Pending, session: Session, how: str, now: float, *, counted: bool
+    ) -> None: ...
 
     # --- subscriptions -----------------------------------------------------------------------------------------
 
@@ -65,7 +67,7 @@ class Members(Dispatcher):
             for pending in held:
                 if drained:
                     pending.deliveries -= 1
-                self._give_back(group, pending, session, "returned", counted=not drained)
+                self._give_back(group, pending, session, "returned", now, counted=not drained)
             self.counters.returned += len(held)
         self._feed_starved(session, now)
         for group in groups:
