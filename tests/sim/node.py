@@ -113,8 +113,15 @@ class WatchedEngine(Engine):
         self._full = frozenset(handle for handle, group in core._groups.items() if group.ready) if full else frozenset()
 
     def watch_changes(self) -> None:
-        """A group that is deleted, perhaps by itself, owes nothing any more; one of the same name begins anew."""
-        change = self.batcher.change
+        """A group that is deleted, perhaps by itself, owes nothing any more; one of the same name begins anew. So does
+        one that the core lets go of."""
+        change, reset = self.batcher.change, self.core.reset
+
+        def let_go(group: Group, now: float) -> None:
+            self.world.record("grp_reset", q=f"{group.topic.tenant}/{group.topic.name}", grp=group.name, floor=0)
+            reset(group, now)
+
+        vars(self.core)["reset"] = let_go
 
         def noted(what: Change, done: Callable[[StoreError | None], None]) -> None:
             if isinstance(what, DeleteGroup):

@@ -84,7 +84,7 @@ def judge_key(name: Any, messages: Iterable[Keyed], slack: int, late: int, bad: 
         insort(known, keyed.seq)
         open_[keyed.seq] = keyed
         # What has ended for good, and was not delivered after that, cannot be in anybody's way.
-        for seq in [s for s, k in open_.items() if k.ended + late < first and k.grants[-1][1] < first]:
+        for seq in [s for s, k in open_.items() if k.ended < first and k.grants[-1][1] < first]:
             del open_[seq]
 
 

@@ -105,8 +105,9 @@ class Delivery(Endings):
         if not self._alive(group, pending, now):
             return
         self._ready.add(pending.message.size_bytes)
-        if pending.message.key is None or keys.admit(lane, pending, self._ready):
-            lanes.insert(group, lane, pending)
+        first = pending if pending.message.key is None else keys.admit(lane, pending, self._ready)
+        if first is not None:
+            lanes.insert(group, lane, first)
 
     def _alive(self, group: Group, pending: Pending, now: float) -> bool:
         """Whether a message that comes in may still be delivered. Sees to its TTL."""

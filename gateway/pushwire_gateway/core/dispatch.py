@@ -62,7 +62,12 @@ class Dispatcher:
         ring = group.ring
         idle: list[Subscription] = []  # members that were offered everything and may take nothing of it yet
         served: list[Subscription] = []  # members that had their share of this round
-        while group.ready and ring and not group.policy.paused:
+        while group.ready and (ring or served) and not group.policy.paused:
+            if not ring:
+                for waiting in served:
+                    self._freed(waiting)
+                served = []
+                continue
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
@@ -77,10 +82,6 @@ class Dispatcher:
                 sub.session.starved[sub] = None
             else:
                 idle.append(sub)
-            if not ring:
-                for waiting in served:
-                    self._freed(waiting)
-                served = []
         for sub in (*served, *idle):
             self._freed(sub)
         lanes.replenish(group, self._ready, self._effects)

@@ -117,6 +117,5 @@ class Endings(Members):
         pending.place = WAITING
         lane = group.lanes[pending.message.priority]
         self._ready.add(pending.message.size_bytes)
-        if pending.message.key is not None:
-            keys.given_back(lane, pending)
-        lanes.insert(group, lane, pending)
+        first = pending if pending.message.key is None else keys.given_back(lane, pending, self._ready)
+        lanes.insert(group, lane, first)

@@ -54,25 +54,24 @@ class KeyQueue:
         ready.forget(pending)
 
 
-def admit(lane: Lane, pending: Pending, ready: Ready) -> bool:
-    """Whether a keyed message that comes in may join its lane, or one that lies there may be handed out: another may
-    have taken its place meanwhile, and that one may be gone too. If not, it has been put to wait."""
+def admit(lane: Lane, pending: Pending, ready: Ready) -> Pending | None:
+    """Who may join the lane when a keyed message comes in: it, or one that goes first, or nobody, if it has been put to
+    wait."""
     message = pending.message
     seq = message.seq
     queue = lane.keys.get(message.key)
     if queue is None:
         lane.keys[message.key] = KeyQueue(seq)
-        return True
+        return pending
     if queue.holder == seq:
-        queue.out = False  # back from its back-off
-        return True
+        return given_back(lane, pending, ready)  # from its back-off
     free = queue.holder == 0 and seq <= queue.complete_through
     if free or (queue.holder and not queue.out and seq < queue.holder):
         # A lower one became due. The one it replaces lies in the lane and is parked when it is met there.
         queue.holder, queue.out = seq, False
-        return True
+        return pending
     queue.park(pending, ready)
-    return False
+    return None
 
 
 def handed_out(lane: Lane, pending: Pending) -> None:
@@ -80,9 +79,18 @@ def handed_out(lane: Lane, pending: Pending) -> None:
     lane.keys[pending.message.key].out = True
 
 
-def given_back(lane: Lane, pending: Pending) -> None:
-    """The holder waits in its lane again."""
-    lane.keys[pending.message.key].out = False
+def given_back(lane: Lane, pending: Pending, ready: Ready) -> Pending:
+    """The holder waits again. Returns who joins the lane: a lower one may have become due meanwhile."""
+    queue = lane.keys[pending.message.key]
+    queue.out = False
+    while queue.parked and queue.parked[0].place != WAITING:
+        heappop(queue.parked)
+    if not queue.parked or pending < queue.parked[0]:
+        return pending
+    first = heappop(queue.parked)
+    queue.holder = first.message.seq
+    queue.park(pending, ready)
+    return first
 
 
 def block(lane: Lane, seq: int, key: str) -> None:

@@ -72,8 +72,8 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
         message = pending.message
         if pending.place == ENDED:
             pass  # left the counts when its TTL ended
-        elif message.key is not None and not keys.admit(lane, pending, ready):
-            group.ready -= 1
+        elif message.key is not None and keys.admit(lane, pending, ready) is None:
+            group.ready -= 1  # another had taken its place
         elif pending.held_for is session:
             skipped.append((lane, pending))
         else:
@@ -105,7 +105,7 @@ def target(group: Group, ready: Ready) -> int:
 def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
     goal = 0 if group.policy.paused else target(group, ready)  # what is here waits; nothing more is needed
-    for lane in group.lanes:
+    for lane in reversed(group.lanes):  # the highest is read first, lest a lower one is handed out meanwhile
         held = len(lane.fresh) + len(lane.returned)
         if lane.wanted + held < goal // 2 or (ready.tight and lane.wanted > goal):
             _want(group, lane, max(0, goal - held), effects)

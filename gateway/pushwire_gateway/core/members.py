@@ -90,7 +90,7 @@ class Members(Dispatcher):
             group.policy = policy
             self._dispatch(group, now)
 
-    def reset(self, handle: Any) -> None:
+    def reset(self, handle: Any, now: float) -> None:
         """The group is about to be purged or moved: its leases become stale, and what it has in memory is forgotten.
         Nothing is handed out until `configure` is called."""
         group = self._groups.get(handle)
@@ -104,8 +104,9 @@ class Members(Dispatcher):
         group.lanes = [Lane(priority) for priority in range(len(group.lanes))]
         group.ready = 0
         group.policy = replace(group.policy, paused=True)
-        for sub in group.members:
+        for sub in sorted(group.members, key=lambda sub: sub.prefix):
             self._freed(sub)
+            self._feed_starved(sub.session, now)  # in other groups
 
     def _leave(self, sub: Subscription) -> list[Pending]:
         """Take a member out of everything that could still hand it a message. Returns what it held."""
