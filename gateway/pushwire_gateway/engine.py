@@ -299,8 +299,11 @@ class Engine:
         counts: Sequence[tuple[int, int]] | None,
         blocked: Sequence[tuple[int, str]],
     ) -> None:
-        """See `Consumer` in pushwire_storage.base, as for the next four."""
+        """See `Consumer` in pushwire_storage.base, as for the next five."""
         self.core.arrived(group, priority, messages, counts, self.clock.now(), blocked)
+
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        self.core.caught_up(group, priority, yes, self.clock.now())
 
     def arrived_key(
         self,
