@@ -322,8 +322,11 @@ class Engine:
         counts: Sequence[tuple[int, int]] | None,
         blocked: Sequence[tuple[int, str]],
     ) -> None:
-        """See `Consumer` in pushwire_storage.base, as for the next four."""
+        """See `Consumer` in pushwire_storage.base, as for the next five."""
         self.core.arrived(group, priority, messages, counts, self.clock.now(), blocked)
+
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        self.core.caught_up(group, priority, yes, self.clock.now())
 
     def arrived_key(
         self,
@@ -342,9 +345,8 @@ class Engine:
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         """Nobody has these in hand, so the core knows nothing of them, but that they may hold keys."""
         now = self.clock.now()
-        if group.topic.config.expired == "drop":
-            settlements: list[Settlement] = [Done(group, messages)]
-        else:
+        settlements: list[Settlement] = [Done(group, messages)]
+        if group.topic.config.expired != "drop":
             settlements = [Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages]
         self.batcher.settle(settlements, sum(message.size_bytes + OVERHEAD_BYTES for message in messages))
         for priority in {message.priority for message in messages}:
