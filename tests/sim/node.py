@@ -102,15 +102,19 @@ class WatchedEngine(Engine):
 
     touched = False
     world: World
-    _full: frozenset[Group] = frozenset()
+    _full: frozenset[tuple[Group, int]] = frozenset()
 
     def turn(self) -> None:
         self.touched = True
         super().turn()
         # By now the store has been told how much is wanted; within a turn every lane may still be given its share.
         core = self.core
-        full = core._ready.tight
-        self._full = frozenset(handle for handle, group in core._groups.items() if group.ready) if full else frozenset()
+        self._full = frozenset(
+            (handle, lane.priority)
+            for handle, group in (core._groups.items() if core._ready.tight else ())
+            for lane in group.lanes
+            if len(lane)
+        )
 
     def watch_changes(self) -> None:
         """A group that is deleted, perhaps by itself, owes nothing any more; one of the same name begins anew. So does
@@ -145,7 +149,8 @@ class WatchedEngine(Engine):
         counts: Counts | None,
         blocked: Sequence[tuple[int, str]],
     ) -> None:
-        assert group not in self._full or not messages, f"{len(messages)} more for {group.name}, and memory is full"
+        full = (group, priority) in self._full
+        assert not full or not messages, f"{len(messages)} more for a lane of {group.name}, and memory is full"
         super().arrived(group, priority, messages, counts, blocked)
 
 

@@ -100,7 +100,10 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
             taken.append(pending)
             if message.key is not None:
                 keys.handed_out(lane, pending)
-        if not lane.fresh and not lane.returned and not coming(lane, ready):
+        if lane.fresh or lane.returned:
+            continue
+        # A lane with messages that this session has just released is not waited for: they are there, for others.
+        if not coming(lane, ready) or any(passed is lane for passed, _ in skipped):
             lane.credit = 0  # an idle lane saves nothing up
             busy.remove(lane)
     for lane, pending in skipped:
