@@ -75,13 +75,16 @@ class Member:
 class Consumer(Peer):
     """Keeps its subscriptions up, and treats what comes according to its temper."""
 
-    def __init__(self, world: World, node: Node, tenant: str, name: str, temper: str, wants: Sequence[Want]) -> None:
+    def __init__(
+        self, world: World, node: Node, tenant: str, name: str, temper: str | dict[str, int], wants: Sequence[Want]
+    ) -> None:
         super().__init__(world, node, tenant, name)
         self.topics = tuple(sorted({want.topic for want in wants}))
         self.groups = tuple(sorted({want.group for want in wants}))
         self.wants = {f"s{index}": want for index, want in enumerate(wants)}
-        self._actions = list(TEMPERS[temper])
-        self._weights = list(TEMPERS[temper].values())
+        actions = TEMPERS[temper] if isinstance(temper, str) else temper
+        self._actions = list(actions)
+        self._weights = list(actions.values())
         self._members: dict[str, Member] = {}
         self._kept: dict[str, Member] = {}  # of the session that may be gone on with
         self._coming: set[str] = set()

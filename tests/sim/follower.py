@@ -30,6 +30,10 @@ class Follower(Peer):
         self._start = start
         self._state = "away"  # away, asking, following
 
+    @property
+    def following(self) -> bool:
+        return self._state == "following"
+
     def on_welcome(self) -> None:
         self._ask()
 

@@ -62,6 +62,7 @@ class Faults:
     refuse: float = 0.0  # chance that a transaction is rolled back whole: disk full, or a foreign writer
     breaks: float = 0.0  # chance that a COMMIT's outcome cannot be told
     slow: float = 0.0  # chance that a step takes long
+    step_s_max: float = 0.004  # how long one takes otherwise, at most
     kill_at: str | None = None  # the next time this point is reached, the process dies
     fired: dict[str, int] = field(default_factory=dict)
 
@@ -223,6 +224,7 @@ class Node:
             audience=AUDIENCE,
             issuer=ISSUER,
             leeway_s=settings.token_leeway_s,
+            lifetime_s_max=settings.token_lifetime_s_max,
             revoked=revocations.affected,
         )
         return Tokens(verifier, None, revocations, Tickets(settings.node), self.world.now)
@@ -281,7 +283,7 @@ class Node:
         if self.alive and self._step is None and self.store.pending():
             world = self.world
             slow = self.faults.slow and world.chance(self.faults.slow)
-            delay_s = world.between(0.05, 0.4) if slow else world.between(0.0001, 0.004)
+            delay_s = world.between(0.05, 0.4) if slow else world.between(0.0001, self.faults.step_s_max)
             loop = self.loop
             self._step = world.at(delay_s, lambda: self._do_step(loop))
 
@@ -334,9 +336,10 @@ def _finish(coroutine: Any) -> None:
 
 
 class StandIns:
-    """Module globals of the gateway that a simulation replaces while it runs: chance, the loop, and small limits."""
+    """Module globals of the gateway that a simulation replaces while it runs: chance, the loop, and (`small`) limits
+    that a few messages reach."""
 
-    def __init__(self, seed: int, node: Node) -> None:
+    def __init__(self, seed: int, node: Node, *, small: bool = True) -> None:
         loop = Asyncio(lambda: node.loop)
         secrets = SeededSecrets(seed)
         self._new: list[tuple[Any, str, Any]] = [
@@ -344,11 +347,17 @@ class StandIns:
             (sessions_module, "secrets", secrets),
             (tails_module, "asyncio", loop),
             (gateway_module, "asyncio", loop),
+        ]
+        if small:
+            self._new += self._limits()
+        self._old: list[tuple[Any, str, Any]] = []
+
+    def _limits(self) -> list[tuple[Any, str, Any]]:
+        return [
             (tails_module, "PAGE_MESSAGES_MAX", 5),
             (outbox_module, "TRANSPORT_HIGH_BYTES", HIGH_BYTES),
             (outbox_module, "TRANSPORT_LOW_BYTES", LOW_BYTES),
         ]
-        self._old: list[tuple[Any, str, Any]] = []
 
     def put_in(self, module: Any, name: str, value: Any) -> None:
         """One more, before the run."""

@@ -50,7 +50,7 @@ class Batch:
         self.drafts = drafts
 
 
-def _times(draft: Draft) -> dict[str, int]:
+def times_of(draft: Draft) -> dict[str, int]:
     """When it may be delivered, as its producer asks for it."""
     times: dict[str, int] = {}
     if draft.due_ms is not None:
@@ -150,7 +150,7 @@ class Producer(Peer):
         op = f"{self.name}:{self._ops}"
         q = self.q(batch.topic)
         for draft in batch.drafts:
-            self.world.record("pub_inv", op=op, q=q, mid=draft.id, sha=sha(draft), key=draft.key, **_times(draft))
+            self.world.record("pub_inv", op=op, q=q, mid=draft.id, sha=sha(draft), key=draft.key, **times_of(draft))
         waiting = [True]
 
         def timeout() -> None:
