@@ -30,6 +30,7 @@ def check_memory(node: Node) -> None:
         ready_bytes += _check_group(group)
         for sub in group.members:
             assert sub.session.subs.get(sub.name) is sub, f"{sub.name} is a member, but not its session's"
+            assert sub.timeouts_in_a_row < settings.unhealthy_timeouts, f"{sub.name} lets its leases run out, and stays"
             sessions[sub.session] = sessions.get(sub.session, 0) + _check_leases(sub)
     for session, held_bytes in sessions.items():
         held = sum(len(sub.leases) for sub in session.subs.values())

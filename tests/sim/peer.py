@@ -126,6 +126,10 @@ class Peer:
         self._until_s = now + lifetime_s + self.node.settings.token_leeway_s
         return signed(self.tenant, self.name, self.topics, groups or self.groups, now, now + lifetime_s)
 
+    def patience(self, seconds: float) -> None:
+        """How long silence is borne."""
+        self._silence_s = seconds
+
     def drop(self) -> None:
         """Leave this connection, politely or without a word."""
         wire = self.wire

@@ -233,6 +233,7 @@ def delays(messages: int = 400, seed: int = 1, longest_s: float = 86_400.0, stop
         stage.node.faults.step_s_max = 0.001
         stage.open()
         consumer = Sink(stage, "c", 1000, 0.0, told)
+        consumer.patience(600.0)
         stage.run(2, lambda: consumer.subscribed)
         source = Source(stage, "p", make(), 1)
         asked: dict[str, int] = {}
@@ -319,7 +320,7 @@ def tails(messages: int = 100_000, reconnects: int = 1000, seed: int = 1, *, ret
 
         source.after_batch = lambda: stage.world.at(stage.world.between(0.0, 0.35), cut) and None
         shown.demand(stage.run(36_000, lambda: source.done), "not everything was stored")
-        shown.demand(stage.run(60, lambda: tail.seq >= messages), f"it came to {tail.seq} of {messages}")
+        shown.demand(stage.run(60, lambda: tail.seq >= messages and tail.resumed >= cuts[0]), f"it came to {tail.seq} of {messages}")
         _account(shown, events, settled_at, messages, retained=retained)
         shown.figures |= {"reconnects": cuts[0], "resumed": tail.resumed}
         shown.demand(tail.resumed >= reconnects, f"only {tail.resumed} reconnects")
