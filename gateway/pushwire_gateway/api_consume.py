@@ -180,7 +180,7 @@ class _Consumer:
             frame = decode.settlement(name, body)
         except decode.Invalid as exc:
             raise Refused(Refusal(exc.code, str(exc))) from None
-        with Presence(request) as presence:
+        with Presence(request, half_closed=True) as presence:  # it is told what was done, whoever it is
             await self._relief(presence)
             held, now = gateway.registry.find(secret, principal), gateway.clock.now()
             holder = None if held is None else held.holder

@@ -14,14 +14,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from .api_base import Gone
+from .ports import WAITS
 
 
 class Presence:
     """Notices that a request's client goes away. To be made when the request's body was read, if it has one: what comes
     of it here is dropped. To be closed."""
 
-    def __init__(self, request: Request, left: Callable[[], None] | None = None) -> None:
-        """`left` is called once when the client is gone."""
+    def __init__(self, request: Request, left: Callable[[], None] | None = None, *, half_closed: bool = False) -> None:
+        """`left` is called once when the client is gone. `half_closed`: one that only sends no more is still there. In
+        general it is not: that is how a connection's end begins, and what is handed to nobody is late for others."""
+        if not half_closed:
+            request.scope.setdefault("state", {})[WAITS] = True
         self._left = left
         self.gone = False
         self._watch = asyncio.get_running_loop().create_task(self._look(request.receive))

@@ -88,6 +88,7 @@ class PollSession:
     """One long-polling client: the Holder of its session."""
 
     __slots__ = (
+        "_ack_timeout_s",
         "_armed_at",
         "_gateway",
         "_polls",
@@ -103,6 +104,7 @@ class PollSession:
     def __init__(self, polls: Polls, gateway: Gateway) -> None:
         self._polls = polls
         self._gateway = gateway
+        self._ack_timeout_s = gateway.settings.ack_timeout_s  # of the newest poll
         self.held: Held | None = None
         """None: it has ended, or another connection serves it."""
         self._waiting: dict[Subscription, deque[Poll]] = {}
@@ -110,6 +112,7 @@ class PollSession:
         self._timer: Any = None
         self._armed_at = 0.0
         self.ends_at = 0.0
+        """Unless another request comes before."""
         self.requests = 0
         """Being served."""
         self.told = False
@@ -169,6 +172,7 @@ class PollSession:
             wait_s = max(wait_s, FIRST_LOOK_S)
         if sub.prefetch != most:
             gateway.engine.core.flow(sub, most, now)
+        self._ack_timeout_s = ack_timeout_s
         poll = Poll(self, sub, min(count, most), principal)
         queue = self._waiting.setdefault(sub, deque())
         queue.append(poll)
@@ -229,8 +233,8 @@ class PollSession:
 
     def _touch(self) -> None:
         assert self.held is not None  # the caller has looked
-        usual_s = self._gateway.settings.ack_timeout_s
-        kept_s = max([sub.ack_timeout_s for sub in self.held.core.subs.values()], default=usual_s)
+        subs = self.held.core.subs.values()
+        kept_s = max([self._ack_timeout_s, *(sub.ack_timeout_s for sub in subs if sub.leases)])
         self.ends_at = min(self.clock_now() + kept_s - END_EARLY_S, self.held.principal.valid_until)
         if self._timer is None or self.ends_at < self._armed_at:
             self._arm()
