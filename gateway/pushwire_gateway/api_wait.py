@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from .api_base import Gone
 from .ports import WAITS
@@ -75,11 +75,9 @@ class Handed(Response):
         handed = False
         try:
             await asyncio.sleep(0)  # the client may have gone in the turn that made the answer
-            if not self._presence.gone:
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                # Waits while the transport is full. Returns too when the client is gone: then nothing was sent.
-                await send({"type": "http.response.body", "body": self.body, "more_body": True})
-                handed = not self._presence.gone
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            body = {"type": "http.response.body", "body": self.body, "more_body": True}
+            handed = await self._took(send, start) and await self._took(send, body)
             if handed:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -87,3 +85,17 @@ class Handed(Response):
             if not handed:
                 self._lost()
             self._over()
+
+    async def _took(self, send: Send, message: Message) -> bool:
+        """Whether the client was there when this was handed to the transport. While that is full `send` waits, and it
+        returns too when the connection ends."""
+        if self._presence.gone:
+            return False
+        turned: list[None] = []
+        turn = asyncio.get_running_loop().call_soon(turned.append, None)
+        await send(message)
+        if turned:  # it has waited: the end of the connection may have woken us before the watch
+            await asyncio.sleep(0)
+            return not self._presence.gone
+        turn.cancel()
+        return True

@@ -103,6 +103,15 @@ class Call:
         return found
 
 
+async def turns(count: int = 50) -> None:
+    """So many turns of the loop: whatever was ready has run, and no time has passed."""
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        turned: asyncio.Future[None] = loop.create_future()
+        loop.call_soon(turned.set_result, None)
+        await turned
+
+
 def parse_events(body: bytes) -> list[tuple[str, str, Any]]:
     """The events in the bytes of a stream that are complete."""
     found = []

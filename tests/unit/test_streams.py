@@ -3,7 +3,6 @@ from the store."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from pushwire.wire.frames import Draft, Publish, Subscribe, SubscribeTail
 from pushwire_gateway.api import make_app
 from pushwire_gateway.streams import QUEUED_BYTES_MAX
 from pushwire_storage.base import PurgeTopic, StoreBusy
-from support.asgi_client import Call, Caller
+from support.asgi_client import Call, Caller, turns
 from support.gateway_parts import Client, Parts, cap
 
 PATH = "/v1/topics/t/tail"
@@ -42,10 +41,7 @@ class Scene:
     async def open(self, caller: Caller, query: str = "", **headers: str) -> Call:
         """A stream that has begun."""
         call = caller.begin("GET", PATH + query, **headers)
-        for _ in range(200):
-            if call.body:
-                break
-            await asyncio.sleep(0)
+        await turns()
         assert call.status == 200, call.body
         return call
 
@@ -183,7 +179,7 @@ async def test_a_slow_reader_is_fed_from_the_store_and_queues_little() -> None:
     body = b'"%s"' % (b"x" * 20_000)
     for _ in range(100):
         await scene.publish(body)
-        await asyncio.sleep(0)
+        await turns(1)
     stream = next(one for one in scene.parts.gateway.streams._streams if one.principal.subject == "ann")
     assert stream.size_bytes < QUEUED_BYTES_MAX + 2 * len(body)
     assert seqs(await quick.events(100)) == list(range(2, 102))
@@ -225,8 +221,7 @@ async def test_silence_is_broken_by_a_comment() -> None:
     before = call.body
     for seconds, comments in ((14, 0), (2, 1), (10, 1), (6, 2)):
         scene.parts.step(seconds)
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await turns()
         assert call.body == before + b": keepalive\n\n" * comments
 
 
@@ -247,7 +242,7 @@ async def test_a_revoked_token_ends_its_streams_and_what_was_queued_is_not_shown
     other = await scene.open(scene.caller("bob"))
     call.read(on=False)
     await scene.publish(b"2")
-    await asyncio.sleep(0)
+    await turns(1)
     await scene.publish(b"3")
     await scene.parts.admin.revoke(scene.parts.principal("admin"), subject="ann")
     call.read()
