@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from .api_base import Gone
 from .ports import WAITS
@@ -26,9 +26,10 @@ class Presence:
         general it is not: that is how a connection's end begins, and what is handed to nobody is late for others."""
         if not half_closed:
             request.scope.setdefault("state", {})[WAITS] = True
+        self._receive: Any = request.receive
         self._left = left
         self.gone = False
-        self._watch = asyncio.get_running_loop().create_task(self._look(request.receive))
+        self._watch = asyncio.get_running_loop().create_task(self._look())
 
     def __enter__(self) -> Self:
         return self
@@ -40,12 +41,25 @@ class Presence:
         """Look no more. Harmless when repeated."""
         self._watch.cancel()
 
-    async def _look(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
+    async def _look(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
             pass
         self.gone = True
         if self._left is not None:
             self._left()
+
+    def look(self) -> bool:
+        """Whether the client is gone, as of now. The watch learns of it a turn later, and until then what is sent goes
+        nowhere without a word. Not to be asked when the answer is complete."""
+        if not self.gone:
+            step = self._receive().__await__()
+            try:
+                next(step)
+            except StopIteration as said:
+                self.gone = said.value["type"] == "http.disconnect"
+            else:
+                step.close()
+        return self.gone
 
     async def wait(self, answer: asyncio.Future[Any]) -> None:
         """Until there is an answer. Raises Gone when the client does not wait for it."""
@@ -74,10 +88,11 @@ class Handed(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         handed = False
         try:
-            await asyncio.sleep(0)  # the client may have gone in the turn that made the answer
-            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            body = {"type": "http.response.body", "body": self.body, "more_body": True}
-            handed = await self._took(send, start) and await self._took(send, body)
+            if not self._presence.look():
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                # Waits while the transport is full. Returns too when the client is gone: then nothing was sent.
+                await send({"type": "http.response.body", "body": self.body, "more_body": True})
+                handed = not self._presence.look()
             if handed:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
@@ -85,17 +100,3 @@ class Handed(Response):
             if not handed:
                 self._lost()
             self._over()
-
-    async def _took(self, send: Send, message: Message) -> bool:
-        """Whether the client was there when this was handed to the transport. While that is full `send` waits, and it
-        returns too when the connection ends."""
-        if self._presence.gone:
-            return False
-        turned: list[None] = []
-        turn = asyncio.get_running_loop().call_soon(turned.append, None)
-        await send(message)
-        if turned:  # it has waited: the end of the connection may have woken us before the watch
-            await asyncio.sleep(0)
-            return not self._presence.gone
-        turn.cancel()
-        return True
