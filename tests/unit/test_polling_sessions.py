@@ -3,10 +3,12 @@ nothing."""
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from pushwire.wire.frames import Draft, Ok, Publish
-from support.asgi_client import turns
+from support.asgi_client import Call, Caller, turns
 from support.gateway_parts import cap
 from support.poll_scene import PATH, Scene, data, tokens
 
@@ -233,3 +235,65 @@ async def test_a_newer_token_with_fewer_rights_gives_back_what_it_does_not_allow
     answer = await ann.poll(PATH).answer()
     assert (answer.status, answer.json()["code"]) == (403, "forbidden")
     assert data(await scene.get(bob)) == [1]
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whatever_clients_do_every_message_is_settled_once_and_none_is_lost(seed: int) -> None:
+    scene = await Scene.set(
+        polls_per_subject=100, poll_sessions_per_subject=100, max_deliveries=1000, max_failures=1000
+    )
+    chance = Random(seed)
+    callers = [scene.caller(f"user-{number % 3}") for number in range(6)]
+    calls: list[tuple[Caller, Call]] = []
+    acked: list[int] = []
+    sent = 0
+    for _ in range(400):
+        caller = chance.choice(callers)
+        what = chance.random()
+        if what < 0.3 and sent < 150:
+            count = chance.randint(1, 4)
+            await scene.publish(*[b"%d" % number for number in range(sent, sent + count)])
+            sent += count
+        elif what < 0.6:
+            call = caller.poll(PATH, wait=chance.choice([0, 5, 30]), max=chance.randint(1, 5), ack_timeout=20)
+            call.read(on=chance.random() < 0.7)
+            calls.append((caller, call))
+        elif what < 0.7 and calls:
+            chance.choice(calls)[1].leave()
+        elif what < 0.8 and calls:
+            chance.choice(calls)[1].read()
+        elif what < 0.85:
+            scene.parts.step(chance.random() * 15)
+        await turns(chance.randint(1, 6))
+        for done in [entry for entry in calls if entry[1].task.done()]:
+            calls.remove(done)
+            acked += await _take(*done, chance)
+    for _, call in calls:
+        call.leave()
+    await turns()
+    scene.parts.step(60)
+    await scene.parts.settled()
+    patience = 10
+    while len(acked) < sent:
+        got = await scene.get(callers[0], max=50, ack_timeout=20)
+        if not got:  # what timed out backs off
+            patience -= 1
+            assert patience, f"{sent - len(acked)} are lost"
+            await scene.parts.elapse(100)
+            continue
+        acked += data(got)
+        await callers[0].settle("ack", tokens(got))
+    assert sorted(acked) == list(range(sent))
+    assert (scene.leases(), scene.parts.gateway.polls.waiting) == (0, 0)
+
+
+async def _take(caller: Caller, call: Call, chance: Random) -> list[int]:
+    """Ack what the answer holds, if it was taken whole; returns what counted."""
+    if not call.complete or call.status != 200:
+        return []
+    caller.session = call.headers["pushwire-session"]
+    got = call.json()["messages"]
+    if not got or chance.random() < 0.2:
+        return []  # forgets about it: the end of its session, or a timeout, gives it back
+    stale = (await caller.settle("ack", tokens(got)))["stale"]
+    return [row["data"] for row in got if row["lease"] not in stale]
