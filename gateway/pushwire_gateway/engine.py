@@ -32,7 +32,7 @@ from pushwire_storage.base import Counted as StoreCounted
 from .batcher import Batcher
 from .clock import Clock, to_ms
 from .core.delivery import Delivery
-from .core.model import Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
+from .core.model import OVERHEAD_BYTES, Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
 from .core.retry import RetryPolicy
 from .settings import Settings
 from .tails import Tails
@@ -299,8 +299,11 @@ class Engine:
         counts: Sequence[tuple[int, int]] | None,
         blocked: Sequence[tuple[int, str]],
     ) -> None:
-        """See `Consumer` in pushwire_storage.base, as for the next four."""
+        """See `Consumer` in pushwire_storage.base, as for the next five."""
         self.core.arrived(group, priority, messages, counts, self.clock.now(), blocked)
+
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        self.core.caught_up(group, priority, yes, self.clock.now())
 
     def arrived_key(
         self,
@@ -319,10 +322,10 @@ class Engine:
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         """Nobody has these in hand, so the core knows nothing of them, but that they may hold keys."""
         now = self.clock.now()
-        if group.topic.config.expired == "drop":
-            self.batcher.settle([Done(group, messages)])
-        else:
-            self.batcher.settle([Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages])
+        settlements: list[Settlement] = [Done(group, messages)]
+        if group.topic.config.expired != "drop":
+            settlements = [Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages]
+        self.batcher.settle(settlements, sum(message.size_bytes + OVERHEAD_BYTES for message in messages))
         for priority in {message.priority for message in messages}:
             seqs = [message.seq for message in messages if message.priority == priority]
             self.core.vanished(group, priority, seqs, now)

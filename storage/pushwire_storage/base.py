@@ -466,6 +466,10 @@ class Consumer(Protocol):
         """Durable, unsettled, due and wanted. counts None: all zero. `blocked`: (seq, key) of keyed messages that the
         store passed over because they wait for their retry; until they arrive, later messages of that key wait."""
 
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        """Whether all of an open lane that is due has been handed over, so that only what is new can follow; said when
+        it changes, after what led to it has arrived; no is said first, when the lane is opened."""
+
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:

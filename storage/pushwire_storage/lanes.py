@@ -20,6 +20,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from .base import PRIORITIES, Batch, Consumer, Done, Group, Message, Retry
 from .planning import SEQ_MAX, Lapsed, group_lane, topic_lane
@@ -48,6 +49,7 @@ class Lane:
         "next_on_disk_ms",
         "noted_ms",
         "priority",
+        "told",
         "topic_lane",
         "waiting",
     )
@@ -59,6 +61,8 @@ class Lane:
         self.demand = 0
         self.cursor = group.start_seq
         self.caught_up = False
+        self.told = True
+        """What the gateway knows of `caught_up`."""
         self.busy = False
         """A scan is queued or running. One at a time: the next one starts from what it brings."""
         self.closed = False
@@ -122,6 +126,7 @@ class LaneFeed:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(group, priority, self.now_ms)
+            self._tell(lane)
         lane.demand = count
         if count > 0:
             self._feed(lane)
@@ -216,6 +221,7 @@ class LaneFeed:
                 lane.caught_up = False
                 self._leave(lane)
                 self._feed(lane)
+                self._tell(lane)
 
     def promoted(self, rows: Sequence[tuple[int, int, int]]) -> None:
         """Messages that were scheduled have become due: (group lane, seq, due). A lane that has passed their place gets
@@ -235,10 +241,12 @@ class LaneFeed:
             if lane.demand > 0:
                 lane.asked_until_ms = max(due_ms, lane.asked_until_ms or 0)
                 self._feed(lane)
+            self._tell(lane)
 
     def committed(self, fresh: dict[int, list[Message]], *, expiring: bool) -> None:
-        """New messages are durable: hand them to the lanes that wait for nothing else."""
-        for key, messages in fresh.items():
+        """New messages are durable: hand them to the lanes that wait for nothing else. A higher priority comes first:
+        what is stored together is there together, so a lower one must not get ahead of it."""
+        for key, messages in sorted(fresh.items(), key=itemgetter(0), reverse=True):
             for lane in list(self._live.get(key, ())):
                 if not lane.closed and lane.caught_up:  # an arrival before may have changed that
                     self._hand_fresh(lane, messages, expiring=expiring)
@@ -271,6 +279,7 @@ class LaneFeed:
             self._consumer.arrived(lane.group, lane.priority, messages, None, ())
         if over:
             self._report(lane.group, over)
+        self._tell(lane)
 
     def scanned(self, scan: Scan, result: Scanned) -> None:
         """A scan is back. What no longer fits the demand is left where it was."""
@@ -304,6 +313,12 @@ class LaneFeed:
             self._consumer.arrived(lane.group, lane.priority, messages, counts, blocked)
         if expired:
             self._report(lane.group, expired)
+        self._tell(lane)
+
+    def _tell(self, lane: Lane) -> None:
+        if lane.told != lane.caught_up and not lane.closed:
+            lane.told = lane.caught_up
+            self._consumer.caught_up(lane.group, lane.priority, lane.told)
 
     def _answer(self, lane: Lane, scan: Scan, result: Scanned) -> None:
         """One key's messages are back."""

@@ -60,6 +60,9 @@ class Recorder:
             deliveries, failures = counts[index] if counts else (0, 0)
             self.arrivals.append((group.name, message, (deliveries, failures)))
 
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        pass
+
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:

@@ -58,6 +58,9 @@ class Ears:
         if world.on_arrivals is not None:
             world.on_arrivals(group, priority, messages, counts)
 
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        self._world.caught_up[(group.name, priority)] = yes
+
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:
@@ -89,6 +92,8 @@ class World:
         self.path = path
         self.settings = settings
         self.now_ms = START_MS
+        self.caught_up: dict[tuple[str, int], bool] = {}
+        """(group, priority) -> whether nothing of it lies on the disk, as the store last said."""
         self.arrived: list[tuple[str, int, int, tuple[int, int]]] = []
         """(group, priority, seq, counts) in the order of arrival."""
         self.messages: dict[tuple[str, int], Message] = {}

@@ -19,6 +19,8 @@ class ListenedLane:
     """One open lane: what is in the gateway's hands, and what may still come."""
 
     demand: int = 0
+    caught_up: bool | None = None
+    """As the store last said; it says no when the lane is opened."""
     in_hand: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
     """Everything that arrived since it was opened."""
@@ -131,6 +133,12 @@ class Listener:
         got = (message.due_ms, message.expires_ms)
         assert got == (kept.due_ms, kept.expires_ms), f"seq {seq}: {got}, not {(kept.due_ms, kept.expires_ms)}"
 
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        lane = self.lane(group, priority)
+        assert yes is not lane.caught_up, "said twice"
+        assert lane.caught_up is not None or not yes, "a lane that was just opened"
+        lane.caught_up = yes
+
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:
@@ -207,7 +215,9 @@ class Listener:
         for key, lane in self.lanes.items():
             assert not lane.asked, "a key was not answered"
             if lane.demand <= 0:
+                self._check_known(key, lane)
                 continue
+            assert lane.caught_up, "somebody still waits for what does not come"
             topic = self.model.topics[key[0]]
             for seq in self._missing(key):
                 kept = topic.kept[seq]
@@ -223,6 +233,14 @@ class Listener:
                 if kept.key is not None and kept.promoted_ms is None and seq not in lane.seen:
                     assert seq in lane.blocked, f"seq {seq} holds its key, and nobody was told"
         self._check_ticks(next_tick_ms)
+
+    def _check_known(self, key: tuple[str, str, int], lane: ListenedLane) -> None:
+        """Who asks for nothing now will wait for what is there, once it asks again."""
+        topic = self.model.topics[key[0]]
+        for seq in self._missing(key):
+            kept = topic.kept[seq]
+            waits = kept.scheduled or kept.retry_ms.get(key[1]) or kept.promoted_ms or self._over(topic, seq)
+            assert waits or not lane.caught_up, f"seq {seq} lies on the disk, and nobody was told"
 
     @staticmethod
     def _will_be_looked_at(seq: int, at_ms: int | None, due_ms: int) -> None:

@@ -411,3 +411,28 @@ async def test_closing_finishes_what_was_given(world: World) -> None:
     if world.persistent:
         await world.open()
         assert world.store.topics[("t", "orders")].last_seq == 1
+
+
+async def test_the_gateway_knows_whether_a_lane_has_more_on_the_disk(world: World) -> None:
+    topic = await world.topic("t")
+    group = await world.group(topic, "g")
+    await world.publish(topic, "a", "b", "c")
+    world.store.want(group, 1, 2)
+    assert world.caught_up[("g", 1)] is False, "said at once: nobody has looked yet"
+    await world.quiet()
+    assert world.caught_up[("g", 1)] is False, "one is left"
+    await world.want(group, 1, 5)
+    assert world.caught_up[("g", 1)] is True
+    await world.publish(topic, "d", "e", "f", "g")
+    assert world.caught_up[("g", 1)] is True, "they arrived with their commit"
+    await world.publish(topic, "h", "i")
+    assert world.caught_up[("g", 1)] is False, "only one was wanted"
+
+
+async def test_of_what_is_stored_together_the_highest_priority_arrives_first(world: World) -> None:
+    topic = await world.topic("t")
+    group = await world.group(topic, "g")
+    for priority in range(4):
+        await world.want(group, priority, 9)
+    await world.send(topic, *(message(f"m{n}", priority=priority) for n, priority in enumerate((0, 2, 1, 3, 2))))
+    assert [priority for _, priority, _, _ in world.arrived] == [3, 2, 2, 1, 0]

@@ -66,6 +66,13 @@ class Delivery(Endings):
         self._dispatch(group, now)
         lanes.regulate(self._ready, self._groups, self._effects)
 
+    def caught_up(self, handle: Any, priority: int, yes: bool, now: float) -> None:
+        """Whether the store has given all of a lane that is due, so that nobody need wait for it."""
+        group = self._groups.get(handle)
+        if group is not None:
+            group.lanes[priority].behind = not yes
+            self._dispatch(group, now)
+
     def arrived_key(
         self,
         handle: Any,

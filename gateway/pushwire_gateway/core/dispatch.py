@@ -75,10 +75,14 @@ class Dispatcher:
             if taken:
                 self._push(sub, taken, now)
                 served.append(sub)
+            elif group.turn is not None:
+                idle.append(sub)
             elif group.ready and sub.session.bytes_in_flight and not self._all_held(group, sub.session):
                 sub.session.starved[sub] = None
             else:
                 idle.append(sub)
+            if group.turn is not None:
+                break  # what comes next is on its way from the store
             if not ring:
                 for waiting in served:
                     self._freed(waiting)

@@ -38,9 +38,17 @@ def pop(lane: Lane) -> Pending:
     return lane.fresh.popleft()
 
 
+def coming(lane: Lane, ready: Ready) -> bool:
+    """It has nothing here, but something is on its way, or will be asked for as soon as a member has room."""
+    return lane.behind and (lane.wanted > 0 or ready.tight) and not lane.fresh and not lane.returned
+
+
 def choose(group: Group, busy: list[Lane]) -> Lane:
-    """The lane to serve next, of those that have something: smooth weighted round robin, so that each gets its share
-    within every few messages and none ever starves (every busy lane earns credit every time). Strict: the highest."""
+    """The lane to serve next, of those that have something or will: smooth weighted round robin, so that each gets its
+    share within every few messages and none ever starves (every busy lane earns credit every time). Strict: the
+    highest."""
+    if len(busy) == 1:
+        return busy[0]
     if group.policy.strict:
         return busy[-1]
     weights = group.policy.weights
@@ -60,14 +68,22 @@ def choose(group: Group, busy: list[Lane]) -> Lane:
 def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pending]:
     """Up to `count` messages in serving order that fit into the session's bytes. The first that does not fit stops
     the search and keeps its place; one message always fits into a session that holds none. Messages whose key is
-    taken leave the lane; those the session has just released stay in it."""
+    taken leave the lane; those the session has just released stay in it.
+
+    A lane whose turn it is and whose messages are on their way from the store is waited for, as `group.turn`: served
+    without it, a backlog on disk would lose its share to whatever lane was read first."""
     taken: list[Pending] = []
     skipped: list[tuple[Lane, Pending]] = []
     room = session.bytes_max - session.bytes_in_flight
     empty = session.bytes_in_flight == 0
-    busy = [lane for lane in group.lanes if lane.fresh or lane.returned]
+    busy = [lane for lane in group.lanes if lane.fresh or lane.returned or coming(lane, ready)]
+    turn, group.turn = group.turn, None
     while busy and len(taken) < count:
-        lane = busy[0] if len(busy) == 1 else choose(group, busy)
+        lane = turn if turn is not None and turn in busy else choose(group, busy)
+        turn = None
+        if not lane.fresh and not lane.returned:
+            group.turn = lane
+            break
         pending = pop(lane)
         message = pending.message
         if pending.place == ENDED:
@@ -84,7 +100,7 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
             taken.append(pending)
             if message.key is not None:
                 keys.handed_out(lane, pending)
-        if not lane.fresh and not lane.returned:
+        if not lane.fresh and not lane.returned and not coming(lane, ready):
             lane.credit = 0  # an idle lane saves nothing up
             busy.remove(lane)
     for lane, pending in skipped:
@@ -93,11 +109,11 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
     return taken
 
 
-def target(group: Group, ready: Ready) -> int:
-    """How many messages each lane of the group may hold or ask for."""
+def target(group: Group, lane: Lane, ready: Ready) -> int:
+    """How many messages a lane may hold or ask for."""
     if not ready.tight:
         return READY_MAX
-    if group.ring and not group.ready:
+    if group.ring and not len(lane) and (lane.behind or not group.ready):
         return min(group.prefetch_sum, READY_MIN)
     return 0
 
@@ -106,9 +122,9 @@ def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
     if group.policy.paused:
         return  # what is here waits; nothing more is needed
-    goal = target(group, ready)
     for lane in group.lanes:
         held = len(lane.fresh) + len(lane.returned)
+        goal = target(group, lane, ready)
         if lane.wanted + held < goal // 2 or (ready.tight and lane.wanted > goal):
             _want(group, lane, max(0, goal - held), effects)
         elif goal and not lane.wanted and not held:

@@ -108,6 +108,7 @@ class Members(Dispatcher):
         self._forget(group)
         group.lanes = [Lane(priority) for priority in range(len(group.lanes))]
         group.ready = 0
+        group.turn = None
         group.policy = replace(group.policy, paused=True)
         for sub in group.members:
             self._freed(sub)

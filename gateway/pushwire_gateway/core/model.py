@@ -64,7 +64,7 @@ class Pending:
 class Lane:
     """The messages of one (topic, group, priority) that are in memory, by seq."""
 
-    __slots__ = ("credit", "fresh", "keys", "priority", "returned", "tail_seq", "wanted")
+    __slots__ = ("behind", "credit", "fresh", "keys", "priority", "returned", "tail_seq", "wanted")
 
     def __init__(self, priority: int) -> None:
         self.priority = priority
@@ -72,6 +72,7 @@ class Lane:
         self.returned: list[Pending] = []  # heap by seq: came back from a consumer or from a back-off
         self.tail_seq = 0  # highest seq that ever came in as fresh
         self.wanted = 0  # demand the store still has to serve
+        self.behind = False  # the store has, or may have, messages of it that are not here
         self.credit = 0  # of the weighted round robin
         self.keys: dict[Any, Any] = {}  # ordering key -> keys.KeyQueue, for keys that are taken or have some waiting
 
@@ -161,7 +162,7 @@ class Subscription:
 class Group:
     """A group with at least one member: its members, its lanes, and the ring of members with a free window."""
 
-    __slots__ = ("handle", "held", "lanes", "members", "policy", "prefetch_sum", "ready", "ring")
+    __slots__ = ("handle", "held", "lanes", "members", "policy", "prefetch_sum", "ready", "ring", "turn")
 
     def __init__(self, handle: Any, policy: Policy) -> None:
         self.handle = handle  # the store's record; opaque here
@@ -170,6 +171,7 @@ class Group:
         self.prefetch_sum = 0
         self.lanes = [Lane(priority) for priority in range(4)]
         self.ready = 0  # messages in all lanes
+        self.turn: Lane | None = None  # the lane that is to be served next, while its messages are on their way
         self.held: dict[Session, int] = {}  # messages that each session released a moment ago
         self.ring: deque[Subscription] = deque()
 
