@@ -112,6 +112,7 @@ class Engine:
         self._dirty: dict[Flushed, None] = {}
         self._opening: dict[Group, dict[int, int]] = {}  # groups whose first demand waits for older settlements
         self._open: set[Group] = set()
+        self._looking: dict[Callable[[], None], Group] = {}  # who waits for what the store has now
 
     async def start(self) -> None:
         """Open the store. Raises its errors."""
@@ -163,6 +164,19 @@ class Engine:
 
     # --- the turn ----------------------------------------------------------------------------------------------
 
+    def coming(self, group: Group) -> bool:
+        """Whether the store is being asked for messages that it has of this group."""
+        return group in self._opening or self.core.coming(group)
+
+    def when_looked(self, group: Group, callback: Callable[[], None]) -> None:
+        """Call once at the end of a turn, when nothing is coming any more and what came was handed out. The callback
+        must not end a turn itself."""
+        self._looking[callback] = group
+
+    def forget_looking(self, callback: Callable[[], None]) -> None:
+        """Whoever asked waits no more."""
+        self._looking.pop(callback, None)
+
     def touch(self, client: Flushed) -> None:
         """The client has something to flush at the end of the turn."""
         self._dirty[client] = None
@@ -170,6 +184,11 @@ class Engine:
     def turn(self) -> None:
         """End of an entry point: carry out what the core decided, write once to each connection, arm the timer."""
         self._drain()
+        for callback, group in list(self._looking.items()):
+            if callback in self._looking and not self.coming(group):
+                del self._looking[callback]
+                callback()
+                self._drain()
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
             for client in dirty:

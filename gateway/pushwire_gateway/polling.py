@@ -23,11 +23,12 @@ from .rights import Principal
 from .sessions import Held
 
 if TYPE_CHECKING:
+    from .engine import Engine
     from .gateway import Gateway
 
-FIRST_LOOK_S = 0.25
-"""A request that opens its group waits at least this long: what the group has is on disk, and comes when it was read.
-Without it, `wait=0` would find nothing however much there is."""
+LOOK_S_MAX = 1.0
+"""A request that need not wait does wait until the store has been read for its group, or `wait=0` would find nothing
+however much there is; but no longer than this, when the disk is slow or memory is short."""
 
 END_EARLY_S = 0.005
 """The session ends this much before the last of its leases would: whoever asks no more is gone, which is no failure of
@@ -68,9 +69,16 @@ class Poll:
             self.answered.exception()  # whoever asked may be gone, and nobody else needs to hear of it
 
     def _over(self) -> None:
+        self.session.engine.forget_looking(self.looked)
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+    def looked(self) -> None:
+        """There is nothing for a request that need not wait."""
+        if not self.answered.done():
+            self.session.forget(self)
+            self.give()
 
     def out_of_time(self) -> None:
         """Its wait is over, or its token is."""
@@ -127,6 +135,10 @@ class PollSession:
     def clock_now(self) -> float:
         return self._gateway.clock.now()
 
+    @property
+    def engine(self) -> Engine:
+        return self._gateway.engine
+
     def turn(self) -> None:
         """End of an entry point."""
         self._gateway.engine.turn()
@@ -169,7 +181,6 @@ class PollSession:
         sub = self._find(group, ack_timeout_s)
         if sub is None:
             sub = self._join(group, ack_timeout_s)
-            wait_s = max(wait_s, FIRST_LOOK_S)
         if sub.prefetch != most:
             gateway.engine.core.flow(sub, most, now)
         self._ack_timeout_s = ack_timeout_s
@@ -180,6 +191,9 @@ class PollSession:
             gateway.engine.core.ask(sub, poll.count, now)
         self.turn()
         if not poll.answered.done():
+            if wait_s == 0 and gateway.engine.coming(group):
+                gateway.engine.when_looked(group, poll.looked)
+                wait_s = LOOK_S_MAX
             left_s = min(wait_s, principal.valid_until - now)
             if left_s <= 0:
                 poll.out_of_time()

@@ -46,7 +46,7 @@ class Scene:
         return call
 
     async def get(self, caller: Caller, **query: Any) -> list[dict[str, Any]]:
-        """What a poll brings that need not wait for a publish. A first one looks into the store for a moment."""
+        """What a poll brings that need not wait for a publish."""
         call = caller.poll(PATH, **query)
         await self.settle_down(call)
         return await caller.polled(call)
@@ -54,8 +54,7 @@ class Scene:
     async def settle_down(self, call: Call) -> None:
         """Let a poll that need not wait come to its end."""
         await turns(100)
-        if not call.task.done():
-            self.parts.step(0.3)
+        assert call.task.done(), call.body
 
     def leases(self) -> int:
         """Held by anybody."""

@@ -49,7 +49,24 @@ async def test_without_a_wait_the_answer_comes_at_once() -> None:
     scene = await Scene.set()
     ann = scene.caller()
     assert await scene.get(ann) == []
-    assert await ann.polled(ann.poll(PATH)) == []  # the group is open: no clock has to move
+    assert await ann.polled(ann.poll(PATH)) == []
+
+
+async def test_without_a_wait_it_does_wait_until_the_store_was_read_but_not_for_ever() -> None:
+    scene = await Scene.set()
+    await scene.publish(b"1")
+    scene.parts.store.hold()
+    scene.producer.say(Subscribe("t", "other", "o", ref=1))  # a commit is under way, and keeps the group from opening
+    ann, bob = scene.caller(), scene.caller("bob")
+    call = await scene.waiting(ann.poll("/v1/topics/t/groups/new/messages"))
+    scene.parts.store.release()
+    await scene.settle_down(call)
+    assert await ann.polled(call) == []
+    scene.parts.engine.core.coming = lambda _group: True
+    call = await scene.waiting(bob.poll("/v1/topics/t/groups/empty/messages"))
+    scene.parts.step(1)
+    assert await bob.polled(call) == []
+    assert not scene.parts.engine._looking
 
 
 async def test_never_more_than_asked_for_whatever_is_settled_meanwhile() -> None:

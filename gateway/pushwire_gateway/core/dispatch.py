@@ -138,6 +138,11 @@ class Dispatcher:
         """Bodies and overhead held ready, bytes; bounded by `ready_bytes_max` plus one arrival."""
         return self._ready.bytes
 
+    def coming(self, handle: Any) -> bool:
+        """Whether a lane of this group is empty here and not in the store, which was asked for it."""
+        group = self._groups.get(handle)
+        return group is not None and any(lanes.coming(lane, self._ready) for lane in group.lanes)
+
     def group(self, handle: Any) -> Group | None:
         """The group, if it has members."""
         return self._groups.get(handle)
