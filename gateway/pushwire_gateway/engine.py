@@ -32,7 +32,18 @@ from pushwire_storage.base import Counted as StoreCounted
 from .batcher import Batcher
 from .clock import Clock, to_ms
 from .core.delivery import Delivery
-from .core.model import Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
+from .core.model import (
+    OVERHEAD_BYTES,
+    Counted,
+    Died,
+    Effects,
+    Pending,
+    Policy,
+    Retried,
+    Session,
+    Settled,
+    Subscription,
+)
 from .core.retry import RetryPolicy
 from .settings import Settings
 from .tails import Tails
@@ -319,10 +330,16 @@ class Engine:
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         """Nobody has these in hand, so the core knows nothing of them, but that they may hold keys."""
         now = self.clock.now()
+        now_ms = to_ms(now)
+        size_bytes = sum([message.size_bytes + OVERHEAD_BYTES for message in messages])
         if group.topic.config.expired == "drop":
-            self.batcher.settle([Done(group, messages)])
+            settlements: list[Settlement] = [Done(group, messages)]
         else:
-            self.batcher.settle([Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages])
+            settlements = [Dead(group, message, "expired", None, 0, 0, now_ms) for message in messages]
+        self.batcher.settle(settlements, size_bytes)
+        if group.topic.config.ledger != "off":
+            over = [Event(group.topic, m.seq, group.name, now_ms, "dead", "", "", 0, "expired") for m in messages]
+            self.batcher.note(over)
         for priority in {message.priority for message in messages}:
             seqs = [message.seq for message in messages if message.priority == priority]
             self.core.vanished(group, priority, seqs, now)
