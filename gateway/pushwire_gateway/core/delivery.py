@@ -16,7 +16,7 @@ from typing import Any
 
 from . import keys, lanes, leases
 from .endings import Endings
-from .model import WAITING, Group, Lane, Pending, Session, Settled, Subscription
+from .model import DROPPED, WAITING, Group, Lane, Pending, Session, Settled, Subscription
 
 UNHEALTHY_TIMEOUTS = 100
 """Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
@@ -112,7 +112,7 @@ class Delivery(Endings):
             self._serial += 1
             heappush(self._expiries, (message.expires_ms / 1000, self._serial, group, pending))
         self._ready.add(message.size_bytes)
-        if message.key is None or keys.arrive(lane, pending, self._ready):
+        if message.key is None or keys.arrive(group, lane, pending, self._ready):
             lanes.insert(group, lane, pending)
 
     # --- settlements -------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Delivery(Endings):
         self._holds_over(now)
         while self._expiries and self._expiries[0][0] <= now:
             _, _, group, pending = heappop(self._expiries)
-            if pending.place == WAITING and self._groups.get(group.handle) is group:
+            if pending.place in {WAITING, DROPPED} and self._groups.get(group.handle) is group:
                 self._expire_waiting(group, pending)
                 self._dispatch(group, now)
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from . import lanes, leases
+from . import keys, lanes, leases
 from .memory import Ready
 from .model import ENDED, OVERHEAD_BYTES, Counters, Effects, Group, Pending, Session, Subscription
 
@@ -69,7 +69,7 @@ class Dispatcher:
             if free <= 0 or (group.held and group.held.get(sub.session, 0) >= HELD_MAX):
                 continue  # back in the ring when a lease ends, or when the holds do
             share = min(free, -(-group.ready // (len(ring) + 1)))
-            taken = lanes.take(group, share, sub.session, self._ready)
+            taken = lanes.take(group, share, sub.session)
             if taken:
                 self._push(sub, taken, now)
                 served.append(sub)
@@ -111,9 +111,7 @@ class Dispatcher:
         """Where every message is, for the simulator: group handle -> place -> seqs."""
         return {
             handle: {
-                "ready": [
-                    p.message.seq for lane in group.lanes for p in (*lane.fresh, *lane.returned) if p.place != ENDED
-                ],
+                "ready": [p.message.seq for lane in group.lanes for p in keys.in_lane(lane)],
                 "leased": [p.message.seq for sub in group.members for p in sub.leases.values()],
                 "parked": [
                     p.message.seq

@@ -9,7 +9,20 @@ from collections.abc import Callable
 
 from . import keys, lanes
 from .members import Members
-from .model import ENDED, OVERHEAD_BYTES, WAITING, Counted, Died, Group, Lane, Pending, Retried, Session, Subscription
+from .model import (
+    DROPPED,
+    ENDED,
+    OVERHEAD_BYTES,
+    WAITING,
+    Counted,
+    Died,
+    Group,
+    Lane,
+    Pending,
+    Retried,
+    Session,
+    Subscription,
+)
 
 
 class Endings(Members):
@@ -53,12 +66,13 @@ class Endings(Members):
 
     def _expire_waiting(self, group: Group, pending: Pending) -> None:
         """Its TTL ended while it waited: what still points at it lets it go when it comes by."""
-        lane = group.lanes[pending.message.priority]
-        self._ready.forget(pending)
-        self._effects.settled_bytes += pending.message.size_bytes + OVERHEAD_BYTES
-        queue = None if pending.message.key is None else lane.keys.get(pending.message.key)
-        if queue is None or not any(parked is pending for parked in queue.parked):
-            group.ready -= 1
+        lane, message = group.lanes[pending.message.priority], pending.message
+        if pending.place == DROPPED:
+            keys.over(lane, pending)
+        else:
+            self._ready.forget(pending)
+            group.ready -= not keys.is_parked(lane, pending)
+        self._effects.settled_bytes += message.size_bytes + OVERHEAD_BYTES
         self._expire(group, pending)
 
     def _die(

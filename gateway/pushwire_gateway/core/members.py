@@ -12,7 +12,7 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
-from . import lanes, leases
+from . import keys, lanes, leases
 from .dispatch import Dispatcher
 from .model import Group, Lane, Pending, Policy, Session, Subscription
 
@@ -137,6 +137,7 @@ class Members(Dispatcher):
         for lane in group.lanes:
             for pending in (*lane.fresh, *lane.returned, *(p for q in lane.keys.values() for p in q.parked)):
                 self._ready.forget(pending)
+            keys.forget(lane)
             self._effects.wants.pop((group.handle, lane.priority), None)
         self._effects.key_wants = [want for want in self._effects.key_wants if want.group != group.handle]
         self._effects.forgets.append(group.handle)
