@@ -82,6 +82,14 @@ class Client(Flushed, Protocol):
 Outcome = Callable[[Append, StoreError | None], None]
 
 
+def _outline(message: Message) -> Message:
+    """What it takes to settle the message once its body has left memory."""
+    outline = Message("", b"", message.published_at_ms, priority=message.priority, key=message.key)
+    outline.seq, outline.size_bytes = message.seq, message.size_bytes
+    outline.due_ms, outline.expires_ms = message.due_ms, message.expires_ms
+    return outline
+
+
 class Engine:
     """Everything between the sessions and the store."""
 
@@ -104,6 +112,7 @@ class Engine:
             release_hold_s=settings.release_hold_s,
             lease_age_s_max=settings.lease_age_s_max,
             unhealthy_timeouts=settings.unhealthy_timeouts,
+            outline=_outline,
         )
         self.batcher = Batcher(
             store,

@@ -67,3 +67,23 @@ async def test_a_message_comes_when_it_is_due_and_not_before() -> None:
     await parts.elapse(1)
     (second,) = await bob.delivered()
     assert (second.message.id, second.deliveries) == ("late", 1)
+
+
+@pytest.mark.parametrize("retain_ms", [0, 60_000])
+async def test_what_waits_for_a_taken_key_beyond_memory_expires_with_its_body(retain_ms: int) -> None:
+    parts = await Parts(pong_timeout_s=300).start()
+    await parts.admin.create_topic(parts.principal("root"), "t", {"retain_ms": retain_ms})
+    ann = await parts.client()
+    await ann.ok(Subscribe("t", "g", "s", ack_timeout_ms=60_000, ref=1))
+    many = [Draft("first", b"0", key="k"), *(Draft(f"m{n}", b"%d" % n, key="k", expires_ms=-5000) for n in range(99))]
+    await ann.ok(Publish("t", many, 2))
+    (held,) = await ann.delivered()
+    await parts.elapse(6)
+    assert not parts.broken
+    expired = {letter.message.id: letter.message.data for letter in await letters(parts)}
+    assert (len(expired), expired["m0"], expired.get("m9")) == (10, b"0", b"9"), "a page of them"
+    assert parts.store.topics["acme", "t"].dead_letters == 99
+    await ann.ok(Ack([held.lease], None, 3))
+    await parts.elapse(1)
+    assert ann.seen == []
+    assert parts.engine.core.ready_bytes() == 0

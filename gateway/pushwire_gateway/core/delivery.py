@@ -22,6 +22,11 @@ UNHEALTHY_TIMEOUTS = 100
 """Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
 
 
+def _whole(message: Any) -> Any:
+    """Where bodies are no concern."""
+    return message
+
+
 class Delivery(Endings):
     """All groups with members, on one node."""
 
@@ -33,8 +38,10 @@ class Delivery(Endings):
         release_hold_s: float = 1.0,
         lease_age_s_max: float = 43_200.0,
         unhealthy_timeouts: int = UNHEALTHY_TIMEOUTS,
+        outline: Callable[[Any], Any] = _whole,
     ) -> None:
-        super().__init__(ready_bytes_max, random)
+        """`outline`: a message without its body, such as settlements take too."""
+        super().__init__(ready_bytes_max, outline, random)
         self._release_hold_s = release_hold_s
         self._lease_age_s_max = lease_age_s_max
         self._unhealthy_timeouts = unhealthy_timeouts

@@ -6,6 +6,7 @@ Owns the settlement effects and what they free: a key, the place of a message wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from . import keys, lanes
 from .members import Members
@@ -28,8 +29,8 @@ from .model import (
 class Endings(Members):
     """The part of the core that gives up on deliveries."""
 
-    def __init__(self, ready_bytes_max: int, random: Callable[[], float]) -> None:
-        super().__init__(ready_bytes_max)
+    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any], random: Callable[[], float]) -> None:
+        super().__init__(ready_bytes_max, outline)
         self._random = random
 
     def _fail(

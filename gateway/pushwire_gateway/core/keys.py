@@ -11,23 +11,10 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from .memory import Ready
-from .model import DROPPED, ENDED, WAITING, Effects, Group, KeyWant, Lane, MessageLike, Pending
+from .model import DROPPED, ENDED, WAITING, Effects, Group, KeyWant, Lane, Pending
 
 PARKED_MAX = 32
 """Messages of one taken key kept in memory: a usual window, so that a key in steady use needs no extra read."""
-
-
-class Outline:
-    """What is left in memory of a message that lies on disk only, and has a TTL that the core must end."""
-
-    __slots__ = ("expires_ms", "key", "priority", "seq", "size_bytes")
-
-    def __init__(self, message: MessageLike) -> None:
-        self.seq = message.seq
-        self.priority = message.priority
-        self.size_bytes = message.size_bytes
-        self.key = message.key
-        self.expires_ms = message.expires_ms
 
 
 class KeyQueue:
@@ -76,7 +63,7 @@ class KeyQueue:
         pending.place = ENDED
         if message.expires_ms is not None:
             pending.place = DROPPED
-            pending.message = Outline(message)
+            pending.message = ready.outline(message)
             self.mortal[message.seq] = pending
 
     def back(self, found: Pending, ready: Ready) -> None:

@@ -7,7 +7,7 @@ the messages a leaving member held is `_give_back`'s, in delivery.py.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
@@ -20,8 +20,8 @@ from .model import Group, Lane, Pending, Policy, Session, Subscription
 class Members(Dispatcher):
     """The core's register."""
 
-    def __init__(self, ready_bytes_max: int) -> None:
-        super().__init__(ready_bytes_max)
+    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any]) -> None:
+        super().__init__(ready_bytes_max, outline)
         self._away: list[tuple[float, int, Session]] = []  # heap: sessions that may still come back
         self._serial = 0
 
