@@ -12,6 +12,7 @@ from faults.bodies import Draft, sha_of_row
 from faults.database import Dump
 from faults.history import OUT_OF_ORDER_MAX, Recorder, fingerprint, stream
 from faults.supervisor import Flights
+from faults.times import Times
 from pushwire_storage.planning import SCHEDULED, SEQ_BITS, TOPIC_SHIFT
 from pushwire_storage.schema import migrate
 
@@ -63,6 +64,45 @@ def test_a_kill_counts_only_with_a_publish_of_that_life_in_flight(asked, answere
     if answered is not None:
         flights.feed({"ev": "pub_ok", "op": "1", "t": answered})
     assert flights.met((100, 200)) is met
+
+
+def times_of(published, *delivered, stops=()):
+    """The verdict on a message published at 100 and confirmed at 110, delivered at these times."""
+    times = Times(early_ns=5, late_ns=10)
+    about = {"q": "q", "mid": "m"}
+    events = [
+        {"ev": "pub_inv", "op": "1", "t": 100, **about, **published},
+        {"ev": "pub_ok", "op": "1", "t": 110, **about},
+    ]
+    events += [{"ev": "dlv", "grp": "g", "t": t, **about} for t in delivered]
+    events += [{"ev": "srv_kill", "t": t} for t in stops]
+    for event in sorted(events, key=lambda event: event["t"]):
+        times.feed(event)
+    return times
+
+
+@pytest.mark.parametrize(
+    ("published", "at", "wrong"),
+    [
+        ({"delay_ns": 50}, 150, False),
+        ({"delay_ns": 50}, 146, False),
+        ({"delay_ns": 50}, 144, True),
+        ({"ttl_ns": 50}, 170, False),
+        ({"ttl_ns": 50}, 171, True),
+        ({"delay_ns": 50, "ttl_ns": 50}, 220, False),
+        ({"delay_ns": 50, "ttl_ns": 50}, 221, True),
+        ({"delay_ns": 50, "ttl_ns": 50}, 120, True),
+        ({}, 100_000, False),
+    ],
+)
+def test_a_message_comes_between_its_times(published, at, wrong):
+    assert len(times_of(published, at).problems) == wrong
+
+
+def test_what_was_delayed_over_a_stop_is_counted_once_a_group():
+    assert times_of({"delay_ns": 50}, 160, 170, stops=[120]).seen == {"delayed": 1, "delayed_over_stop": 1}
+    assert times_of({"delay_ns": 50}, 160, stops=[105, 155]).seen["delayed_over_stop"] == 0
+    assert times_of({}, 160, stops=[120]).seen == {}
 
 
 @pytest.fixture
