@@ -67,8 +67,8 @@ def choose(group: Group, busy: list[Lane]) -> Lane:
 
 def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pending]:
     """Up to `count` messages in serving order that fit into the session's bytes. The first that does not fit stops
-    the search and keeps its place; one message always fits into a session that holds none. Messages whose key is
-    taken leave the lane; those the session has just released stay in it.
+    the search and keeps its place; one message always fits into a session that holds none. Those the session has just
+    released stay in the lane.
 
     A lane whose turn it is and whose messages are on their way from the store is waited for, as `group.turn`: served
     without it, a backlog on disk would lose its share to whatever lane was read first."""
@@ -86,10 +86,10 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
             break
         pending = pop(lane)
         message = pending.message
-        if pending.place == ENDED:
+        if pending.ghosts:
+            pending.ghosts -= 1  # left the counts when a lower one of its key became due
+        elif pending.place == ENDED:
             pass  # left the counts when its TTL ended
-        elif message.key is not None and not keys.admit(lane, pending, ready):
-            group.ready -= 1
         elif pending.held_for is session:
             skipped.append((lane, pending))
         else:
