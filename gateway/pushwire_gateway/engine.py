@@ -8,6 +8,7 @@ right, no SQL.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import random
@@ -96,7 +97,7 @@ class Engine:
         )
         self.batcher = Batcher(
             store,
-            lambda: to_ms(clock.now()),
+            clock.now,
             loop.call_soon,
             loop.call_later,
             on_broken,
@@ -107,6 +108,8 @@ class Engine:
             waiting_bytes_max=settings.batcher_bytes_max,
         )
         self.tails = Tails(store, self)
+        self.died: Counter[str] = Counter()
+        """Dead letters made, by reason."""
         self._timer: Any = None
         self._timer_at = float("inf")
         self._dirty: dict[Flushed, None] = {}
@@ -251,6 +254,7 @@ class Engine:
             return StoreCounted(group, message, deliveries, failures, last)
         if effect.drop:
             return Done(group, [message])
+        self.died[effect.reason] += 1
         return Dead(group, message, effect.reason, error, deliveries, failures, now_ms, last)
 
     def _note(self, group: Group, held: Sequence[Pending], event: str, session: Session) -> None:
@@ -322,6 +326,7 @@ class Engine:
         if group.topic.config.expired == "drop":
             self.batcher.settle([Done(group, messages)])
         else:
+            self.died["expired"] += len(messages)
             self.batcher.settle([Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages])
         for priority in {message.priority for message in messages}:
             seqs = [message.seq for message in messages if message.priority == priority]

@@ -57,17 +57,19 @@ def choose(group: Group, busy: list[Lane]) -> Lane:
     return best
 
 
-def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pending]:
+def take(group: Group, count: int, session: Session, ready: Ready, contended: list[int]) -> list[Pending]:
     """Up to `count` messages in serving order that fit into the session's bytes. The first that does not fit stops
     the search and keeps its place; one message always fits into a session that holds none. Messages whose key is
-    taken leave the lane; those the session has just released stay in it."""
+    taken leave the lane; those the session has just released stay in it. `contended` counts, by priority, what was
+    chosen while another lane had something too: the shares that the weights promise."""
     taken: list[Pending] = []
     skipped: list[tuple[Lane, Pending]] = []
     room = session.bytes_max - session.bytes_in_flight
     empty = session.bytes_in_flight == 0
     busy = [lane for lane in group.lanes if lane.fresh or lane.returned]
     while busy and len(taken) < count:
-        lane = busy[0] if len(busy) == 1 else choose(group, busy)
+        alone = len(busy) == 1
+        lane = busy[0] if alone else choose(group, busy)
         pending = pop(lane)
         message = pending.message
         if pending.place == ENDED:
@@ -82,6 +84,8 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
                 heappush(lane.returned, pending)
                 break
             taken.append(pending)
+            if not alone:
+                contended[lane.priority] += 1
             if message.key is not None:
                 keys.handed_out(lane, pending)
         if not lane.fresh and not lane.returned:
