@@ -23,6 +23,10 @@ CONNECTIONS_MIN: Final = 16
 IPV6_SITE_BITS: Final = 64
 """One client may own the lower 64 bits of an IPv6 address (RFC 6177 §2), so the upper 64 are what is counted."""
 
+PROXY: Final = "proxy"
+"""What a connection is counted as that comes from a trusted proxy, until its head names a client: limits by address
+say nothing about it."""
+
 Scope = Literal["total", "address", "unauthenticated", "unauthenticated_address"]
 
 
@@ -107,6 +111,18 @@ class Admission:
             self._unauthenticated = False
             self._caps.authenticate(self._network)
 
+    def locate(self, ip: str) -> Scope | None:
+        """The client's address, now that its proxy has named it. Returns the limit that is reached, and then counts
+        as before."""
+        caps, network = self._caps, network_of(ip)
+        if caps is None or network == self._network:
+            return None
+        full = caps.full_at(network)
+        if full is None:
+            caps.move(self._network, network, unauthenticated=self._unauthenticated)
+            self._network = network
+        return full
+
     def release(self) -> None:
         """The connection is gone. Only the first call has an effect."""
         caps, self._caps = self._caps, None
@@ -132,9 +148,10 @@ class Caps:
         self.connections = 0
         self.unauthenticated = 0
 
-    def connect(self, ip: str) -> Admission | Scope:
-        """A place for one more connection of this address, or the name of the limit that is reached."""
-        network = network_of(ip)
+    def connect(self, ip: str, *, proxied: bool = False) -> Admission | Scope:
+        """A place for one more connection of this address, or the name of the limit that is reached. `proxied`: the
+        address is a proxy's, and the client's comes later (`Admission.locate`)."""
+        network = PROXY if proxied else network_of(ip)
         full = self._full(network)
         if full is not None:
             return full
@@ -146,15 +163,32 @@ class Caps:
 
     def _full(self, network: Hashable) -> Scope | None:
         # The address first: a client that may change something about its refusal should be told so.
-        if 0 < self._per_address_max <= self._by_address.of(network):  # 0: off
-            return "address"
-        if self._unauthenticated_by_address.of(network) >= self._unauthenticated_per_address_max:
-            return "unauthenticated_address"
+        at = self.full_at(network)
+        if at is not None:
+            return at
         if self.connections >= self.connections_max:
             return "total"
         if self.unauthenticated >= self._unauthenticated_max:
             return "unauthenticated"
         return None
+
+    def full_at(self, network: Hashable) -> Scope | None:
+        """For Admission only: the limit of one address that is reached there."""
+        if network == PROXY:
+            return None
+        if 0 < self._per_address_max <= self._by_address.of(network):  # 0: off
+            return "address"
+        if self._unauthenticated_by_address.of(network) >= self._unauthenticated_per_address_max:
+            return "unauthenticated_address"
+        return None
+
+    def move(self, before: Hashable, after: Hashable, *, unauthenticated: bool) -> None:
+        """For Admission only."""
+        self._by_address.remove(before)
+        self._by_address.add(after)
+        if unauthenticated:
+            self._unauthenticated_by_address.remove(before)
+            self._unauthenticated_by_address.add(after)
 
     def take_subject(self, tenant: str, subject: str, limit: int) -> Seat | None:
         """A place among the connections of this subject, or None when it has `limit` of them."""

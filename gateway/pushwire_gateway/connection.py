@@ -21,12 +21,13 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from pushwire.wire.codes import CLOSES
-from pushwire.wire.frames import SUBPROTOCOL, ClientFrame, Goodbye
+from pushwire.wire.frames import SUBPROTOCOL, Auth, ClientFrame, Goodbye
 from pushwire.wire.jsonv1 import codec_for
 from pushwire_storage.base import Message
 
-from .auth import Unauthorized, token_from_headers
+from .auth import Unauthorized
 from .caps import Admission
+from .entrance import NOBODY, Shown, who
 from .handshake import PATH, SUBPROTOCOLS, UpgradeRequest, offered_subprotocols, values
 from .hub import Hub
 from .intake import Intake, is_utf8
@@ -35,7 +36,6 @@ from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES, Outbox, StallWatc
 from .ports import Gateway, ServerCodec, SessionLike
 from .problems import raw_response
 from .refusal import Refusal
-from .rights import Principal
 from .tcp import held_back_bytes
 
 MESSAGE_BYTES_MAX: Final = 1024 * 1024 + 16 * 1024
@@ -76,7 +76,7 @@ class Handshake(NamedTuple):
     response: bytes
     protocol: ServerProtocol
     codec: ServerCodec | None
-    principal: Principal | None
+    shown: Shown
     close: int | None
 
 
@@ -107,16 +107,15 @@ def negotiate(gateway: Gateway, request: UpgradeRequest, origins: frozenset[str]
     # A browser fails the connection, and sees no code of ours, unless it gets back one of the names it offered.
     answer.headers["Sec-WebSocket-Protocol"] = spoken or offered[0]
     if spoken is None:
-        return Handshake(answer.serialize(), protocol, None, None, 4406)
+        return Handshake(answer.serialize(), protocol, None, NOBODY, 4406)
     codec: ServerCodec = codec_for(spoken, Message)
     try:
-        token, _ = token_from_headers(request.headers)
-        principal = None if token is None else gateway.verifier.verify(token, gateway.clock.now())
+        shown = who(gateway, request, secure=secure)
     except Unauthorized:
         if values(request.headers, b"authorization"):
             return raw_response(Refusal("unauthorized"))
-        return Handshake(answer.serialize(), protocol, codec, None, 4401)
-    return Handshake(answer.serialize(), protocol, codec, principal, None)
+        return Handshake(answer.serialize(), protocol, codec, NOBODY, 4401)
+    return Handshake(answer.serialize(), protocol, codec, shown, None)
 
 
 def _accept(protocol: ServerProtocol, request: UpgradeRequest) -> WebSocketResponse:
@@ -160,15 +159,16 @@ class Connection(asyncio.Protocol):
         "ip",
     )
 
-    def __init__(self, hub: Hub, transport: asyncio.Transport, handshake: Handshake, admission: Admission) -> None:
+    def __init__(
+        self, hub: Hub, transport: asyncio.Transport, handshake: Handshake, admission: Admission, ip: str
+    ) -> None:
         self._hub = hub
         self._transport = transport
         self._protocol = handshake.protocol
         self._codec = handshake.codec
         self._admission = admission
         self._socket = transport.get_extra_info("socket")
-        peer = transport.get_extra_info("peername")
-        self.ip = str(peer[0]) if peer else ""
+        self.ip = ip
         self._session: SessionLike | None = None
         self._outbox: Outbox | None = None
         self._open = True  # frames may come and go
@@ -200,13 +200,15 @@ class Connection(asyncio.Protocol):
         if handshake.close is not None:
             self._refuse(handshake.close)
         elif self._outbox is not None and self._codec is not None:
-            self._ask(self._start_session, self._codec, self._outbox, handshake.principal)
+            self._ask(self._start_session, self._codec, self._outbox, handshake.shown)
 
-    def _start_session(self, codec: ServerCodec, outbox: Outbox, principal: Principal | None) -> None:
+    def _start_session(self, codec: ServerCodec, outbox: Outbox, shown: Shown) -> None:
         gateway = self._hub.gateway
         now = gateway.clock.now()
-        self._session = gateway.make_session(self, codec, outbox, principal, now)
+        self._session = gateway.make_session(self, codec, outbox, shown.principal, now)
         self._session.start(now)
+        if shown.late is not None:
+            self._session.receive([Auth(shown.late)], now)
 
     def _refuse(self, code: int) -> None:
         close = CLOSES[code]

@@ -33,7 +33,7 @@ from pushwire_storage.base import Counted as StoreCounted
 from .batcher import Batcher
 from .clock import Clock, to_ms
 from .core.delivery import Delivery
-from .core.model import Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
+from .core.model import OVERHEAD_BYTES, Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
 from .core.retry import RetryPolicy
 from .settings import Settings
 from .tails import Tails
@@ -323,11 +323,11 @@ class Engine:
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         """Nobody has these in hand, so the core knows nothing of them, but that they may hold keys."""
         now = self.clock.now()
-        if group.topic.config.expired == "drop":
-            self.batcher.settle([Done(group, messages)])
-        else:
+        settlements: list[Settlement] = [Done(group, messages)]
+        if group.topic.config.expired != "drop":
             self.died["expired"] += len(messages)
-            self.batcher.settle([Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages])
+            settlements = [Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages]
+        self.batcher.settle(settlements, sum(message.size_bytes + OVERHEAD_BYTES for message in messages))
         for priority in {message.priority for message in messages}:
             seqs = [message.seq for message in messages if message.priority == priority]
             self.core.vanished(group, priority, seqs, now)

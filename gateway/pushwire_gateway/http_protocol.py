@@ -22,7 +22,7 @@ from .handshake import UpgradeRequest, values
 from .hub import Hub
 from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES, StallWatch
 from .problems import raw_response
-from .refusal import Refusal
+from .refusal import BUSY_RETRY_MS, Refusal
 from .tcp import held_back_bytes
 
 HEADERS_MAX: Final = 64
@@ -356,8 +356,27 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._open_websocket(rest)
 
+    def _locate(self, ip: str) -> Refusal | None:
+        """Now that a proxy has named its client: may this address have one more?"""
+        stats, gateway = self._hub.stats, self._hub.gateway
+        full = self._admission.locate(ip)
+        if full is not None:
+            stats.refused[full] += 1
+            return Refusal("too_many_connections", retry_after_ms=BUSY_RETRY_MS)
+        verdict = gateway.throttle.connect(ip)
+        if not verdict.allowed:
+            stats.refused["rate"] += 1
+            return Refusal("rate_limited", retry_after_ms=verdict.retry_after_ms)
+        return None
+
     def _open_websocket(self, rest: bytes) -> None:
         hub, transport = self._hub, self.transport
+        peer = str(self.client[0]) if self.client else ""
+        ip = hub.proxies.client_address(peer, self.headers)
+        refusal = self._locate(ip) if hub.proxies.trusts(peer) else None
+        if refusal is not None:
+            self._linger(raw_response(refusal))
+            return
         request = UpgradeRequest(self.scope["method"], self.url, self.scope["http_version"], self.headers)
         handshake = negotiate(hub.gateway, request, hub.origins, secure=self._secure)
         if isinstance(handshake, bytes):
@@ -367,7 +386,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = UPGRADED
         self.connections.discard(self)
         self.parser = None  # type: ignore[assignment]  # breaks the cycle of parser and callbacks, as uvicorn does
-        connection = Connection(hub, transport, handshake, self._admission)
+        connection = Connection(hub, transport, handshake, self._admission, ip)
         hub.join(connection)
         hub.leave(self)
         connection.start(handshake, full=self.flow.write_paused)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from .ports import Gateway
+from .proxies import Proxies
 
 
 class Checked(Protocol):
@@ -42,12 +43,13 @@ class Stats:
 class Hub:
     """One listener's connections."""
 
-    __slots__ = ("empty", "gateway", "live", "loop", "origins", "stats")
+    __slots__ = ("empty", "gateway", "live", "loop", "origins", "proxies", "stats")
 
     def __init__(self, gateway: Gateway, loop: asyncio.AbstractEventLoop) -> None:
         self.gateway = gateway
         self.loop = loop
         self.origins = frozenset(gateway.settings.origins)
+        self.proxies = Proxies(gateway.settings.trusted_proxies, gateway.settings.proxy_header)
         self.stats = Stats()
         self.live: set[Checked] = set()
         self.empty = asyncio.Event()  # set while no connection is alive

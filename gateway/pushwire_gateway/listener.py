@@ -24,7 +24,7 @@ from .hub import Checked, Hub, Stats
 from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES
 from .ports import Gateway
 from .problems import raw_response
-from .refusal import Refusal
+from .refusal import BUSY_RETRY_MS, Refusal
 from .settings import ConfigError, Settings
 from .tcp import tune_listening
 
@@ -41,9 +41,6 @@ SWEEP_SLICE: Final = 500
 
 TLS_HANDSHAKE_S: Final = 5.0
 """As the time for the HTTP head, which begins behind it."""
-
-BUSY_RETRY_MS: Final = 5000
-"""What a client refused for a cap is told to wait: about as long as it takes for unauthenticated ones to be gone."""
 
 _log = logging.getLogger("pushwire.listener")
 
@@ -128,13 +125,14 @@ class Listener:
         stats, gateway = self._hub.stats, self._gateway
         peer = transport.get_extra_info("peername")
         ip = str(peer[0]) if peer else ""
-        admission = gateway.caps.connect(ip)
+        proxied = self._hub.proxies.trusts(ip)
+        admission = gateway.caps.connect(ip, proxied=proxied)
         if isinstance(admission, str):
             stats.refused[admission] += 1
             self._turn_away(transport, Refusal("too_many_connections", retry_after_ms=BUSY_RETRY_MS))
             return None
-        verdict = gateway.throttle.connect(ip)
-        if not verdict.allowed:
+        verdict = None if proxied else gateway.throttle.connect(ip)
+        if verdict is not None and not verdict.allowed:
             admission.release()
             stats.refused["rate"] += 1
             self._turn_away(transport, Refusal("rate_limited", retry_after_ms=verdict.retry_after_ms))

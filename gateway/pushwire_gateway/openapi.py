@@ -189,7 +189,8 @@ def _topics() -> list[Operation]:
         Operation("POST", f"{topic}/purge", "Remove its messages, for all groups", "admin",
                   {200: record({"removed": integer()})}, OF_TOPIC, purge, False),
         Operation("GET", f"{topic}/messages", "Look at what is kept; never leases", "admin",
-                  {200: ref("Peek")}, OF_TOPIC, query={"after_seq": {**integer(), "default": 0}, "limit": integer(1, PEEK_MAX)}),
+                  {200: ref("Peek")}, OF_TOPIC,
+                  query={"after_seq": {**integer(), "default": 0}, "limit": integer(1, PEEK_MAX)}),
         _history(f"{topic}/messages/{{seq}}/history", ", for administrators"),
     ]  # fmt: skip
 

@@ -6,7 +6,7 @@ written, tested and replaced without each other. Times are seconds of the gatewa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pushwire.wire.codec import Codec
@@ -33,7 +33,7 @@ class Link(Protocol):
 
     @property
     def ip(self) -> str:
-        """The peer's address as the socket shows it, without port."""
+        """The client's address, without port: the socket's, or what a trusted proxy says."""
 
     @property
     def unsent_bytes(self) -> int:
@@ -92,7 +92,12 @@ class Verifier(Protocol):
     """What handshake and HTTP ask about tokens."""
 
     def verify(self, token: str | bytes, now: float) -> Principal:
-        """The principal of a good token. Raises Unauthorized and nothing else."""
+        """The principal of a good token. Raises Unauthorized and nothing else; as UnknownKey when the issuer may have
+        published its key a moment ago."""
+
+    def redeem(self, ticket: str, origins: Collection[str], now: float) -> Principal:
+        """The principal of a ticket, which is used up, if it was issued to one of these Origins or to none. Raises
+        Unauthorized and nothing else."""
 
 
 class Gateway(Protocol):

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from pushwire.wire.codes import ERRORS
 
+BUSY_RETRY_MS = 5000
+"""What a client refused for a cap is told to wait: about as long as it takes for unauthenticated ones to be gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

@@ -21,7 +21,7 @@ from pushwire_storage.sqlite import SqliteStore
 from .app import whole_app
 from .caps import Caps
 from .clock import AnchoredClock, Clock
-from .engine import Engine
+from .engine import Engine, Loop
 from .gateway import Gateway
 from .listener import Listener
 from .settings import Settings
@@ -93,9 +93,13 @@ class LateCatalog:
 class Server:
     """One gateway: `start`, then `wait`, then `drain`."""
 
-    def __init__(self, settings: Settings, store: Store | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store | None = None, clock: Clock | None = None, loop: Loop | None = None
+    ) -> None:
+        """`loop` runs the gateway's own timers, on the time of `clock`; None: the event loop does."""
         self.settings = settings
         self.clock = clock or AnchoredClock()
+        self._loop = loop
         self.store = store or make_store(settings)
         self.tokens = make_tokens(settings, LateCatalog(self.store), self.clock.now)
         self._stopping = asyncio.Event()
@@ -105,7 +109,7 @@ class Server:
 
     async def start(self) -> None:
         """Open the store, then the port. Raises StoreError, OSError."""
-        loop = _Loop()
+        loop = self._loop or _Loop()
         self.engine = Engine(self.store, self.clock, loop, self.settings, self._broken)
         await self.engine.start()
         await self.tokens.start()

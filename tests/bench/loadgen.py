@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.dialects import DIALECTS
 from bench.links import LoadError, Loop, Target
-from bench.scenarios import fanout, idle, latency, throughput
+from bench.scenarios import backlog, fanout, idle, latency, throughput
 from bench.scenarios.base import Load
 
 SCENARIOS: dict[str, ModuleType] = {
@@ -23,6 +23,7 @@ SCENARIOS: dict[str, ModuleType] = {
     "latency": latency,
     "fan-out": fanout,
     "idle": idle,
+    "backlog": backlog,
 }
 
 

@@ -160,10 +160,19 @@ class Others:
 
 def rss_kib(pids: Sequence[int]) -> int:
     """Resident memory of these processes in KiB (proc(5): status, VmRSS)."""
+    return _status_kib(pids, "VmRSS:")
+
+
+def peak_kib(pids: Sequence[int]) -> int:
+    """The most they ever had (VmHWM)."""
+    return _status_kib(pids, "VmHWM:")
+
+
+def _status_kib(pids: Sequence[int], name: str) -> int:
     total = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(name):
                 total += int(line.split()[1])
     return total
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from bench.contestants.naive import Naive
 from bench.contestants.pushwire import Pushwire
 from bench.loadgen import SCENARIOS
 from bench.processes import ProcessFailed
-from bench.scenarios.base import CONNECT_S, DRAIN_S, SETUP_S, Case
+from bench.scenarios.base import CONNECT_S, DRAIN_S, SETUP_S, STAGE_S, Case
 from bench.stats import median
 
 HERE = Path(__file__).resolve().parent
@@ -77,7 +78,8 @@ class Bench:
                 if case.scenario == "throughput" and case is self.cases[0]:
                     self.measure_bounds()
                 for contestant in turned(self.contestants, number):
-                    self.round(case, contestant)
+                    if not case.lone or contestant is self.contestants[0]:
+                        self.round(case, contestant)
             longest_s = max(longest_s, time.monotonic() - began)
             say(f"round {number + 1} of {self.options.rounds} done")
 
@@ -102,7 +104,7 @@ class Bench:
         cell = self.results.cell(case, contestant.name)
         try:
             self.prepare(case, contestant)
-            answer = self.load(case, contestant)
+            answer = self.staged(case, contestant) if case.stages else self.load(case, contestant)
         except ProcessFailed as exc:
             answer = {"error": str(exc)}
         if "error" in answer:
@@ -133,6 +135,19 @@ class Bench:
             self.start_failures[contestant.name] = failures + 1
             raise ProcessFailed(str(exc)) from exc
 
+    def staged(self, case: Case, contestant: Contestant) -> Any:
+        """A round of several measurements, with a new process on the same data for each."""
+        figures: dict[str, dict[str, float]] = {}
+        notes: dict[str, float] = {}
+        for number, stage in enumerate(case.stages):
+            ready_s = contestant.restart() if number else 0.0
+            answer = self.load(replace(case, params={**case.params, "stage": stage}), contestant)
+            if "error" in answer:
+                return answer
+            figures[stage] = {**answer["figures"], "ready_s": ready_s}
+            notes |= {name: max(value, notes.get(name, 0.0)) for name, value in answer["notes"].items()}
+        return {"figures": SCENARIOS[case.scenario].figures(figures), "notes": notes}
+
     def load(self, case: Case, contestant: Contestant) -> Any:
         number = next(self._numbers)
         job = {
@@ -146,7 +161,7 @@ class Bench:
         }
         busy_s = case.params.get("warm_s", 0) + case.params.get("measure_s", 0)
         # Every wait inside has its own end; this one is for a load generator that hangs.
-        within_s = busy_s + 2 * CONNECT_S + SETUP_S + DRAIN_S + 10
+        within_s = busy_s + 2 * CONNECT_S + SETUP_S + (STAGE_S if case.stages else DRAIN_S) + 10
         return processes.run([sys.executable, str(HERE / "loadgen.py")], self.env, self.load_cpu, job, within_s)
 
     def stop(self) -> None:

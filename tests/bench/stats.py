@@ -97,8 +97,8 @@ class Ledger:
     def fault(self) -> str | None:
         """What is wrong, or None when each message published so far arrived exactly once."""
         faults = []
-        if self._outstanding:
-            faults.append(f"{len(self._outstanding)} of {self.published} messages did not arrive")
+        if self.outstanding:
+            faults.append(f"{self.outstanding} of {self.published} messages did not arrive")
         if self.duplicates:
             faults.append(f"{self.duplicates} messages arrived twice")
         if self.foreign:

@@ -19,9 +19,13 @@ from pushwire_gateway.listener import Listener
 from pushwire_gateway.outbox import Outbox
 from pushwire_gateway.ports import Link, PublishDone, ServerCodec
 from pushwire_gateway.refusal import Refusal
+from pushwire_gateway.revocation import Revocations
 from pushwire_gateway.rights import Principal
 from pushwire_gateway.settings import Settings, load
 from pushwire_gateway.throttle import Throttle
+from pushwire_gateway.tickets import Tickets
+from pushwire_gateway.tokens import Tokens
+from support.tokens import KeptRevocations
 
 SECRET = secrets.token_bytes(32)
 PATIENCE_S = 10  # a test that waits this long has failed
@@ -112,7 +116,9 @@ class SmallGateway:
             connects_burst_total=settings.connects_burst,
         )
         ring = build_ring([VerifyKey("main", "HS256", SECRET)])
-        self.verifier = TokenVerifier(ring, audience="pushwire", issuer="pushwire")
+        verifier = TokenVerifier(ring, audience="pushwire", issuer="pushwire")
+        revocations = Revocations(KeptRevocations(), "pushwire")
+        self.verifier = Tokens(verifier, None, revocations, Tickets(settings.node), clock.now)
         self.caps = Caps(settings, descriptors=4096)
         self.draining = False
         self.sessions: list[RecordingSession] = []

@@ -6,10 +6,12 @@ was then written by somebody else.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from pushwire_gateway.auth import SigningKey, TokenVerifier, VerifyKey, build_ring
 from pushwire_gateway.key_material import Alg
+from pushwire_storage.base import Revocation, StoreBroken
 
 NOW = 1_800_000_000
 AUDIENCE = "pushwire-test"
@@ -139,3 +142,22 @@ def token(alg: Alg = "HS256", head: dict[str, Any] | bytes | None = None, payloa
     """A token signed with the right key, whatever its header and payload say. Good at NOW by default."""
     text = signing_input(header(alg) if head is None else head, claims() if payload is None else payload)
     return f"{text}.{b64(signature(alg, text))}"
+
+
+class KeptRevocations:
+    """A catalog's part of it: entries by issuer and jti or subject. May be told to wait, or to fail."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str | None, str | None], Revocation] = {}
+        self.gate: asyncio.Event | None = None
+        self.broken = False
+
+    async def revoke(self, revocation: Revocation) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.broken:
+            raise StoreBroken("the disk is gone")
+        self.entries[revocation.issuer, revocation.jti, revocation.subject] = revocation
+
+    async def revocations(self) -> Sequence[Revocation]:
+        return list(self.entries.values())

@@ -17,6 +17,7 @@ from bench import framing, naive, report
 from bench.dialects import Answer, Delivered, Done, PushwireV1, Receipt
 from bench.framing import FramingError, Reader
 from bench.links import LoadError
+from bench.scenarios import backlog
 from bench.scenarios.base import Case, Metric
 from bench.stats import Ids, Ledger, median, percentile
 from pushwire.wire import frames
@@ -312,3 +313,26 @@ def test_the_naive_gateway_is_held_against_its_drivers_rate() -> None:
     assert measured.naive_share("three hops") is None  # unknown is not passed
     measured.bounds["three hops"] = [1000.0, 1200.0, 900.0]
     assert measured.naive_share("three hops") == 0.3
+
+
+def test_a_backlog_is_checked_message_by_message():
+    seen = backlog.Seen(3)
+    ids = [f"0190f3c2-7abc-7def-8abc-{number:012x}" for number in range(4)]
+    seen.arrive(ids[:2])
+    assert (seen.outstanding, seen.fault() is None) == (1, False)
+    seen.arrive([ids[2]])
+    assert (seen.outstanding, seen.fault()) == (0, None)
+    seen.arrive([ids[2], ids[3]])
+    assert (seen.duplicates, seen.foreign) == (1, 1)
+    assert seen.fault() is not None
+
+
+def test_stages_of_a_backlog_become_one_row():
+    stages = {
+        "fill": {"ready_s": 0.0},
+        "drain": {"ready_s": 0.9, "rate": 80_000.0, "peak_kib": 81_920.0},
+        "empty": {"ready_s": 0.2, "rate": 64_000.0, "peak_kib": 71_680.0},
+    }
+    row = backlog.figures(stages)
+    assert set(row) == {metric.name for metric in backlog.METRICS}
+    assert (row["ready after restart"], row["peak memory above empty"], row["drained : empty queue"]) == (0.9, 10, 1.25)

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 from pushwire.wire.codec import dumps
+from pushwire.wire.frames import Auth
+from pushwire_gateway.auth import UnknownKey
+from pushwire_gateway.rights import Principal
+from pushwire_gateway.tickets import Ticket
 from support.port import CLOSE, Port, open_port, upgrade_request
 
 
@@ -157,7 +161,7 @@ async def test_compression_and_every_other_extension_is_ignored():
 
 async def test_a_query_does_not_change_the_path():
     async with open_port() as port, await port.client() as client:
-        await client.send(upgrade_request(path="/v1/ws?ticket=1"))
+        await client.send(upgrade_request(path="/v1/ws?token=none&x=1"))
         assert "101" in await client.head()
 
 
@@ -238,3 +242,72 @@ async def test_a_session_that_cannot_be_made_costs_its_client_1011_and_nobody_el
         await port.session.until_called("receive")
         assert caplog.text.count("ZeroDivisionError") == 1
         assert port.listener.stats.failures == 1
+
+
+# --- tickets and keys that come late
+
+
+async def ticket(port: Port, origin: str | None = None) -> str:
+    now = port.gateway.clock.now()
+    principal = port.gateway.verifier.verify(port.gateway.token("ann"), now)
+    issued = port.gateway.verifier.issue_ticket(principal, origin, now)
+    assert isinstance(issued, Ticket)
+    return issued.text
+
+
+async def test_a_ticket_in_the_url_opens_one_session_of_its_principal():
+    async with open_port() as port:
+        path = f"/v1/ws?ticket={await ticket(port)}"
+        async with await port.client() as first, await port.client() as second:
+            await first.send(upgrade_request(path=path))
+            assert "101" in await first.head()
+            await port.gateway.opened.wait()
+            assert port.session.principal.subject == "ann"
+            await second.send(upgrade_request(path=path))
+            assert "101" in await second.head()
+            assert await second.closed_with() == 4401
+
+
+async def test_a_ticket_beside_a_token_is_refused_and_used_up_by_nobody():
+    async with open_port() as port:
+        path = f"/v1/ws?ticket={await ticket(port)}"
+        request = upgrade_request(path=path, authorization=f"Bearer {port.gateway.token('bob')}")
+        assert (await refused(port, request))[0] == 401
+        async with await port.client() as client:
+            await client.send(upgrade_request(path=path))
+            assert "101" in await client.head()
+            await port.gateway.opened.wait()
+            assert port.session.principal.subject == "ann"
+
+
+@pytest.mark.parametrize("query", ["ticket=", "ticket=a&ticket=b", "ticket=n1.none", "ticket=" + "x" * 2000])
+async def test_a_ticket_that_is_none_closes_with_4401(query):
+    async with open_port() as port, await port.client() as client:
+        await client.send(upgrade_request(path=f"/v1/ws?{query}"))
+        assert "101" in await client.head()
+        assert await client.closed_with() == 4401
+        assert not port.gateway.sessions
+
+
+async def test_a_ticket_of_another_origin_opens_nothing():
+    async with open_port(origins=["https://a.example", "https://b.example"]) as port, await port.client() as client:
+        path = f"/v1/ws?ticket={await ticket(port, 'https://a.example')}"
+        await client.send(upgrade_request(path=path, origin="https://b.example"))
+        assert "101" in await client.head()
+        assert await client.closed_with() == 4401
+
+
+async def test_a_token_whose_key_may_come_opens_a_session_that_asks_for_it(monkeypatch):
+    async with open_port() as port, await port.client() as client:
+
+        def unknown(_token: str | bytes, _now: float) -> Principal:
+            raise UnknownKey("new")
+
+        monkeypatch.setattr(port.gateway.verifier, "verify", unknown)
+        token = port.gateway.token("ann")
+        await client.send(upgrade_request(authorization=f"Bearer {token}"))
+        assert "101" in await client.head()
+        await port.gateway.opened.wait()
+        await port.session.until(lambda: bool(port.session.frames))
+        assert port.session.principal is None
+        assert [(type(frame), frame.token) for frame in port.session.frames] == [(Auth, token)]

@@ -323,3 +323,63 @@ async def test_the_answers_have_a_date_and_no_banner():
             "cache-control": "no-store",
             "x-content-type-options": "nosniff",
         }
+
+
+# --- behind proxies
+
+
+def forwarded(for_: str, **more: str) -> bytes:
+    return upgrade_request(x_forwarded_for=for_, **more)
+
+
+async def test_behind_a_trusted_proxy_each_client_counts_by_its_own_address():
+    async with open_port(trusted_proxies=["127.0.0.0/8"], unauthenticated_per_ip=1, connects_burst_per_ip=9) as port:
+        async with await port.client() as ann, await port.client() as bob, await port.client() as second:
+            await ann.send(forwarded("192.0.2.1"))
+            assert "101" in await ann.head()
+            await bob.send(forwarded("10.1.1.1, 192.0.2.2"))
+            assert "101" in await bob.head()
+            await port.gateway.sessions[-1].until_called("start")
+            assert [session.link.ip for session in port.gateway.sessions] == ["192.0.2.1", "192.0.2.2"]
+            await second.send(forwarded("192.0.2.1"))
+            status, _, body = await second.response()
+            assert (status, body["code"]) == (503, "too_many_connections")
+            assert port.listener.stats.refused["unauthenticated_address"] == 1
+        await port.until_alone()
+        assert port.gateway.caps.connections == 0
+        async with await port.client() as again:
+            await again.send(forwarded("192.0.2.1"))
+            assert "101" in await again.head()
+
+
+async def test_the_rate_of_new_connections_counts_for_the_client_behind_the_proxy():
+    async with (
+        open_port(trusted_proxies=["127.0.0.0/8"], connects_burst_per_ip=1, connects_per_s_per_ip=1) as port,
+        await port.client() as one,
+        await port.client() as two,
+        await port.client() as three,
+    ):
+        await one.send(forwarded("192.0.2.1"))
+        assert "101" in await one.head()
+        await two.send(forwarded("192.0.2.1"))
+        assert (await two.response())[2]["code"] == "rate_limited"
+        await three.send(forwarded("192.0.2.3"))
+        assert "101" in await three.head()
+
+
+async def test_a_stranger_cannot_choose_its_address():
+    async with open_port(trusted_proxies=["10.0.0.0/8"]) as port, await port.client() as client:
+        await client.send(forwarded("192.0.2.1"))
+        assert "101" in await client.head()
+        await port.gateway.opened.wait()
+        assert port.session.link.ip == "127.0.0.1"
+
+
+async def test_requests_of_a_proxy_are_not_counted_by_its_address():
+    async with (
+        open_port(trusted_proxies=["127.0.0.0/8"], connections_per_ip=1, unauthenticated_per_ip=1) as port,
+        await port.client() as one,
+        await port.client() as two,
+    ):
+        assert await alive(one)
+        assert await alive(two)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -15,28 +14,9 @@ from pushwire_gateway.refusal import Refusal
 from pushwire_gateway.revocation import REVOCATION_KEPT_S, Revocations, Revoked
 from pushwire_gateway.rights import Principal
 from pushwire_storage.base import Revocation, StoreBroken
-from support.tokens import ISSUER, NOW, claims, token, verifier
+from support.tokens import ISSUER, NOW, KeptRevocations, claims, token, verifier
 
 ALICE = Principal("acme", "alice", ISSUER, "token-1", NOW - 60, NOW + 840, 30, ())
-
-
-class KeptRevocations:
-    """A catalog's part of it: entries by issuer and jti or subject. May be told to wait, or to fail."""
-
-    def __init__(self) -> None:
-        self.entries: dict[tuple[str, str | None, str | None], Revocation] = {}
-        self.gate: asyncio.Event | None = None
-        self.broken = False
-
-    async def revoke(self, revocation: Revocation) -> None:
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.broken:
-            raise StoreBroken("the disk is gone")
-        self.entries[revocation.issuer, revocation.jti, revocation.subject] = revocation
-
-    async def revocations(self) -> Sequence[Revocation]:
-        return list(self.entries.values())
 
 
 def fresh(store: KeptRevocations | None = None, **limits: int) -> Revocations:

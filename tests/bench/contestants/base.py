@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,6 +69,16 @@ class Contestant:
         except BaseException:
             self.stop()
             raise
+
+    def restart(self) -> float:
+        """End the process and start it again on its data. Returns after how many seconds it was ready."""
+        assert self._server is not None
+        ready_file = self._server.folder / "ready.json"
+        self._server.stop()
+        ready_file.unlink(missing_ok=True)
+        began = time.monotonic()
+        self._server.start(self.command(self._server.folder, ready_file), self.env(), self._cpu, ready_file)
+        return time.monotonic() - began
 
     def stop(self) -> None:
         """End the process and delete its data."""

@@ -24,6 +24,10 @@ DRAIN_S = 10
 """From the last publish to the last delivery and confirmation: the backlog is bounded by roles.BACKLOG_MAX."""
 
 
+STAGE_S = 130
+"""For a stage, which may move a million messages."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One figure of a case."""
@@ -47,6 +51,11 @@ class Case:
     """Whether each round needs a broker that has just started."""
     connections: int = 0
     """Connections it opens, so that tokens and file descriptors are there."""
+    stages: Sequence[str] = ()
+    """Measurements that make one round, the broker started anew on its data before each but the first. The scenario's
+    `figures` puts them together."""
+    lone: bool = False
+    """Only the first contestant: the others hold no backlog that outlives them."""
 
 
 @dataclass
