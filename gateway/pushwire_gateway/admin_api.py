@@ -40,12 +40,11 @@ Handler = Callable[[Request, Principal], Awaitable[Response]]
 
 
 def admin_routes(gateway: Gateway) -> list[Route]:
-    """Every route of the admin API, and the history that consumers with `replay` may read too."""
+    """Every route of the admin API."""
     api = _AdminApi(gateway)
     topics = "/v1/admin/topics"
     topic = topics + "/{topic}"
     group = topic + "/groups/{group}"
-    history = "/messages/{seq}/history"
     table: list[tuple[str, str, Handler]] = [
         ("GET", topics, api.topics),
         ("GET", topic, api.topic),
@@ -54,8 +53,7 @@ def admin_routes(gateway: Gateway) -> list[Route]:
         ("DELETE", topic, api.delete_topic),
         ("POST", topic + "/purge", api.purge),
         ("GET", topic + "/messages", api.peek),
-        ("GET", topic + history, api.history),
-        ("GET", "/v1/topics/{topic}" + history, api.history),
+        ("GET", topic + "/messages/{seq}/history", api.history),
         ("GET", topic + "/groups", api.groups),
         ("GET", group, api.group),
         ("PUT", group, api.put_group),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from .admin_api import admin_routes
 from .api import make_app
@@ -17,6 +17,6 @@ from .metrics import metrics_route
 from .specs import spec_routes
 
 
-def whole_app(gateway: Gateway, port: Callable[[], Stats]) -> Starlette:
+def whole_app(gateway: Gateway, port: Callable[[], Stats]) -> ASGIApp:
     """Everything but the WebSocket. `port`: the counters of the listener."""
     return make_app(gateway, *admin_routes(gateway), metrics_route(gateway, port), *spec_routes(gateway.settings))

@@ -20,6 +20,7 @@ from .engine import Engine, Loop
 from .following import Batches
 from .ids import uuid7
 from .outbox import Outbox
+from .polling import Polls
 from .ports import Link, ServerCodec
 from .refusal import Refusal
 from .rights import Principal
@@ -27,6 +28,8 @@ from .session import Session
 from .sessions import Held, Sessions
 from .settings import Settings
 from .sysstats import TALLY_FIELDS, SysStats, Tally, numbers
+from .streams import Streams
+from .sysstats import SysStats, Tally, numbers
 from .throttle import Throttle, Verdict
 from .tokens import Tokens
 from .topics import Topics
@@ -63,6 +66,8 @@ class Gateway:
         self.registry = Sessions(engine, self.topics, settings)
         self.stats = SysStats(engine, lambda tenant: numbers(self, tenant))
         self.batches = Batches()
+        self.polls = Polls(self)
+        self.streams = Streams(self)
         self.sessions: set[Session] = set()
         self.draining = False
         self._tallies: dict[str, Tally] = {}  # as many as tenants have shown a token
@@ -93,6 +98,8 @@ class Gateway:
         self.draining = True
         for session in sorted(self.sessions, key=lambda session: session.id):
             session.drain(retry_after_ms())
+        self.polls.drain(retry_after_ms)
+        self.streams.drain()
         self.registry.end_away(lambda _: True, drained=True)
         self.engine.turn()
 
@@ -108,6 +115,7 @@ class Gateway:
         self.batches.forget()
         self.topics.expire_groups(now)
         self.stats.tick(now)
+        self.streams.tick(now)
         self.end_revoked()
 
     def end_revoked(self) -> None:
@@ -116,8 +124,15 @@ class Gateway:
             self._revocations_seen = self.revocations.version
             for session in sorted(self.sessions, key=lambda session: session.id):
                 session.check(self.clock.now())
+            self.polls.end_revoked(self.revocations.affected)
+            self.streams.end_revoked(self.revocations.affected)
             self.registry.end_away(self.revocations.affected)
         self.engine.turn()
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        """A timer of the engine's loop, to be cancelled by who does not need it any more."""
+        assert self._loop is not None  # nobody is served before the start or after the end
+        return self._loop.call_later(delay_s, callback)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run this beside everything else. For what must wait for the store's reader."""

@@ -48,7 +48,7 @@ ANY_ROUTE: Final = (
 OF_TOPIC: Final = ("bad_topic", "topic_not_found")
 OF_GROUP: Final = (*OF_TOPIC, "bad_group", "group_not_found")
 WAIT_S_MAX: Final = 30
-TAIL_FROM: Final = "^(earliest|new|seq:[0-9]+|time_ms:[0-9]+)$"
+TAIL_FROM: Final = "^(earliest|new|(seq|time_ms):[1-9][0-9]*)$"
 JSON: Final = "application/json"
 SSE: Final = "text/event-stream"
 PLAIN: Final = "text/plain"
@@ -134,8 +134,8 @@ def _messages(settings: Settings) -> list[Operation]:
         Operation(
             "GET", f"{topic}/tail", "Follow a topic as server-sent events", "replay", {200: SSE},
             (*OF_TOPIC, "epoch_changed", "too_many_connections"),
-            query={"from": {"type": "string", "pattern": TAIL_FROM, "default": "new"}},
-            headers={"Last-Event-ID": text(decode.EPOCH_CHARS_MAX + 17, 1)}, ticket=True,
+            query={"from": {"type": "string", "pattern": TAIL_FROM, "default": "new"}, "last_event_id": mark},
+            headers={"Last-Event-ID": mark}, ticket=True,
         ),
         Operation(
             "POST", "/v1/tickets", "A credential for a URL: one use, a short life", "any token",

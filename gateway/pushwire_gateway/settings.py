@@ -153,6 +153,14 @@ class Settings(BaseSettings):
     resume_grace_s_max: float = _float(60, 0, 60, "longest that leases may outlive their connection")
     sessions_away_max: int = _int(10_000, 0, 1_000_000, "sessions that may still come back, in total")
     sessions_away_per_subject: int = _int(16, 0, 1000, "sessions of one subject that may still come back")
+    polls_max: int = _int(10_000, 1, 1_000_000, "long polls being served, in total; each has a connection besides")
+    polls_per_subject: int = _int(16, 1, 10_000, "long polls of one subject being served")
+    poll_sessions_max: int = _int(10_000, 1, 1_000_000, "sessions of long-polling clients, in total")
+    poll_sessions_per_subject: int = _int(
+        64, 1, 10_000, "sessions of long-polling clients of one subject: one that never names its own leaves many"
+    )
+    streams_max: int = _int(10_000, 1, 1_000_000, "event streams, in total; each queues up to 256 KiB and a page")
+    streams_per_subject: int = _int(16, 1, 10_000, "event streams of one subject")
     release_hold_s: float = _float(1, 0, 60, "a released message is not offered to the same session for this long")
     dedupe_window_s: int = _int(600, 1, 86_400, "how long a message id is remembered")
     topic_messages_max: int = _int(1_000_000, 1, 1_000_000_000, "messages a topic keeps")

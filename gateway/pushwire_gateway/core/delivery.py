@@ -173,6 +173,20 @@ class Delivery(Endings):
         self._after(session, found, stale, now)
         return stale
 
+    def take_back(self, session: Session, tokens: Sequence[str], now: float) -> None:
+        """These never reached the client: back to their places, as if they had not been handed out."""
+        found, _ = leases.find(session, tokens, remove=True)
+        for sub, held in found:
+            self._end_leases(session, held)
+            for pending in held:
+                pending.deliveries -= 1
+                self._give_back(sub.group, pending, session, "returned", counted=False)
+            self.counters.returned += len(held)
+            self._freed(sub)
+        self._feed_starved(session, now)
+        for sub, _ in found:
+            self._dispatch(sub.group, now)
+
     def extend(self, session: Session, tokens: Sequence[str], now: float) -> tuple[float, list[str]]:
         """Renew these for one ack timeout. Returns the earliest new deadline and the stale tokens."""
         found, stale = leases.find(session, tokens, remove=False)

@@ -46,7 +46,7 @@ class Dispatcher:
 
     def _freed(self, sub: Subscription) -> None:
         """The subscription may have room: it waits in its group's ring."""
-        if not sub.in_ring and len(sub.leases) < sub.prefetch and sub.session.away_until is None:
+        if not sub.in_ring and len(sub.leases) < sub.prefetch and sub.asked != 0 and sub.session.away_until is None:
             sub.in_ring = True
             sub.group.ring.append(sub)
 
@@ -66,6 +66,8 @@ class Dispatcher:
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
+            if sub.asked is not None:
+                free = min(free, sub.asked)
             if free <= 0 or (group.held and group.held.get(sub.session, 0) >= HELD_MAX):
                 continue  # back in the ring when a lease ends, or when the holds do
             share = min(free, -(-group.ready // (len(ring) + 1)))
@@ -93,6 +95,8 @@ class Dispatcher:
 
     def _push(self, sub: Subscription, taken: list[Pending], now: float) -> None:
         leases.grant(sub, taken, now, self._deadlines)
+        if sub.asked is not None:
+            sub.asked -= len(taken)
         counters = self.counters
         served = counters.served
         for pending in taken:

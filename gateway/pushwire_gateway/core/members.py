@@ -81,6 +81,13 @@ class Members(Dispatcher):
         self._freed(sub)
         self._dispatch(sub.group, now)
 
+    def ask(self, sub: Subscription, count: int | None, now: float) -> None:
+        """A member that takes messages only when it asks: give it `count` more, as they come and as far as its window
+        allows. None: it takes whatever its window holds, as members do that never ask."""
+        sub.asked = count
+        self._freed(sub)
+        self._dispatch(sub.group, now)
+
     def configure(self, handle: Any, policy: Policy, now: float) -> None:
         """The topic or the group was configured; harmless for a group without members."""
         group = self._groups.get(handle)

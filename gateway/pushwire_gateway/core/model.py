@@ -131,6 +131,7 @@ class Subscription:
     __slots__ = (
         "ack_timeout_s",
         "armed",
+        "asked",
         "group",
         "in_ring",
         "leases",
@@ -153,6 +154,7 @@ class Subscription:
         self.leases: dict[str, Pending] = {}
         self.armed: list[Any] | None = None  # its entry in the heap of deadlines
         self.in_ring = False  # waits in its group's ring for messages
+        self.asked: int | None = None  # may be given so many more, whatever its window; None: as many as that holds
         self.timeouts_in_a_row = 0  # leases that ran out since it last settled anything
 
 
