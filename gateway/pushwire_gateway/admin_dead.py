@@ -111,7 +111,7 @@ class DeadLetters(AdminBase):
                 if not counted.count:
                     raise Refused(refusal)
                 return {"redriven": counted.count, **counted.rest(more=True), "stopped": refusal.code}
-            # Fewer seqs than ids: the rest was too much for one transaction. A seq of 0: it stays, it cannot be put back.
+            # Fewer seqs than ids: the rest was too much for one transaction. A seq of 0: it cannot be put back.
             ids = ids[: len(change.seqs)]
             if not ids:
                 break  # the topic is gone, and its dead letters with it

@@ -27,9 +27,8 @@ from .rights import Principal
 from .session import Session
 from .sessions import Held, Sessions
 from .settings import Settings
-from .sysstats import TALLY_FIELDS, SysStats, Tally, numbers
 from .streams import Streams
-from .sysstats import SysStats, Tally, numbers
+from .sysstats import TALLY_FIELDS, SysStats, Tally, numbers
 from .throttle import Throttle, Verdict
 from .tokens import Tokens
 from .topics import Topics

@@ -110,6 +110,7 @@ def _messages(settings: Settings) -> list[Operation]:
     drafts = record({"messages": listed(ref("Draft"), 1, settings.http_batch_max)})
     quotas = ("topic_full", "insufficient_storage", "rate_limited", "rate_limited_bytes")
     stored = (*OF_TOPIC, "too_many_topics", "batch_too_large", "id_conflict", *quotas)
+    mark = {"type": "string", "pattern": f"^[!-9;-~]{{1,{decode.EPOCH_CHARS_MAX}}}:(0|[1-9][0-9]*)$"}
     pulled = (*OF_GROUP, "too_many_topics", "too_many_groups", "rate_limited", "too_many_connections")
     ack_timeout_s = {
         "type": "number",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # ships no types
+
 from pushwire_gateway.openapi import document
 from pushwire_gateway.settings import Settings
 

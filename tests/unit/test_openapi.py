@@ -110,10 +110,12 @@ def accepted(name, value):
     return True
 
 
-VALUES = [None, True, False, -1, 0, 1, 99, 100, 1.5, "dead", "drop", "off", "settled", "full", "x", [1, 1, 1, 1], [0, 1, 1, 1],
-          [1, 1, 1], [1000] * 4, [1001] * 4, [True] * 4, 64 * 1024 - 1, 64 * 1024, 12 * 3600 * 1000, 12 * 3600 * 1000 + 1,
-          1000, 1001, 10_000, 10_001, 10**9, 10**9 + 1, 1024**4, 1024**4 + 1, topic_config.AGE_MS_MAX,
-          topic_config.AGE_MS_MAX + 1]  # fmt: skip
+VALUES = [
+    None, True, False, -1, 0, 1, 99, 100, 1.5, "dead", "drop", "off", "settled", "full", "x", [1, 1, 1, 1],
+    [0, 1, 1, 1], [1, 1, 1], [1000] * 4, [1001] * 4, [True] * 4, 64 * 1024 - 1, 64 * 1024, 12 * 3600 * 1000,
+    12 * 3600 * 1000 + 1, 1000, 1001, 10_000, 10_001, 10**9, 10**9 + 1, 1024**4, 1024**4 + 1,
+    topic_config.AGE_MS_MAX, topic_config.AGE_MS_MAX + 1,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", spec_schemas.CONFIG_FIELDS)
