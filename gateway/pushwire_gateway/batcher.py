@@ -13,6 +13,7 @@ from pushwire_storage.base import (
     Append,
     Batch,
     Change,
+    Done,
     Event,
     Settlement,
     Store,
@@ -270,9 +271,10 @@ class Batcher:
         self.commit_s.observe(self._now() - self._submitted_at)
         messages = sum(len(append.messages) for append in batch.appends if append.refused is None)
         self.messages_committed += messages
-        self.settlements_committed += len(batch.settlements)
+        settled = sum(len(one.messages) if type(one) is Done else 1 for one in batch.settlements)
+        self.settlements_committed += settled
         self.events_committed += len(batch.events)
-        self.batch_rows.observe(messages + len(batch.settlements))
+        self.batch_rows.observe(messages + settled)
 
     def _owe(self, batch: Batch, confirmations: list[Callback]) -> None:
         """The batch was rolled back whole. Its settlements are still owed, and their confirmations with them: they go
