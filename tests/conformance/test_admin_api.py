@@ -45,25 +45,24 @@ async def small(_tmp_path):
 async def real(tmp_path):
     (tmp_path / "copies").mkdir()
     async with whole_gateway(tmp_path / "data", backup_dir=tmp_path / "copies") as gateway:
-        async with pushwire.Admin(gateway.url, gateway.token("root")) as admin:
-            client = pushwire.Client(gateway.url, token=gateway.token())
-            async with client:
-                await admin.create_topic(TOPIC, {"ledger": "full"})
-                await admin.create_group(TOPIC, GROUP, start="earliest")
-                for number in range(DEAD + 2):
-                    await client.publish(TOPIC, {"n": number}, key=f"k{number}")
-                async with client.subscribe(TOPIC, group=GROUP, prefetch=DEAD) as subscription:
-                    taken = 0
-                    async for message in subscription:
-                        message.reject("boom")
-                        taken += 1
-                        if taken == DEAD:
-                            break
-                topic = gateway.server.store.topics["default", TOPIC]
-                await gateway.until(lambda: topic.dead_letters == DEAD)
-                ids = [letter["id"] async for letter in admin.dead_letters(TOPIC)]
-                (connection,) = [one["id"] async for one in admin.connections()]
-                yield Side(admin, ids, connection)
+        client = pushwire.Client(gateway.url, token=gateway.token())
+        async with pushwire.Admin(gateway.url, gateway.token("root")) as admin, client:
+            await admin.create_topic(TOPIC, {"ledger": "full"})
+            await admin.create_group(TOPIC, GROUP, start="earliest")
+            for number in range(DEAD + 2):
+                await client.publish(TOPIC, {"n": number}, key=f"k{number}")
+            async with client.subscribe(TOPIC, group=GROUP, prefetch=DEAD) as subscription:
+                taken = 0
+                async for message in subscription:
+                    message.reject("boom")
+                    taken += 1
+                    if taken == DEAD:
+                        break
+            topic = gateway.server.store.topics["default", TOPIC]
+            await gateway.until(lambda: topic.dead_letters == DEAD)
+            ids = [letter["id"] async for letter in admin.dead_letters(TOPIC)]
+            (connection,) = [one["id"] async for one in admin.connections()]
+            yield Side(admin, ids, connection)
 
 
 async def rows(pages):
