@@ -148,7 +148,11 @@ class _AdminApi:
         return _nothing()
 
     async def purge(self, request: Request, who: Principal) -> Response:
-        through_seq = _integer(await self._body(request), "through_seq", 0)
+        body = await self._body(request)
+        through_seq = _integer(body, "through_seq", 0)
+        if through_seq is None and "through_seq" in body:
+            # A null is more likely somebody's missing number than the wish to remove everything.
+            raise Refused(Refusal("bad_request", "through_seq must be an integer, or not there at all"))
         return answer(await self._admin.purge_topic(who, _topic(request), through_seq))
 
     async def peek(self, request: Request, who: Principal) -> Response:

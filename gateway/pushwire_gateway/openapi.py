@@ -49,6 +49,8 @@ OF_TOPIC: Final = ("bad_topic", "topic_not_found")
 OF_GROUP: Final = (*OF_TOPIC, "bad_group", "group_not_found")
 WAIT_S_MAX: Final = 30
 TAIL_FROM: Final = "^(earliest|new|(seq|time_ms):[1-9][0-9]*)$"
+NEW_ONLY: Final[Schema] = {"type": "string", "description": "`*`: only make it; anything else says nothing here"}
+DECIMALS: Final = "seconds, with at most three decimals"
 JSON: Final = "application/json"
 SSE: Final = "text/event-stream"
 PLAIN: Final = "text/plain"
@@ -70,6 +72,7 @@ class Operation:
     body_required: bool = True
     query: Mapping[str, Schema] = field(default_factory=dict)
     headers: Mapping[str, Schema] = field(default_factory=dict)
+    headers_required: bool = False
     gives_headers: Mapping[str, Schema] = field(default_factory=dict)
     ticket: bool = False
 
@@ -85,6 +88,7 @@ def document(settings: Settings) -> dict[str, Any]:
             "title": "pushwire",
             "version": SERVER.partition("/")[2],
             "summary": "A durable message queue that speaks WebSocket",
+            "description": "Integers are written without fraction or exponent: 5, not 5.0.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"token": []}],
@@ -112,11 +116,8 @@ def _messages(settings: Settings) -> list[Operation]:
     stored = (*OF_TOPIC, "too_many_topics", "batch_too_large", "id_conflict", *quotas)
     mark = {"type": "string", "pattern": f"^[!-9;-~]{{1,{decode.EPOCH_CHARS_MAX}}}:(0|[1-9][0-9]*)$"}
     pulled = (*OF_GROUP, "too_many_topics", "too_many_groups", "rate_limited", "too_many_connections")
-    ack_timeout_s = {
-        "type": "number",
-        "minimum": decode.ACK_TIMEOUT_MS_MIN / 1000,
-        "maximum": settings.ack_timeout_s_max,
-    }
+    ack_timeout_s = {"type": "number", "minimum": decode.ACK_TIMEOUT_MS_MIN / 1000, "description": DECIMALS}
+    ack_timeout_s["maximum"] = decode.ACK_TIMEOUT_MS_MAX / 1000  # the gateway's own is granted at most
     return [
         Operation(
             "POST", f"{topic}/messages", "Publish one message or a batch, all or none", "publish",
@@ -126,7 +127,7 @@ def _messages(settings: Settings) -> list[Operation]:
             "GET", f"{group}/messages", "Take messages, waiting for some if there are none", "consume",
             {200: record({"messages": listed(ref("Delivery"))})}, pulled,
             query={
-                "wait": {"type": "number", "minimum": 0, "maximum": WAIT_S_MAX, "default": 0},
+                "wait": {"type": "number", "minimum": 0, "maximum": WAIT_S_MAX, "default": 0, "description": DECIMALS},
                 "max": {**integer(1, settings.prefetch_max), "default": 32},
                 "ack_timeout": ack_timeout_s,
             },
@@ -165,6 +166,7 @@ def _leases() -> list[Operation]:
         Operation(
             "POST", f"/v1/leases/{name}", summary, "a session", {200: record({**settled, **gives})},
             ("batch_too_large",), record({"leases": LEASES, **takes}, optional=tuple(takes)), headers=session,
+            headers_required=True,
         )
         for name, summary, takes, gives in table
     ]  # fmt: skip
@@ -172,7 +174,7 @@ def _leases() -> list[Operation]:
 
 def _topics() -> list[Operation]:
     topics, topic = "/v1/admin/topics", "/v1/admin/topics/{topic}"
-    new_only = {"If-None-Match": one_of("*")}
+    new_only = {"If-None-Match": NEW_ONLY}
     page = {"after": TEXT, "limit": integer(1, PAGE_MAX)}
     config = ref("TopicConfigPart")
     made = ("bad_topic", "bad_config", "conflict", "too_many_topics", "insufficient_storage")
@@ -208,7 +210,7 @@ def _groups() -> list[Operation]:
         Operation("GET", group, "One group with its members", "admin", {200: ref("GroupDetail")}, OF_GROUP),
         Operation("PUT", group, "Make a group", "create on the group", {201: ref("GroupInfo"), **info},
                   (*OF_TOPIC, "bad_group", "conflict", "too_many_groups", "insufficient_storage"), begin, False,
-                  headers={"If-None-Match": one_of("*")}),
+                  headers={"If-None-Match": NEW_ONLY}),
         Operation("DELETE", group, "Remove a group", "admin", {204: None}, OF_GROUP),
         Operation("POST", f"{group}/pause", "Hand nothing out any more", "admin", info, OF_GROUP),
         Operation("POST", f"{group}/resume", "Hand out again", "admin", info, OF_GROUP),
@@ -307,9 +309,10 @@ def _parameters(operation: Operation) -> Iterable[dict[str, Any]]:
         # Dead letters are numbered; a connection's id is a name.
         schema = integer(1) if name == "id" and "/dead/" in operation.path else _PATH[name]
         yield {"in": "path", "name": name, "required": True, "schema": schema}
-    for place, fields in (("query", operation.query), ("header", operation.headers)):
+    places = (("query", operation.query, False), ("header", operation.headers, operation.headers_required))
+    for place, fields, required in places:
         for name, schema in fields.items():
-            yield {"in": place, "name": name, "required": False, "schema": schema}
+            yield {"in": place, "name": name, "required": required, "schema": schema}
 
 
 def _responses(operation: Operation) -> dict[str, Any]:

@@ -75,7 +75,11 @@ def with_body(schema: Schema) -> Schema:
     return {**schema, "properties": {**schema["properties"], **bodies}, "oneOf": choice}
 
 
-BASE64: Final[Schema] = {"type": "string", "contentEncoding": "base64"}
+BASE64: Final[Schema] = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+}
 HEADERS: Final[Schema] = {
     "type": "object",
     "maxProperties": decode.HEADERS_MAX,
@@ -278,7 +282,12 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "History": record({"seq": integer(1), "ledger": one_of("off", "settled", "full"), "events": listed(_EVENT)}),
     "DeadLetterInfo": record(_DEAD_INFO),
     "DeadLetterDetail": record({**_DEAD_INFO, "message": ref("MessageDetail"), "attempts": listed(_ATTEMPT)}),
-    "Wanted": {"oneOf": [_WANTED_IDS, _WANTED_MATCH]},
+    "Wanted": {
+        "oneOf": [
+            {**_WANTED_IDS, "not": {"required": ["match"]}},
+            {**_WANTED_MATCH, "not": {"required": ["ids"]}},
+        ]
+    },
     "ConnectionInfo": _CONNECTION,
     "RevocationInfo": record(
         {"jti": TEXT, "subject": TEXT, "issued_before_s": integer(), "expires_at_ms": integer()},

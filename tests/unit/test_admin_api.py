@@ -300,6 +300,7 @@ async def test_the_form_of_a_body_is_checked(api):
         (b"[]", "application/json", 400, "bad_request"),
         (b"{}", "text/plain", 415, "unsupported_media_type"),
         (b'{"through_seq":true}', "application/json", 400, "bad_request"),
+        (b'{"through_seq":null}', "application/json", 400, "bad_request"),
         (b'{"through_seq":9007199254740992}', "application/json", 400, "bad_request"),
         (b" " * (1 << 20) + b" " * (17 << 10), "application/json", 413, "message_too_large"),
     ):
