@@ -8,6 +8,7 @@ right, no SQL.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import random
@@ -105,7 +106,7 @@ class Engine:
         )
         self.batcher = Batcher(
             store,
-            lambda: to_ms(clock.now()),
+            clock.now,
             loop.call_soon,
             loop.call_later,
             on_broken,
@@ -116,6 +117,8 @@ class Engine:
             waiting_bytes_max=settings.batcher_bytes_max,
         )
         self.tails = Tails(store, self)
+        self.died: Counter[str] = Counter()
+        """Dead letters made, by reason."""
         self._timer: Any = None
         self._timer_at = float("inf")
         self._dirty: dict[Flushed, None] = {}
@@ -260,6 +263,7 @@ class Engine:
             return StoreCounted(group, message, deliveries, failures, last)
         if effect.drop:
             return Done(group, [message])
+        self.died[effect.reason] += 1
         return Dead(group, message, effect.reason, error, deliveries, failures, now_ms, last)
 
     def _note(self, group: Group, held: Sequence[Pending], event: str, session: Session) -> None:
@@ -336,6 +340,7 @@ class Engine:
         if group.topic.config.expired == "drop":
             settlements: list[Settlement] = [Done(group, messages)]
         else:
+            self.died["expired"] += len(messages)
             settlements = [Dead(group, message, "expired", None, 0, 0, now_ms) for message in messages]
         self.batcher.settle(settlements, size_bytes)
         if group.topic.config.ledger != "off":

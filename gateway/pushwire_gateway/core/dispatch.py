@@ -71,7 +71,7 @@ class Dispatcher:
             if free <= 0 or (group.held and group.held.get(sub.session, 0) >= HELD_MAX):
                 continue  # back in the ring when a lease ends, or when the holds do
             share = min(free, -(-group.ready // (len(ring) + 1)))
-            taken = lanes.take(group, share, sub.session, self._ready)
+            taken = lanes.take(group, share, sub.session, self._ready, self.counters.contended)
             if taken:
                 self._push(sub, taken, now)
                 served.append(sub)

@@ -287,5 +287,7 @@ class Counters:
     resumed: int = 0
     unhealthy: int = 0
     served: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-    """Deliveries by priority: the measured shares."""
+    """Deliveries by priority."""
+    contended: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    """Of those, what was chosen while a lane of another priority had something too: the measured shares."""
     stale: int = 0
