@@ -8,6 +8,7 @@ right, no SQL.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import random
@@ -71,6 +72,14 @@ class Client(Flushed, Protocol):
 Outcome = Callable[[Append, StoreError | None], None]
 
 
+def _outline(message: Message) -> Message:
+    """What it takes to settle the message once its body has left memory."""
+    outline = Message("", b"", message.published_at_ms, priority=message.priority, key=message.key)
+    outline.seq, outline.size_bytes = message.seq, message.size_bytes
+    outline.due_ms, outline.expires_ms = message.due_ms, message.expires_ms
+    return outline
+
+
 class Engine:
     """Everything between the sessions and the store."""
 
@@ -93,10 +102,11 @@ class Engine:
             release_hold_s=settings.release_hold_s,
             lease_age_s_max=settings.lease_age_s_max,
             unhealthy_timeouts=settings.unhealthy_timeouts,
+            outline=_outline,
         )
         self.batcher = Batcher(
             store,
-            lambda: to_ms(clock.now()),
+            clock.now,
             loop.call_soon,
             loop.call_later,
             on_broken,
@@ -107,6 +117,8 @@ class Engine:
             waiting_bytes_max=settings.batcher_bytes_max,
         )
         self.tails = Tails(store, self)
+        self.died: Counter[str] = Counter()
+        """Dead letters made, by reason."""
         self._timer: Any = None
         self._timer_at = float("inf")
         self._dirty: dict[Flushed, None] = {}
@@ -270,6 +282,7 @@ class Engine:
             return StoreCounted(group, message, deliveries, failures, last)
         if effect.drop:
             return Done(group, [message])
+        self.died[effect.reason] += 1
         return Dead(group, message, effect.reason, error, deliveries, failures, now_ms, last)
 
     def _note(self, group: Group, held: Sequence[Pending], event: str, session: Session) -> None:
@@ -341,10 +354,17 @@ class Engine:
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         """Nobody has these in hand, so the core knows nothing of them, but that they may hold keys."""
         now = self.clock.now()
-        settlements: list[Settlement] = [Done(group, messages)]
-        if group.topic.config.expired != "drop":
-            settlements = [Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages]
-        self.batcher.settle(settlements, sum(message.size_bytes + OVERHEAD_BYTES for message in messages))
+        now_ms = to_ms(now)
+        size_bytes = sum([message.size_bytes + OVERHEAD_BYTES for message in messages])
+        if group.topic.config.expired == "drop":
+            settlements: list[Settlement] = [Done(group, messages)]
+        else:
+            self.died["expired"] += len(messages)
+            settlements = [Dead(group, message, "expired", None, 0, 0, now_ms) for message in messages]
+        self.batcher.settle(settlements, size_bytes)
+        if group.topic.config.ledger != "off":
+            over = [Event(group.topic, m.seq, group.name, now_ms, "dead", "", "", 0, "expired") for m in messages]
+            self.batcher.note(over)
         for priority in {message.priority for message in messages}:
             seqs = [message.seq for message in messages if message.priority == priority]
             self.core.vanished(group, priority, seqs, now)

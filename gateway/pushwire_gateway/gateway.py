@@ -28,7 +28,7 @@ from .session import Session
 from .sessions import Held, Sessions
 from .settings import Settings
 from .streams import Streams
-from .sysstats import SysStats, Tally, numbers
+from .sysstats import TALLY_FIELDS, SysStats, Tally, numbers
 from .throttle import Throttle, Verdict
 from .tokens import Tokens
 from .topics import Topics
@@ -74,6 +74,9 @@ class Gateway:
         self._loop: Loop | None = None
         self._timer: Any = None
         self._revocations_seen = 0
+        self._tick_due = 0.0
+        self.loop_lag_s = 0.0
+        """How late the newest tick was: what everything else waits for as well."""
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -101,11 +104,13 @@ class Gateway:
 
     def _arm(self) -> None:
         if self._loop is not None:
+            self._tick_due = self.clock.now() + TICK_S
             self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        self._arm()
         now = self.clock.now()
+        self.loop_lag_s = max(0.0, now - self._tick_due)
+        self._arm()
         self.batches.forget()
         self.topics.expire_groups(now)
         self.stats.tick(now)
@@ -369,6 +374,11 @@ class Gateway:
         if tally is None:
             tally = self._tallies[tenant] = Tally()
         return tally
+
+    def tallied(self) -> Tally:
+        """What is counted, of all tenants together."""
+        tallies = self._tallies.values()
+        return Tally(*(sum(getattr(tally, name) for tally in tallies) for name in TALLY_FIELDS))
 
     def sessions_of(self, tenant: str) -> list[Session]:
         """The tenant's WebSockets, by id."""

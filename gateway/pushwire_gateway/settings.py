@@ -183,6 +183,19 @@ class Settings(BaseSettings):
     )
     controls_burst: int = _int(128, 1, 1_000_000, "such operations at once of one connection")
 
+    # --- for who looks after it ---
+    backup_dir: Path | None = Field(None, description="existing folder for copies made by POST /v1/admin/backup")
+    admin_long_max: int = _int(
+        8, 1, 1000, "redrives, discards, backups and pages of messages at once; of one tenant half of them"
+    )
+    metrics_token: SecretStr | None = Field(
+        None, min_length=16, description="bearer token that may read /metrics and nothing else"
+    )
+    metrics_loopback: bool = Field(False, description="whoever connects from this machine may read /metrics")
+    metrics_series_max: int = _int(
+        0, 0, 10_000, "topics, and groups, with series of their own at /metrics; 0: only sums over all"
+    )
+
     # --- inside ---
     batch_messages_max: int = _int(4096, 1, 100_000, "messages of one transaction")
     batch_bytes_max: int = _int(4 * MIB, MIB, 256 * MIB, "bytes of one transaction")
@@ -221,6 +234,8 @@ class Settings(BaseSettings):
             raise ValueError("keys: two keys have the same kid")
         if self.jwks_url is not None and self.jwks_file is not None:
             raise ValueError("give one of jwks_url and jwks_file")
+        if self.backup_dir is not None and not self.backup_dir.is_dir():
+            raise ValueError("backup_dir: is no folder that exists")
         if any(network.prefixlen == 0 for network in self.trusted_proxies):
             raise ValueError("trusted_proxies: a network of every address trusts the word of every client")
         return self

@@ -58,9 +58,10 @@ async def test_a_damaged_message_goes_to_the_dead_letters(world: World, sql: str
     await damage(world, sql)
     topic = world.store.topics[("t", "orders")]
     group = topic.groups["g"]
-    assert [m.seq for m in await world.store.read(topic, 0, 9)] == [1, 3]
+    page = await world.store.read(topic, 0, 9)
+    assert ([each.seq for each in page.messages], page.gaps) == ([1, 3], [(2, 2)])
     assert await world.want(group, 1, 9) == [1, 3]
-    (letter,) = await world.store.dead_letters(topic, 9)
+    (letter,) = await world.letters(topic)
     assert (letter.group, letter.reason, letter.message.seq) == ("g", "corrupt", 2)
     assert letter.error
     assert (topic.messages, topic.dead_letters) == (2, 1)
@@ -77,7 +78,7 @@ async def test_a_row_under_another_key_is_noticed(world: World) -> None:
     await damage(world, f"UPDATE messages SET pos = pos + 6 WHERE {SECOND}")
     topic = world.store.topics[("t", "orders")]
     assert await world.want(topic.groups["g"], 1, 9) == [1, 3]
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [8]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [8]
 
 
 async def test_every_group_is_told_of_its_loss(world: World) -> None:
@@ -89,8 +90,8 @@ async def test_every_group_is_told_of_its_loss(world: World) -> None:
     topic = world.store.topics[("t", "orders")]
     for name in ("one", "two"):
         assert await world.want(topic.groups[name], 1, 9) == [1]
-    letters = await world.store.dead_letters(topic, 9)
-    assert [(letter.group, letter.reason) for letter in letters] == [("two", "corrupt"), ("one", "corrupt")]
+    letters = await world.letters(topic)
+    assert [(letter.group, letter.reason) for letter in letters] == [("one", "corrupt"), ("two", "corrupt")]
     assert await world.kept(topic) == [1]
     body = len(message("a").data)
     assert (topic.messages, topic.bytes) == (1, body + 2 * ID_BYTES)
@@ -115,7 +116,7 @@ async def test_a_damaged_retry_goes_to_the_dead_letters_with_its_counts(world: W
     await world.want(group, 1, 9)
     await world.due(START_MS + 9)
     assert world.seqs() == [1, 3]
-    (letter,) = await world.store.dead_letters(topic, 9)
+    (letter,) = await world.letters(topic)
     assert (letter.reason, letter.deliveries, letter.failures) == ("corrupt", 2, 1)
     assert world.store.next_due_ms() is None
 
@@ -130,7 +131,7 @@ async def test_a_retry_damaged_while_it_waits_in_memory_is_found(world: World) -
     connection.execute(DAMAGES["data"])
     connection.close()
     assert await world.due(START_MS) == [1, 3]
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [2]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [2]
 
 
 async def test_a_damaged_message_waits_while_it_cannot_be_moved(world: World) -> None:
@@ -150,7 +151,7 @@ async def test_a_damaged_message_waits_while_it_cannot_be_moved(world: World) ->
     await world.publish(topic, "d")
     await world.quiet()
     assert world.seqs() == [1, 3, 4]
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [2]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [2]
 
 
 async def test_a_damaged_dead_letter_says_so(world: World) -> None:
@@ -161,6 +162,6 @@ async def test_a_damaged_dead_letter_says_so(world: World) -> None:
     await world.settle(*(Dead(group, each, "rejected", None, 1, 1, START_MS) for each in sent))
     await damage(world, "UPDATE dead_letters SET data = 'text' WHERE id = 'a'")
     topic = world.store.topics[("t", "orders")]
-    sound, damaged = await world.store.dead_letters(topic, 9)
+    damaged, sound = await world.letters(topic)
     assert (sound.reason, sound.message.data) == ("rejected", b"\x02")
     assert (damaged.reason, damaged.message.data, damaged.message.priority) == ("corrupt", b"text", 3)

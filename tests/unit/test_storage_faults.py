@@ -221,7 +221,7 @@ class Crash:
 async def main(path, point):
     crash = Crash()
     store = SqliteStore(path, hooks=crash)
-    await store.open(lambda *_: None, 0)
+    await store.open(None, 0)  # nothing is asked for, so nobody is told of anything
     made = CreateTopic("t", "orders")
     loop = asyncio.get_running_loop()
     for number in range(3):

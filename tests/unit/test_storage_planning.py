@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.harness import message
-from pushwire_storage.base import CreateGroup, Group, Message, Topic
+from pushwire_storage.base import Group, Message, Topic
 from pushwire_storage.planning import (
+    SCHEDULED,
     SEQ_MAX,
     TOPIC_ID_MAX,
     Limits,
@@ -20,13 +21,13 @@ from pushwire_storage.planning import (
     group_lane,
     lane_base,
     message_of,
-    new_group_start,
     position,
     row_crc,
     topic_lane,
 )
 
 TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+TIMES = st.none() | st.integers(1, 2**45)
 MESSAGES = st.builds(
     Message,
     id=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
@@ -37,6 +38,8 @@ MESSAGES = st.builds(
     key=TEXT,
     headers=st.none() | st.binary(max_size=9),
     content_type=TEXT,
+    due_ms=TIMES,
+    expires_ms=TIMES,
 )
 SEQS = st.integers(1, SEQ_MAX)
 IDS = st.integers(1, TOPIC_ID_MAX)
@@ -54,7 +57,14 @@ def row(each: Message, pos: int) -> tuple[object, ...]:
         each.published_at_ms,
         crc,
         each.data,
+        each.due_ms,
+        each.expires_ms,
+        each.redriven or None,
     )
+
+
+TOLD_APART = 9
+"""Columns of a row that its checksum covers. When it is due and how long it lives is the store's to change."""
 
 
 @given(IDS, st.integers(0, 3), SEQS, st.integers(0, 3), SEQS)
@@ -65,7 +75,20 @@ def test_a_lane_is_one_range_of_positions(topic_id: int, priority: int, seq: int
     assert 0 < pos < 2**63
     assert lane_base(topic_id, priority) < pos <= lane_base(topic_id, priority) + SEQ_MAX
     assert (pos < position(topic_id, later)) is ((priority, seq) < (other, high))
-    assert pos < lane_base(topic_id + 1, 0)
+    assert pos | SCHEDULED < lane_base(topic_id + 1, 0)
+
+
+@given(IDS, st.integers(0, 3), SEQS, st.integers(0, 3), SEQS)
+def test_what_is_scheduled_lies_outside_every_lane(
+    topic_id: int, priority: int, seq: int, other: int, high: int
+) -> None:
+    each, later = message("a", priority=priority), message("b", priority=other)
+    each.seq, later.seq = seq, high
+    scheduled = position(topic_id, each) | SCHEDULED
+    base = lane_base(topic_id, priority, scheduled=True)
+    assert base < scheduled <= base + SEQ_MAX
+    assert position(topic_id, later) < scheduled < lane_base(topic_id + 1, 0)
+    assert scheduled ^ SCHEDULED == position(topic_id, each), "it falls due by losing the bit"
 
 
 def test_lane_keys_are_apart() -> None:
@@ -83,11 +106,27 @@ def test_a_row_comes_back_as_it_was(each: Message, topic_id: int, seq: int) -> N
         assert getattr(got, name) == getattr(each, name)
 
 
+@given(MESSAGES, IDS, SEQS)
+def test_a_scheduled_row_is_the_same_message_before_and_after_it_falls_due(
+    each: Message, topic_id: int, seq: int
+) -> None:
+    each.seq, each.due_ms, each.redriven = seq, each.due_ms or 1, True
+    columns = list(row(each, position(topic_id, each)))
+    columns[0] |= SCHEDULED
+    before = message_of(columns)
+    columns[0] ^= SCHEDULED
+    columns[9] = -each.due_ms
+    after = message_of(columns)
+    for got in (before, after):
+        assert got is not None
+        assert [getattr(got, name) for name in Message.__slots__] == [getattr(each, name) for name in Message.__slots__]
+
+
 @given(MESSAGES, IDS, SEQS, st.data())
 def test_a_flipped_bit_anywhere_is_seen(each: Message, topic_id: int, seq: int, data: st.DataObject) -> None:
     each.seq = seq
     columns = list(row(each, position(topic_id, each)))
-    index = data.draw(st.sampled_from([i for i, value in enumerate(columns) if value not in {None, "", b""}]))
+    index = data.draw(st.sampled_from([i for i in range(TOLD_APART) if columns[i] not in {None, "", b""}]))
     value = columns[index]
     if isinstance(value, int):
         columns[index] = value ^ 1 << data.draw(st.integers(0, 40 if index else 44))
@@ -135,19 +174,27 @@ def test_needed_counts_the_groups_that_began_before() -> None:
         topic.groups[str(number)] = Group(number, topic, str(number), start)
     book = TopicBook(topic)
     assert [book.needed(seq) for seq in (1, 5, 6, 9, 10)] == [1, 1, 3, 3, 4]
-    assert new_group_start(book, CreateGroup(topic, "x")) == topic.last_seq
+    assert [[group.name for group in book.owners(seq)] for seq in (5, 6, 10)] == [["0"], list("012"), list("0123")]
+    book.move_group(2, 0)
+    assert [book.needed(seq) for seq in (1, 5, 6)] == [2, 2, 3]
+    book.remove_group(topic.groups["0"])
+    assert [book.needed(seq) for seq in (1, 6, 10)] == [1, 2, 3]
 
 
 def test_a_copied_book_does_not_share_what_changes() -> None:
     topic = Topic(1, "t", "orders", 7, 3, 100, 2)
     book = TopicBook(topic)
     twin = book.copy()
-    twin.add_group(Group(1, topic, "g", 0))
+    twin.add_group(Group(1, topic, "g", 0), 0)
     twin.messages += 1
-    assert (book.groups, book.starts, book.messages) == ({}, [], 3)
+    twin.scheduled += 1
+    assert (book.groups, book.starts, book.start_of, book.messages, book.scheduled) == ({}, [], {}, 3, 0)
     assert topic.messages == 3
     twin.publish()
-    assert topic.messages == 4
+    assert (topic.messages, topic.scheduled) == (4, 1)
+    assert [(name, getattr(book.copy(), name)) for name in TopicBook.__slots__] == [
+        (name, getattr(book, name)) for name in TopicBook.__slots__
+    ], "nothing is left behind"
 
 
 def test_limits_take_numbers_by_name() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.harness import START_MS, World, message
+from conformance.harness import START_MS, Ears, World, message
 from pushwire_storage.base import Append
 from pushwire_storage.inline import InlineSqliteStore
 from pushwire_storage.sqlite import DATABASE, WAL_BYTES_MAX
@@ -84,6 +84,7 @@ async def test_opening_reads_no_message(tmp_path: Path, monkeypatch: pytest.Monk
     topic = await world.topic()
     await world.group(topic)
     await world.publish(topic, "a", "b")
+    await world.send(topic, message("later", due_ms=START_MS + 9), message("mortal", expires_ms=START_MS + 9))
     await world.close()
     statements: list[str] = []
     store = InlineSqliteStore(tmp_path)
@@ -95,7 +96,15 @@ async def test_opening_reads_no_message(tmp_path: Path, monkeypatch: pytest.Monk
         return connection
 
     monkeypatch.setattr(store._options.driver, "connect", traced)
-    store.start(lambda *_: None, START_MS)
-    assert any("FROM topics" in sql for sql in statements)
-    assert not any("messages" in sql and "FROM topics" not in sql for sql in statements)
+    store.start(Ears(world), START_MS)
+    opening = list(statements)
+    assert any("FROM topics" in sql for sql in opening)
+    assert store._writing is not None
+    of_messages = [sql for sql in opening if "FROM messages" in sql]
+    assert len(of_messages) == 2, "the first that falls due, the first that expires"
+    for sql in of_messages:
+        plan = [row[3] for row in store._writing.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        assert len(plan) == 1
+        assert plan[0].startswith("SEARCH messages USING COVERING INDEX messages_by_"), "one entry of an index, no row"
+    assert store.next_tick_ms() == START_MS + 9
     store.stop()

@@ -16,10 +16,15 @@ from typing import Any
 
 from . import keys, lanes, leases
 from .endings import Endings
-from .model import WAITING, Group, Lane, Pending, Session, Settled, Subscription
+from .model import DROPPED, WAITING, Group, Lane, Pending, Session, Settled, Subscription
 
 UNHEALTHY_TIMEOUTS = 100
 """Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
+
+
+def _whole(message: Any) -> Any:
+    """Where bodies are no concern."""
+    return message
 
 
 class Delivery(Endings):
@@ -33,8 +38,10 @@ class Delivery(Endings):
         release_hold_s: float = 1.0,
         lease_age_s_max: float = 43_200.0,
         unhealthy_timeouts: int = UNHEALTHY_TIMEOUTS,
+        outline: Callable[[Any], Any] = _whole,
     ) -> None:
-        super().__init__(ready_bytes_max, random)
+        """`outline`: a message without its body, such as settlements take too."""
+        super().__init__(ready_bytes_max, outline, random)
         self._release_hold_s = release_hold_s
         self._lease_age_s_max = lease_age_s_max
         self._unhealthy_timeouts = unhealthy_timeouts
@@ -119,7 +126,7 @@ class Delivery(Endings):
             self._serial += 1
             heappush(self._expiries, (message.expires_ms / 1000, self._serial, group, pending))
         self._ready.add(message.size_bytes)
-        if message.key is None or keys.arrive(lane, pending, self._ready):
+        if message.key is None or keys.arrive(group, lane, pending, self._ready):
             lanes.insert(group, lane, pending)
 
     # --- settlements -------------------------------------------------------------------------------------------
@@ -230,7 +237,7 @@ class Delivery(Endings):
         self._holds_over(now)
         while self._expiries and self._expiries[0][0] <= now:
             _, _, group, pending = heappop(self._expiries)
-            if pending.place == WAITING and self._groups.get(group.handle) is group:
+            if pending.place in {WAITING, DROPPED} and self._groups.get(group.handle) is group:
                 self._expire_waiting(group, pending)
                 self._dispatch(group, now)
 

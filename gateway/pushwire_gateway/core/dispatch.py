@@ -7,10 +7,10 @@ builds on it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import lanes, leases
+from . import keys, lanes, leases
 from .memory import Ready
 from .model import ENDED, OVERHEAD_BYTES, Counters, Effects, Group, Pending, Session, Subscription
 
@@ -22,10 +22,10 @@ for it has to step over them, so without a bound every operation would cost as m
 class Dispatcher:
     """The half of the core that hands out."""
 
-    def __init__(self, ready_bytes_max: int) -> None:
+    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any]) -> None:
         self.counters = Counters()
         self._groups: dict[Any, Group] = {}
-        self._ready = Ready(ready_bytes_max)
+        self._ready = Ready(ready_bytes_max, outline)
         self._deadlines = leases.Deadlines()
         self._holds: deque[tuple[float, Group, Pending, Session]] = deque()  # one hold time: in order of its end
         self._effects = Effects()
@@ -71,7 +71,7 @@ class Dispatcher:
             if free <= 0 or (group.held and group.held.get(sub.session, 0) >= HELD_MAX):
                 continue  # back in the ring when a lease ends, or when the holds do
             share = min(free, -(-group.ready // (len(ring) + 1)))
-            taken = lanes.take(group, share, sub.session, self._ready)
+            taken = lanes.take(group, share, sub.session, self._ready, self.counters.contended)
             if taken:
                 self._push(sub, taken, now)
                 served.append(sub)
@@ -119,9 +119,7 @@ class Dispatcher:
         """Where every message is, for the simulator: group handle -> place -> seqs."""
         return {
             handle: {
-                "ready": [
-                    p.message.seq for lane in group.lanes for p in (*lane.fresh, *lane.returned) if p.place != ENDED
-                ],
+                "ready": [p.message.seq for lane in group.lanes for p in keys.in_lane(lane)],
                 "leased": [p.message.seq for sub in group.members for p in sub.leases.values()],
                 "parked": [
                     p.message.seq
