@@ -115,7 +115,10 @@ def _messages(settings: Settings) -> list[Operation]:
     quotas = ("topic_full", "insufficient_storage", "rate_limited", "rate_limited_bytes")
     stored = (*OF_TOPIC, "too_many_topics", "batch_too_large", "id_conflict", *quotas)
     mark = {"type": "string", "pattern": f"^[!-9;-~]{{1,{decode.EPOCH_CHARS_MAX}}}:(0|[1-9][0-9]*)$"}
-    pulled = (*OF_GROUP, "too_many_topics", "too_many_groups", "rate_limited", "too_many_connections")
+    pulled = (
+        *OF_GROUP, "too_many_topics", "too_many_groups", "too_many_subscriptions", "rate_limited",
+        "too_many_connections", "consumer_unhealthy", "conflict",
+    )  # fmt: skip
     ack_timeout_s = {"type": "number", "minimum": decode.ACK_TIMEOUT_MS_MIN / 1000, "description": DECIMALS}
     ack_timeout_s["maximum"] = decode.ACK_TIMEOUT_MS_MAX / 1000  # the gateway's own is granted at most
     return [
@@ -135,7 +138,7 @@ def _messages(settings: Settings) -> list[Operation]:
         ),
         Operation(
             "GET", f"{topic}/tail", "Follow a topic as server-sent events", "replay", {200: SSE},
-            (*OF_TOPIC, "epoch_changed", "too_many_connections"),
+            (*OF_TOPIC, "too_many_topics", "epoch_changed", "rate_limited", "too_many_connections"),
             query={"from": {"type": "string", "pattern": TAIL_FROM, "default": "new"}, "last_event_id": mark},
             headers={"Last-Event-ID": mark}, ticket=True,
         ),
