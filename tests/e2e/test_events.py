@@ -112,3 +112,27 @@ async def test_a_page_of_an_allowed_origin_may_read_and_a_foreign_one_does_nothi
     preflight = await client.response()
     assert (preflight.status, preflight.headers["access-control-allow-origin"]) == (204, "https://app.example")
     client.close()
+
+
+async def test_a_revoked_token_ends_its_poll_and_its_stream_and_gives_back_its_leases(gateway):
+    await publish(gateway, 0)
+    token = gateway.token("ann", ("replay:*", "consume:*@*", "create:*@*"))
+    stream = await EventClient.open(gateway.port, PATH, token)
+    poller, pull = await HttpClient.connect(gateway.port), "/v1/topics/prices/groups/g/messages"
+    taken = await poller.request("GET", pull, token=token)
+    (row,) = taken.json()["messages"]
+    session = {"Pushwire-Session": taken.headers["pushwire-session"]}
+    await poller.send(request_bytes("GET", f"{pull}?wait=30", token=token, headers=session))
+    assert (await http_client.request(gateway.port, "GET", "/livez")).status == 200  # the poll came before
+    began, admin = time.monotonic(), gateway.token("admin", ("admin:*",))
+    revoked = await http_client.request(gateway.port, "POST", "/v1/admin/revocations", {"subject": "ann"}, token=admin)
+    assert revoked.status == 201, revoked
+    refused = await poller.response()
+    assert (refused.status, refused.json()["code"]) == (401, "unauthorized")
+    ((kind, _, data),) = await stream.end()
+    assert (kind, data["code"]) == ("end", "unauthorized")
+    assert time.monotonic() - began < 5
+    again = await http_client.request(gateway.port, "GET", f"{pull}?wait=5", token=gateway.token("bob"))
+    assert [(one["seq"], one["attempt"]) for one in again.json()["messages"]] == [(row["seq"], 2)]
+    poller.close()
+    stream.close()
