@@ -76,11 +76,14 @@ class Driver:
         self.frozen: set[tuple[str, str]] = set()
         """(topic, group) that a change under way concerns: their lanes stay closed."""
         self.failures: list[BaseException] = []
+        self.arrivals = 0
+        """Messages that arrived, in all."""
         self.choices = Choices(self.random, self)
 
     # -- what the store says
 
     def _arrived(self, group: Group, priority: int, messages: Sequence[Message]) -> None:
+        self.arrivals += len(messages)
         for message in messages:
             self.hands[(group.topic.name, group.name, message.seq)] = message
         if self.restless and self.random.random() < 0.2:

@@ -17,9 +17,10 @@ BLOCKS = [(kind, first) for kind, blocks in SEEDS.items() for first in range(0, 
 
 @pytest.mark.parametrize(("kind", "first"), BLOCKS, ids=[f"{kind}-{first}" for kind, first in BLOCKS])
 async def test_random_use_agrees_with_the_model(kind: str, first: int, tmp_path: Path) -> None:
+    arrivals = 0
     for seed in range(first, first + BLOCK):
-        driver = await run(kind, seed, tmp_path)
-        assert driver.model.topics, "nothing was done"
+        arrivals += (await run(kind, seed, tmp_path)).arrivals
+    assert arrivals > 0, "nothing was done"
 
 
 async def run(kind: str, seed: int, path: Path) -> Driver:

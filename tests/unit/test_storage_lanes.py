@@ -1,0 +1,186 @@
+"""The loop's side of the lanes by itself: what is asked of the writer, how much at a time, and what waits for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conformance.harness import START_MS, message
+from pushwire_storage.base import Batch, Counts, Done, Group, Message, Retry, Topic
+from pushwire_storage.lanes import DUES_SLACK, SCAN_MESSAGES_MAX, SCANS_QUEUED_MAX, LaneFeed, Scan, Scanned
+from pushwire_storage.planning import SEQ_MAX, topic_lane
+
+
+class Feed:
+    """A LaneFeed whose scans the test answers."""
+
+    def __init__(self, groups: int = 1) -> None:
+        self.topic = Topic(1, "t", "orders")
+        self.groups = [Group(number + 1, self.topic, f"g{number}", 0) for number in range(groups)]
+        self.scans: list[Scan] = []
+        self.calls: list[tuple[Group, list[int]]] = []
+        self.lanes = LaneFeed(self.scans.append, START_MS, self._arrived)
+
+    def _arrived(self, group: Group, priority: int, messages: Sequence[Message], counts: Counts | None) -> None:
+        self.calls.append((group, [each.seq for each in messages]))
+
+    def caught_up(self, group: Group, demand: int = 10) -> None:
+        """Open a lane with an empty backlog."""
+        self.lanes.want(group, 1, demand)
+        self.answer()
+
+    def answer(self, *messages: Message, **fields: object) -> None:
+        """Answer the oldest scan."""
+        scan = self.scans.pop(0)
+        fields = {"cursor": scan.cursor, "horizon": scan.horizon, "exhausted": True, **fields}
+        self.lanes.scanned(scan, Scanned(list(messages), **fields))
+
+    def retry(self, group: Group, seq: int, due_ms: int) -> None:
+        self.lanes.settled(Batch(settlements=[Retry(group, stored(seq), due_ms, 1, 1)]))
+
+
+def stored(seq: int) -> Message:
+    each = message(str(seq))
+    each.seq = seq
+    return each
+
+
+def fresh(feed: Feed, *seqs: int) -> dict[int, list[Message]]:
+    return {topic_lane(feed.topic.id, 1): [stored(seq) for seq in seqs]}
+
+
+def test_a_batch_waits_behind_few_scans_however_many_lanes_are_hungry() -> None:
+    feed = Feed(50)
+    for group in feed.groups:
+        feed.lanes.want(group, 1, 5)
+    served = []
+    while feed.scans:
+        assert len(feed.scans) <= SCANS_QUEUED_MAX
+        served.append(feed.scans[0].group)
+        feed.answer()
+    assert served == feed.groups, "first come, first served"
+
+
+def test_a_lane_has_one_scan_at_a_time() -> None:
+    feed = Feed()
+    for count in (1, 7, 3):
+        feed.lanes.want(feed.groups[0], 1, count)
+    assert len(feed.scans) == 1
+
+
+def test_a_scan_asks_for_no_more_than_is_wanted_nor_than_it_may() -> None:
+    feed = Feed(2)
+    feed.lanes.want(feed.groups[0], 1, 3)
+    feed.lanes.want(feed.groups[1], 1, 10**6)
+    assert [scan.limit for scan in feed.scans] == [3, SCAN_MESSAGES_MAX]
+
+
+def test_a_lane_without_demand_costs_commits_nothing() -> None:
+    feed = Feed(100)
+    for group in feed.groups:
+        feed.caught_up(group, 1)
+    feed.calls.clear()
+    feed.lanes.committed(fresh(feed, 1))
+    assert len(feed.calls) == 100
+    feed.lanes.committed(fresh(feed, 2))
+    assert feed.lanes._live == {}, "they have fallen behind, and are not looked at again"
+    feed.lanes.want(feed.groups[7], 1, 5)
+    assert [scan.cursor for scan in feed.scans] == [1]
+
+
+def test_a_lane_that_waits_for_its_turn_and_is_forgotten_is_skipped() -> None:
+    feed = Feed(5)
+    for group in feed.groups:
+        feed.lanes.want(group, 1, 5)
+    feed.lanes.forget(feed.groups[2])
+    feed.lanes.want(feed.groups[3], 1, 0)
+    served = []
+    while feed.scans:
+        served.append(feed.scans[0].group)
+        feed.answer()
+    assert served == [feed.groups[0], feed.groups[1], feed.groups[4]]
+    feed.lanes.want(feed.groups[3], 1, 4)
+    assert [scan.group for scan in feed.scans] == [feed.groups[3]]
+
+
+def test_next_due_is_that_of_lanes_with_demand_only() -> None:
+    feed = Feed(3)
+    for group, due in zip(feed.groups, (300, 100, 200), strict=True):
+        feed.caught_up(group)
+        feed.retry(group, 0, START_MS + due)
+    lanes = feed.lanes
+    assert lanes.next_due_ms() == START_MS + 100
+    lanes.want(feed.groups[1], 1, 0)
+    assert lanes.next_due_ms() == START_MS + 200
+    lanes.forget(feed.groups[2])
+    assert lanes.next_due_ms() == START_MS + 300
+    lanes.want(feed.groups[1], 1, 1)
+    assert lanes.next_due_ms() == START_MS + 100
+
+
+def test_a_lane_being_served_does_not_count_as_due() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.caught_up(group)
+    feed.retry(group, 0, START_MS + 100)
+    feed.lanes.due(START_MS + 150)
+    assert feed.lanes.next_due_ms() is None
+    (scan,) = feed.scans
+    assert (scan.due_until_ms, scan.horizon) == (START_MS + 150, (START_MS, SEQ_MAX))
+    feed.answer(horizon=(START_MS + 150, SEQ_MAX), next_due_ms=START_MS + 400)
+    assert feed.lanes.next_due_ms() == START_MS + 400
+
+
+def test_the_heap_of_dues_stays_small_whatever_comes_and_goes() -> None:
+    feed = Feed(4)
+    for group in feed.groups:
+        feed.caught_up(group)
+    for step in range(5000):
+        feed.retry(feed.groups[step % 4], 0, START_MS + 10**6 - step)
+        assert len(feed.lanes._dues) <= 2 * 4 + DUES_SLACK + 1
+    assert feed.lanes.next_due_ms() == START_MS + 10**6 - 4999
+
+
+def test_due_looks_at_the_lanes_that_are_due_only() -> None:
+    feed = Feed(200)
+    for group in feed.groups:
+        feed.caught_up(group)
+        feed.retry(group, 0, START_MS + 1000 * group.id)
+    feed.lanes.due(START_MS + 1500)
+    assert [scan.group for scan in feed.scans] == feed.groups[:1]
+
+
+def test_what_is_waiting_goes_before_what_is_on_the_disk() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.caught_up(group, 2)
+    feed.lanes.committed(fresh(feed, 1, 2))
+    for seq in (2, 1):
+        feed.retry(group, seq, START_MS - seq)
+    feed.lanes.want(group, 1, 1)
+    feed.lanes.due(START_MS)
+    (scan,) = feed.scans
+    assert (scan.waiting, scan.limit) == ((2,), 1), "the earlier due first"
+
+
+def test_a_failed_scan_is_tried_again_after_a_commit_and_not_before() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.lanes.want(group, 1, 5)
+    feed.answer(failed=True, exhausted=False)
+    assert feed.scans == []
+    feed.lanes.committed({})
+    assert len(feed.scans) == 1
+    feed.answer(failed=True, exhausted=False)
+    feed.lanes.want(group, 1, 5)
+    assert len(feed.scans) == 1
+
+
+def test_a_settled_message_waits_no_longer() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.caught_up(group)
+    feed.lanes.committed(fresh(feed, 1, 2))
+    for seq in (1, 2):
+        feed.retry(group, seq, START_MS)
+    feed.lanes.settled(Batch(settlements=[Done(group, [stored(1), stored(2)])]))
+    assert feed.lanes.next_due_ms() is None
