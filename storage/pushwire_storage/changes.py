@@ -61,7 +61,7 @@ from .txn import Txn
 
 
 @singledispatch
-def apply(change: Change, txn: Txn) -> None:
+def apply(change: Change, txn: Txn) -> None:  # noqa: ARG001 - its siblings, registered below, take it
     """Carry out one change."""
     raise TypeError(f"no change: {change!r}")
 

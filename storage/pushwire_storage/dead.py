@@ -64,14 +64,17 @@ def joined(*texts: str) -> str:
 
 def attempts_of(text: str) -> tuple[Attempt, ...]:
     """What the text tells. Of a damaged one: the lines that can be read."""
-    found: list[Attempt] = []
-    for line in text.split("\n") if text else ():
-        try:
-            at_ms, how, subject, error = json.loads(line)
-        except (ValueError, TypeError):
-            continue  # dead letters are for people to look at: better a history with a hole than none
-        found.append(Attempt(int(at_ms), str(how), str(subject), error))
-    return tuple(found)
+    lines = text.split("\n") if text else ()
+    return tuple(attempt for line in lines if (attempt := _attempt_of(line)) is not None)
+
+
+def _attempt_of(line: str) -> Attempt | None:
+    """None for a damaged one: dead letters are for people to look at, and a history with a hole is better than none."""
+    try:
+        at_ms, how, subject, error = json.loads(line)
+        return Attempt(int(at_ms), str(how), str(subject), None if error is None else str(error))
+    except (ValueError, TypeError):
+        return None
 
 
 def known_attempts(txn: Txn, added: Mapping[tuple[int, int], str]) -> dict[tuple[int, int], str]:

@@ -150,9 +150,7 @@ class _Settling:
         txn = self._txn
         if self._waiting:
             attempts = known_attempts(txn, {key: row[3] for key, row in self._waiting.items()})
-            values = list(
-                chain.from_iterable((*key, *row[:3], attempts[key]) for key, row in self._waiting.items())
-            )
+            values = list(chain.from_iterable((*key, *row[:3], attempts[key]) for key, row in self._waiting.items()))
             UPSERT_RETRIES.run(txn.execute, values)
             txn.retries_written.update(lane for lane, _ in self._waiting)
         for lane, positions in self._over.items():

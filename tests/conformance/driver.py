@@ -362,5 +362,3 @@ class Driver:
         while self.lapsed:
             await self.world.settle(*self._settle_lapsed(1.0))
             await self.world.tick(self.world.now_ms)
-
-

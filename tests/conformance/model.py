@@ -183,9 +183,7 @@ class Model:
         if change.name not in self.topics:
             config = change.config or TopicConfig()
             before = self.deleted.pop(change.name, ModelTopic())
-            self.topics[change.name] = ModelTopic(
-                before.last_seq, ids=before.ids, floor=before.last_seq, config=config
-            )
+            self.topics[change.name] = ModelTopic(before.last_seq, ids=before.ids, floor=before.last_seq, config=config)
 
     @staticmethod
     def _start(topic: ModelTopic, start: str | int | None) -> int:

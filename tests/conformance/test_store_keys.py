@@ -5,7 +5,6 @@ from __future__ import annotations
 from conformance.harness import START_MS, World, message
 from pushwire_storage.base import Append, Batch, Counted, Done, PurgeTopic, Retry
 
-
 # -- keys
 
 
