@@ -173,7 +173,7 @@ class _Looking:
             ("dead letters", self._letters),
         )
         try:
-            schema.check(self._execute)
+            schema.check_current(self._execute)
         except StoreRefused:
             raise
         except Exception as error:
