@@ -212,6 +212,10 @@ from pathlib import Path
 from pushwire_storage.base import Append, Batch, CreateTopic, Message
 from pushwire_storage.sqlite import SqliteStore
 
+class Nobody:
+    def turn_over(self):
+        pass
+
 class Crash:
     at = None
     def point(self, name):
@@ -221,7 +225,7 @@ class Crash:
 async def main(path, point):
     crash = Crash()
     store = SqliteStore(path, hooks=crash)
-    await store.open(lambda *_: None, 0)
+    await store.open(Nobody(), 0)
     made = CreateTopic("t", "orders")
     loop = asyncio.get_running_loop()
     for number in range(3):
