@@ -249,7 +249,7 @@ class _Looking:
             message = message_of(row)
             if message is None:
                 self._report(f"message {_place(pos)}: its checksum does not match")
-            elif bool(pos & SCHEDULED) is not (row[DUE] or 0) > 0:
+            elif bool(pos & SCHEDULED) != ((row[DUE] or 0) > 0):
                 # Nothing would ever bring such a one into its lane, or something would move it a second time.
                 self._report(f"message {_place(pos)}: its place does not fit its due time {row[DUE]}")
 
