@@ -128,6 +128,7 @@ def _configure_topic(change: ConfigureTopic, txn: Txn) -> None:
     if config.max_age_ms != before.max_age_ms:
         kind = f"{chores.AGED}:{before.max_age_ms}:{config.max_age_ms}"
         chores.begin(txn, kind, topic.id, book.floor, book.last_seq)
+    txn.grown(book)
     txn.shows.append(lambda _: setattr(topic, "config", config))
 
 

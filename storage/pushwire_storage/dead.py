@@ -156,8 +156,8 @@ def _put_back(txn: Txn, book: TopicBook, letters: Mapping[int, tuple[Message, in
         book.messages += 1
         book.bytes += message.size_bytes
         txn.payload_bytes += message.size_bytes
-    if seqs and book.config.retain_ms:
-        txn.await_sweep(topic_id, txn.now_ms + book.config.retain_ms)
+    if seqs:
+        txn.grown(book)
     INSERT_REDRIVEN.run(txn.execute, rows)
     INSERT_MARKS.run(txn.execute, marks)
     book.dead_letters -= DELETE_LETTERS.run(txn.execute, list(seqs), topic_id)

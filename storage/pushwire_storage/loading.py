@@ -37,7 +37,7 @@ def load(execute: Execute, now_ms: int) -> State:
     state.scheduled_ms = execute(SELECT_NEXT_SCHEDULED).fetchone()[0]
     expiry = execute(SELECT_NEXT_EXPIRY, state.expiry_mark).fetchone()
     state.expiry_ms = expiry[0] if expiry else None
-    retaining = [topic_id for topic_id, book in state.books.items() if book.config.retain_ms]
+    retaining = [topic_id for topic_id, book in state.books.items() if book.config.retain_ms or book.excess_bytes() > 0]
     state.plan_sweeps(dict.fromkeys(retaining, now_ms))
     return state
 

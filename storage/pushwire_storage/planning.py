@@ -151,6 +151,11 @@ class TopicBook:
         """Whether a message that nobody is owed stays for now."""
         return published_at_ms + self.config.retain_ms > now_ms
 
+    def excess_bytes(self) -> int:
+        """How many bytes of messages are kept beyond what the topic retains; 0 or less: none."""
+        limit = self.config.retain_bytes
+        return 0 if limit is None else self.bytes - self.ids * ID_BYTES - limit
+
     def publish(self) -> None:
         """Show the committed counters to the loop. Runs there."""
         topic = self.topic

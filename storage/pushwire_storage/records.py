@@ -93,6 +93,9 @@ class TopicConfig:
     """A message is kept at least so long after it was published, settled or not. 0: until it is settled."""
     max_age_ms: int = 0
     """Older messages leave: settled ones for good, unsettled ones into the dead letters (`expired`). 0: never."""
+    retain_bytes: int | None = None
+    """What no group is owed leaves, oldest first and also before `retain_ms` is over, while the messages kept have more
+    bytes than this. What a group is owed stays: that is for the quota to bound. None: no such limit."""
     quota_messages: int | None = None
     quota_bytes: int | None = None
     expired: str = "dead"

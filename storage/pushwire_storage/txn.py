@@ -51,6 +51,19 @@ class Chore:
     through_pos: int
 
 
+@dataclass(slots=True)
+class Trim:
+    """How far a look through a topic has come that keeps it within its bytes. What a rolled-back transaction changed of
+    it does no harm: what was passed over is met by the next look."""
+
+    since_ms: int
+    seq: int = 0
+    rows: int = 0
+    """Looked at so far."""
+    next_ms: int = 0
+    """The next step may be taken then."""
+
+
 class State:
     """The writer's memory between transactions. Bounded by topics, groups and chores, never by messages."""
 
@@ -80,6 +93,8 @@ class State:
         """Heap of those, and of entries that hold no longer; never at its head."""
         self.swept: dict[tuple[int, int], int] = {}
         """(topic id, priority) -> seq up to which retention has looked at everything, since this start."""
+        self.trims: dict[int, Trim] = {}
+        """By topic id, where there is a limit of bytes."""
         self.expired = 0
         """Messages that the store removed because their TTL was over and no group was owed them."""
         self.commits = 0
@@ -179,6 +194,14 @@ class Txn:
             # What expires behind the mark would not be looked at again.
             self.expiry_mark = min(self.expiry_mark, (at_ms, 0))
 
+    def grown(self, book: TopicBook) -> None:
+        """The topic got messages, or another configuration: retention will have to look at it."""
+        if book.config.retain_ms:
+            self.await_sweep(book.topic.id, self.now_ms + book.config.retain_ms)
+        if book.excess_bytes() > 0:
+            trimming = self.state.trims.get(book.topic.id)
+            self.await_sweep(book.topic.id, self.now_ms if trimming is None else max(self.now_ms, trimming.next_ms))
+
     def await_sweep(self, topic_id: int, at_ms: int) -> None:
         """Retention looks at the topic then, or before if it was to do so before."""
         plans = self.sweep_at if topic_id in self.sweep_at else self.state.sweep_at
@@ -251,6 +274,7 @@ class Txn:
         for topic_id, name in self.removed.items():
             state.books.pop(topic_id, None)
             state.topic_ids.pop(name, None)
+            state.trims.pop(topic_id, None)
         for topic_id, book in self.books.items():
             if topic_id not in state.books:
                 state.topic_ids[(book.topic.tenant, book.topic.name)] = topic_id

@@ -74,6 +74,7 @@ class Choices:
         return TopicConfig(
             retain_ms=random.choice([0, 0, 40, 100_000]),
             max_age_ms=random.choice([0, 0, 60, 900]),
+            retain_bytes=random.choice([None, None, 0, 60]),
             quota_messages=random.choice([None, None, 20]),
             expired=random.choice(["dead", "drop"]),
         )

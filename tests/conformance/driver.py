@@ -355,6 +355,7 @@ class Driver:
         for topic in self.model.topics.values():
             retained = {seq for seq, kept in topic.kept.items() if kept.loose and not kept.looked_at}
             assert not retained, "what retention has let go of is still there"
+            assert not topic.too_large() or not topic.spared(), "more bytes are kept than are retained"
 
     async def _end_ttls(self) -> None:
         """As the gateway does: settle what has expired, in its hands or not, until nothing is left to do."""

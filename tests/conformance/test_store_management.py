@@ -37,7 +37,9 @@ async def again(world: World) -> tuple[Topic, Group]:
 
 
 async def test_configuration_is_kept(world: World) -> None:
-    config = TopicConfig(ack_timeout_ms=9, weights=(1, 1, 2, 3), strict=True, ledger="full", quota_messages=7)
+    config = TopicConfig(
+        ack_timeout_ms=9, weights=(1, 1, 2, 3), strict=True, ledger="full", quota_messages=7, retain_bytes=5
+    )
     change = CreateTopic("t", "orders", config)
     await world.change(change)
     assert change.result is not None
