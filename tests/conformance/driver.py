@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -136,7 +136,7 @@ class Driver:
         self.outstanding = None
         for _ in range(steps):
             outcome = self.random.choice(self._actions())()
-            if outcome is not None:
+            if isinstance(outcome, Awaitable):
                 await outcome
             self._check_callbacks()
         await self.settle_down()
@@ -172,7 +172,8 @@ class Driver:
         self.outstanding = self.world.give(self.batch)
 
     def _settle_lapsed(self, share: float = 0.7) -> list[Settlement]:
-        now, later = [], []
+        now: list[tuple[Group, Message]] = []
+        later: list[tuple[Group, Message]] = []
         for each in self.lapsed:
             (now if self.random.random() < share else later).append(each)
         self.lapsed = later

@@ -168,9 +168,9 @@ class Model:
         for append in batch.appends:
             self._append(append, receipts)
         for settlement in batch.settlements:
-            topic = self.topics.get(settlement.group.topic.name)
-            if topic is not None and settlement.group.name in topic.starts and settlement.group not in moved:
-                self._settle(topic, settlement)
+            settled = self.topics.get(settlement.group.topic.name)
+            if settled is not None and settlement.group.name in settled.starts and settlement.group not in moved:
+                self._settle(settled, settlement)
         for topic in self.topics.values():
             self._pass(topic)
 

@@ -16,7 +16,7 @@ from pushwire_storage.base import (
     Retry,
     TopicConfig,
 )
-from pushwire_storage.chores import PIECE_ROWS, SWEEP_PERIOD_MS, TRIM_PERIOD_MS
+from pushwire_storage.chores import PIECE_ROWS, SWEEP_PERIOD_MS
 from pushwire_storage.planning import ID_BYTES
 from pushwire_storage.scheduling import EXPIRED_MAX
 
@@ -284,10 +284,11 @@ async def test_what_nobody_is_owed_leaves_when_there_are_too_many_bytes(world: W
     sent = await world.publish(topic, *"abcdefgh")
     await world.ack(group, *sent[2:])
     await world.tick(world.now_ms)
+    await world.tick(world.now_ms + SWEEP_PERIOD_MS)
     assert await world.kept(topic) == [1, 2, 6, 7, 8], "oldest first; what the group is owed stays"
     assert (topic.messages, topic.bytes) == (5, 5 * BODY_BYTES + 8 * ID_BYTES)
     await world.publish(topic, "i", priority=3)
-    await world.tick(world.now_ms)
+    await world.tick(world.now_ms + SWEEP_PERIOD_MS)
     assert await world.kept(topic) == [1, 2, 7, 8, 9]
     page = await world.page(topic)
     assert page.gaps == [(3, 6)]
@@ -303,7 +304,7 @@ async def test_bytes_of_what_a_group_is_owed_are_for_the_quota_to_bound(world: W
     assert tick_ms is not None
     assert tick_ms > world.now_ms, "it does not look again and again"
     await world.ack(group, *sent[1:])
-    await world.tick(world.now_ms + TRIM_PERIOD_MS)
+    await world.tick(world.now_ms + SWEEP_PERIOD_MS)
     assert await world.kept(topic) == [1, 4], "what was passed over is met by a later look"
 
 

@@ -147,7 +147,9 @@ async def test_an_error_while_reading_is_a_store_error(world: World) -> None:
     if isinstance(world.store, SqliteStore):
         with pytest.raises(StoreBroken, match="no such table"):
             await world.store.read(topic, 0, 9)
-    group = (await world.over(world.give(Batch(changes=[made := CreateGroup(topic, "g")])))) and made.result
+    made = CreateGroup(topic, "g")
+    await world.change(made)
+    group = made.result
     assert group is not None
     assert await world.want(group, 1, 9) == []
     assert isinstance(world.store.broken, StoreBroken)

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,7 +194,7 @@ def test_the_promise_rests_on_these(tmp_path: Path, durability: str, synchronous
 
 def test_a_pragma_that_does_not_take_is_a_refusal(tmp_path: Path) -> None:
     class Deaf(sqlite3.Connection):
-        def execute(self, sql: str, parameters: object = (), /) -> sqlite3.Cursor:
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
             return super().execute("SELECT 1" if sql == "PRAGMA synchronous = full" else sql, parameters)
 
     opened(tmp_path).stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from conformance.harness import START_MS, message
 from pushwire_storage.base import Batch, Counts, Done, Group, Message, Retry, Topic
@@ -56,7 +57,7 @@ class Feed:
         self.lanes.want(group, 1, demand)
         self.answer()
 
-    def answer(self, *messages: Message, **fields: object) -> None:
+    def answer(self, *messages: Message, **fields: Any) -> None:
         """Answer the oldest scan."""
         scan = self.scans.pop(0)
         fields = {"cursor": scan.cursor, "horizon": scan.horizon, "exhausted": True, **fields}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,8 +90,8 @@ async def test_opening_reads_no_message(tmp_path: Path, monkeypatch: pytest.Monk
     store = InlineSqliteStore(tmp_path)
     connect = store._options.driver.connect
 
-    def traced(*arguments: object) -> sqlite3.Connection:
-        connection = connect(*arguments)
+    def traced(*arguments: Any) -> Any:
+        connection: Any = connect(*arguments)
         connection.set_trace_callback(statements.append)
         return connection
 
