@@ -255,11 +255,8 @@ INSERT_DEAD = _named("""
 DELETE_DEAD_OLDEST = """
     DELETE FROM dead_letters WHERE number IN (
         SELECT number FROM dead_letters WHERE topic_id = ? ORDER BY number LIMIT ?)"""
-# Only among the oldest few: a look at all of them would cost more with every one kept.
-DELETE_DEAD_EXPIRED = """
-    DELETE FROM dead_letters WHERE number IN (
-        SELECT number FROM (SELECT number, at FROM dead_letters WHERE topic_id = ? ORDER BY number LIMIT ?)
-        WHERE at < ?)"""
+SELECT_FIRST_LETTERS = "SELECT number, topic_id, at FROM dead_letters ORDER BY number LIMIT ?"
+DELETE_FIRST_LETTERS = Bulk("DELETE FROM dead_letters WHERE number IN (", "?", ")")
 SELECT_LETTER = _named("SELECT LETTER FROM dead_letters WHERE number = ? AND topic_id = ?")
 SELECT_LETTERS = _named("""
     SELECT LETTER FROM dead_letters
@@ -294,6 +291,7 @@ SELECT_HISTORY = """
     SELECT group_name, at, event, subject, session, attempt, detail FROM ledger
     WHERE topic_id = ? AND seq BETWEEN ? AND ? AND bits >> (? - seq) & 1
     ORDER BY at, attempt, event, number LIMIT ?"""
+SELECT_ANY_EVENT = "SELECT 1 FROM ledger LIMIT 1"
 SELECT_EVENTS_FROM = "SELECT number, at, topic_id, seq, bits FROM ledger WHERE number > ? ORDER BY number LIMIT ?"
 DELETE_EVENTS = Bulk("DELETE FROM ledger WHERE number IN (", "?", ")")
 DELETE_EVENTS_OF_TOPIC = "DELETE FROM ledger WHERE number IN (SELECT number FROM ledger WHERE topic_id = ? LIMIT ?)"

@@ -86,6 +86,8 @@ class State:
         """When the first message above the mark expires."""
         self.left = False
         """Some below it were left to the gateway, which had them in its hands."""
+        self.letters_ms: int | None = None
+        """When dead letters are to be looked at for old ones."""
         self.chores: tuple[Chore, ...] = ()
         self.sweep_at: dict[int, int] = {}
         """Topics with retention: id -> when something may go."""
@@ -119,7 +121,8 @@ class State:
         """When the next batch is due although nobody writes one."""
         if self.chores:
             return self.now_ms
-        times = [at for at in (self.scheduled_ms, self.expiry_ms) if at is not None]
+        waiting = (self.scheduled_ms, self.expiry_ms, self.letters_ms, self.ledger.tick_ms())
+        times = [at_ms for at_ms in waiting if at_ms is not None]
         if self.sweeps:
             times.append(self.sweeps[0][0])
         return min(times, default=None)
@@ -158,6 +161,7 @@ class Txn:
         self.expiry_mark = state.expiry_mark
         self.expiry_ms = state.expiry_ms
         self.left = state.left
+        self.letters_ms = state.letters_ms
         self.chores = state.chores
         self.chore_rows = 0
         """Rows that chores have looked at."""
@@ -286,6 +290,7 @@ class Txn:
         state.older_empty = self.older_empty
         state.scheduled_ms, state.expiry_ms = self.scheduled_ms, self.expiry_ms
         state.expiry_mark, state.left = self.expiry_mark, self.left
+        state.letters_ms = self.letters_ms
         state.chores = self.chores
         state.swept.update(self.swept)
         if self.sweep_at:
