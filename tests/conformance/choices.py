@@ -19,10 +19,12 @@ from pushwire_storage.base import (
     Dead,
     DeleteGroup,
     DeleteTopic,
+    Discard,
     Done,
     Group,
     Message,
     PurgeTopic,
+    Redrive,
     Retry,
     SeekGroup,
     Settlement,
@@ -60,6 +62,8 @@ class Choices:
             changes.append(CreateGroup(random.choice(topics), random.choice(GROUPS), self._start()))
         if topics and random.random() < 0.15:
             changes.append(self._to_topic(random.choice(topics)))
+        # First, so that what it needs room for is known.
+        changes = [*(self._to_letters(topic) for topic in topics if random.random() < 0.15), *changes]
         groups = [group for topic in topics for group in topic.groups.values()]
         if groups and random.random() < 0.15:
             changes.append(self._to_group(random.choice(groups)))
@@ -95,6 +99,14 @@ class Choices:
             start = self._start()
             return SeekGroup(group, "earliest" if start is None else start)
         return DeleteGroup(group)
+
+    def _to_letters(self, topic: Topic) -> Change:
+        """One that is not there among them, and one twice, now and then. A full topic is tested elsewhere."""
+        model = self._driver.model.topics[topic.name]
+        numbers = [letter.number for letter in model.dead] + [10**9]
+        ids = self.random.choices(numbers, k=self.random.randrange(1, 4))
+        room = (topic.config.quota_messages or self._driver.model.quota_messages) - len(model.kept)
+        return Redrive(topic, ids) if self.random.random() < 0.7 and len(ids) <= room else Discard(topic, ids)
 
     def concerns(self, change: Change) -> list[tuple[str, str]]:
         """(topic, group) whose lanes must be closed before the change."""

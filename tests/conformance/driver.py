@@ -27,6 +27,7 @@ from pushwire_storage.sqlite import DATABASE
 
 QUOTA_MESSAGES = 60
 FAR_MS = 10**9
+LETTERS = "SELECT number FROM dead_letters WHERE topic_id = ? ORDER BY number"
 KEPT = "SELECT pos FROM messages WHERE pos > ? AND pos <= ?"
 
 
@@ -118,9 +119,10 @@ class Driver:
                 floor = self.model.topics[topic.name].floor
                 low, high = topic.id << TOPIC_SHIFT, (topic.id + 1 << TOPIC_SHIFT) - 1
                 found = {pos & SEQ_MAX for (pos,) in self._rows(KEPT, (low, high))}
-                self.model.found(topic.name, {seq for seq in found if seq > floor})
+                letters = [number for (number,) in self._rows(LETTERS, (topic.id,))]
+                self.model.found(topic.name, {seq for seq in found if seq > floor}, letters)
 
-    def _rows(self, sql: str, values: tuple[int, int]) -> list[tuple[int]]:
+    def _rows(self, sql: str, values: tuple[int, ...]) -> list[tuple[int]]:
         store = self.world.store
         if isinstance(store, MemoryStore):
             assert store._connection is not None
@@ -336,7 +338,7 @@ class Driver:
             self.model.check_books(topic)
             letters = await self.world.letters(topic)
             got = [(letter.group, letter.message.seq) for letter in letters]
-            assert got == self.model.topics[topic.name].dead
+            assert got == [(letter.group, letter.seq) for letter in self.model.topics[topic.name].dead]
 
     async def _everything_arrives(self) -> None:
         lanes = [(group, p) for topic in self.topics() for group in topic.groups.values() for p in (0, 1, 3)]

@@ -22,10 +22,12 @@ from pushwire_storage.base import (
     Dead,
     DeleteGroup,
     DeleteTopic,
+    Discard,
     Done,
     Group,
     Message,
     PurgeTopic,
+    Redrive,
     Retry,
     SeekGroup,
     Settlement,
@@ -56,6 +58,7 @@ class Kept:
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     retry_ms: dict[str, int] = field(default_factory=dict)
     """By group: it waits for its retry since the last `Retry`, or is in hand (0) since the last `Counted`."""
+    redriven: bool = False
     promoted_ms: int | None = None
     looked_at: bool = False
     """Its TTL is over, and the store has seen to that once."""
@@ -76,6 +79,19 @@ class Kept:
 
 
 @dataclass
+class Letter:
+    """A dead letter."""
+
+    group: str
+    seq: int
+    kept: Kept
+    number: int = 0
+    """Its id, once the store has told."""
+    orphan: bool = False
+    """Its group was deleted."""
+
+
+@dataclass
 class ModelTopic:
     """A topic as it must be after the last commit."""
 
@@ -83,7 +99,7 @@ class ModelTopic:
     kept: dict[int, Kept] = field(default_factory=dict)
     ids: dict[str, tuple[int, Content]] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
-    dead: list[tuple[str, int]] = field(default_factory=list)
+    dead: list[Letter] = field(default_factory=list)
     floor: int = 0
     config: TopicConfig = field(default_factory=TopicConfig)
     paused: set[str] = field(default_factory=set)
@@ -198,8 +214,16 @@ class Model:
         elif isinstance(change, DeleteGroup):
             before = topic.starts.pop(change.group.name)
             topic.paused.discard(change.group.name)
+            for letter in topic.dead:
+                letter.orphan = letter.orphan or letter.group == change.group.name
             self._leave(topic, change.group)
             topic.let_go([seq for seq in topic.kept if seq > before], self.now_ms)
+        elif isinstance(change, Redrive):
+            self._redrive(topic, change, receipts)
+        elif isinstance(change, Discard):
+            gone = [letter for letter in topic.dead if letter.number in change.ids]
+            assert not receipts or change.removed == len(gone)
+            topic.dead = [letter for letter in topic.dead if letter not in gone]
         elif isinstance(change, ConfigureGroup):
             (topic.paused.add if change.paused else topic.paused.discard)(change.group.name)
 
@@ -263,6 +287,34 @@ class Model:
             kept.settled.discard(group.name)
             kept.counts.pop(group.name, None)
             kept.retry_ms.pop(group.name, None)
+
+    def _redrive(self, topic: ModelTopic, change: Redrive, receipts: bool) -> None:
+        """Each is stored again, last, for the group that it died in alone."""
+        seqs = []
+        for number in change.ids:
+            letter = next((each for each in topic.dead if each.number == number and not each.orphan), None)
+            seqs.append(0)
+            if letter is None:
+                continue
+            topic.dead.remove(letter)
+            topic.last_seq += 1
+            seqs[-1] = topic.last_seq
+            age_ms = topic.config.max_age_ms
+            again = topic.kept[topic.last_seq] = Kept(
+                letter.kept.id,
+                letter.kept.content,
+                letter.kept.size_bytes,
+                self.now_ms,
+                None,
+                self.now_ms + age_ms if age_ms else None,
+                scheduled=False,
+                redriven=True,
+            )
+            again.settled = topic.owners(topic.last_seq) - {letter.group}
+            self.news.setdefault(change.topic.name, []).append(topic.last_seq)
+        if receipts:
+            assert change.refused is None
+            assert change.seqs == seqs
 
     # -- appends
 
@@ -336,7 +388,7 @@ class Model:
                     self.settled.add((settlement.group.topic.name, name, message.seq))
                 continue
             if isinstance(settlement, Dead):
-                topic.dead.append((name, message.seq))
+                topic.dead.append(Letter(name, message.seq, kept))
             kept.settled.add(name)
             self.settled.add((settlement.group.topic.name, name, message.seq))
             if topic.unowed(message.seq) and not topic.retains(kept, self.now_ms):
@@ -367,9 +419,13 @@ class Model:
         if topic.config.retain_ms and topic.starts and not retained and topic.unowed(seq):
             kept.loose = True
 
-    def found(self, name: str, seqs: set[int]) -> None:
-        """What the topic keeps in fact after the batch: everything that may not have gone, and nothing that must."""
+    def found(self, name: str, seqs: set[int], letters: Sequence[int]) -> None:
+        """What the topic keeps in fact after the batch: everything that may not have gone, and nothing that must; and
+        the ids of its dead letters."""
         topic = self.topics[name]
+        for letter, number in zip(topic.dead, letters, strict=True):
+            assert letter.number in {0, number}, "the id of a letter has changed"
+            letter.number = number
         assert topic.firm() <= seqs <= topic.kept.keys(), f"{name}: lacks {topic.firm() - seqs}, has {seqs}"
         gone = [topic.kept.pop(seq) for seq in topic.kept.keys() - seqs]
         given_up = [kept.size_bytes for kept in gone if kept.spare and not kept.loose]
