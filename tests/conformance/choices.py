@@ -63,7 +63,10 @@ class Choices:
         if topics and random.random() < 0.15:
             changes.append(self._to_topic(random.choice(topics)))
         # First, so that what it needs room for is known.
-        changes = [*(self._to_letters(topic) for topic in topics if random.random() < 0.15), *changes]
+        changes = [
+            *(self._to_letters(topic) for topic in topics if self._dead(topic) and random.random() < 0.4),
+            *changes,
+        ]
         groups = [group for topic in topics for group in topic.groups.values()]
         if groups and random.random() < 0.15:
             changes.append(self._to_group(random.choice(groups)))
@@ -100,10 +103,13 @@ class Choices:
             return SeekGroup(group, "earliest" if start is None else start)
         return DeleteGroup(group)
 
+    def _dead(self, topic: Topic) -> bool:
+        return bool(self._driver.model.topics[topic.name].dead)
+
     def _to_letters(self, topic: Topic) -> Change:
         """One that is not there among them, and one twice, now and then. A full topic is tested elsewhere."""
         model = self._driver.model.topics[topic.name]
-        numbers = [letter.number for letter in model.dead] + [10**9]
+        numbers = [letter.number for letter in model.dead] + [10**9] * (self.random.random() < 0.2)
         ids = self.random.choices(numbers, k=self.random.randrange(1, 4))
         room = (topic.config.quota_messages or self._driver.model.quota_messages) - len(model.kept)
         return Redrive(topic, ids) if self.random.random() < 0.7 and len(ids) <= room else Discard(topic, ids)
