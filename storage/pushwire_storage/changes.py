@@ -49,7 +49,6 @@ from .queries import (
     FORGET_TOPIC,
     INSERT_GROUP,
     INSERT_TOPIC,
-    KEEP_IDS,
     MOVE_GROUP,
     PAUSE_GROUP,
     RAISE_GROUPS,
@@ -139,11 +138,11 @@ def _delete_topic(change: DeleteTopic, txn: Txn) -> None:
         return
     book = txn.books.pop(topic.id, None) or txn.state.books[topic.id]
     execute = txn.execute
-    execute(DELETE_TOPIC, (topic.id,))
+    # As this transaction has left them: what was redriven before has used up seqs.
+    execute(DELETE_TOPIC, (book.last_seq, book.ids, topic.id))
     execute(DELETE_GROUPS, (topic.id,))
     for group in book.groups.values():
         _forget_retries(txn, group)
-    execute(KEEP_IDS, (book.ids, topic.id))
     execute(DELETE_DEAD_OF_TOPIC, (topic.id,))
     chores.begin(txn, chores.PURGED, topic.id, 0, book.last_seq)
     chores.begin_ledger(txn, topic.id)

@@ -254,6 +254,17 @@ async def test_redriving_is_bounded_in_messages_and_bytes(shelves: Shelves) -> N
     assert unknown.seqs == [0] * REDRIVE_MAX
 
 
+async def test_a_topic_deleted_with_a_redrive_gives_no_seq_twice(shelves: Shelves) -> None:
+    topic = await shelves.topic()
+    group = await shelves.group(topic)
+    (letter,) = await shelves.bury(group, *await shelves.publish(topic, "a"))
+    redrive = Redrive(topic, [letter.id])
+    await shelves.write(redrive, DeleteTopic(topic))
+    assert redrive.seqs == [2]
+    (again,) = await shelves.publish(await shelves.topic(), "b")
+    assert again.seq == 3
+
+
 async def test_letters_go_after_a_week_although_nothing_else_happens(shelves: Shelves) -> None:
     topic, other = await shelves.topic(), await shelves.topic("other")
     group, elsewhere = await shelves.group(topic), await shelves.group(other)
