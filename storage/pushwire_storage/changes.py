@@ -164,6 +164,7 @@ def _purge_topic(change: PurgeTopic, txn: Txn) -> None:
         return
     book = txn.book(topic.id)
     through = book.last_seq if change.through_seq is None else min(change.through_seq, book.last_seq)
+    txn.closed += book.groups.values()  # also where nothing is left to purge: the caller has let go of everything
     if through <= book.floor:
         return
     messages, size_bytes, scheduled = _count(txn, book, through)
@@ -179,7 +180,6 @@ def _purge_topic(change: PurgeTopic, txn: Txn) -> None:
     chores.begin(txn, chores.PURGED, topic.id, book.floor, through)
     book.floor = through
     book.set_groups(book.groups, starts)
-    txn.closed += book.groups.values()
 
     def show(_: Registry) -> None:
         change.removed = messages

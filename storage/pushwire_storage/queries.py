@@ -101,8 +101,8 @@ REVIVE_TOPIC = "UPDATE topics SET deleted = 0, config = ? WHERE id = ?"
 FORGET_TOPIC = "DELETE FROM topics WHERE id = ?"
 CONFIGURE_TOPIC = "UPDATE topics SET config = ? WHERE id = ?"
 DELETE_TOPIC = """
-    UPDATE topics SET deleted = 1, last_seq = ?1, floor = ?1, ids = ?2, messages = 0, bytes = 0, dead_letters = 0, scheduled = 0
-    WHERE id = ?3"""
+    UPDATE topics SET deleted = 1, last_seq = ?1, floor = ?1, ids = ?2,
+        messages = 0, bytes = 0, dead_letters = 0, scheduled = 0 WHERE id = ?3"""
 FORGET_IDS_OF_DELETED = "UPDATE topics SET ids = ids - ? WHERE id = ? AND deleted = 1"
 INSERT_GROUP = """
     INSERT INTO groups(topic_id, name, start_seq, owner, inactive_ttl) VALUES (?, ?, ?, ?, ?) RETURNING id"""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from conformance.harness import START_MS, World, message
 from pushwire_storage.base import (
     DUE_MAX,
@@ -13,7 +15,9 @@ from pushwire_storage.base import (
     Dead,
     Done,
     Message,
+    PurgeTopic,
     Retry,
+    SeekGroup,
     TopicConfig,
 )
 from pushwire_storage.chores import PIECE_ROWS, SWEEP_PERIOD_MS
@@ -161,6 +165,29 @@ async def test_a_message_that_waits_for_its_retry_expires_with_the_store(world: 
     await world.settle(Done(group, [a, b]))
     assert topic.messages == 0
     assert await world.due(START_MS + 200) == []
+
+
+@pytest.mark.parametrize("through_seq", [0, 1])
+async def test_what_was_said_before_a_purge_is_said_again(world: World, through_seq: int) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.send(topic, message("a"), short("b", 10))
+    await world.tick(START_MS + 10)
+    assert world.expired == [("g", 2)]
+    world.store.forget(group)
+    await world.change(PurgeTopic(topic, through_seq))  # and what the gateway was about to settle is forgotten
+    await world.tick(START_MS + 11)
+    assert world.expired == [("g", 2), ("g", 2)]
+
+
+async def test_what_was_said_before_a_seek_is_said_again(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.send(topic, message("a"), short("b", 10))
+    await world.tick(START_MS + 10)
+    await world.change(SeekGroup(group, "earliest"))
+    await world.tick(START_MS + 11)
+    assert world.expired == [("g", 2), ("g", 2)]
 
 
 async def test_a_message_that_comes_too_late_is_not_handed_over(world: World) -> None:
