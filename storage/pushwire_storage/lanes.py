@@ -143,9 +143,12 @@ class LaneFeed:
         return frozenset(self._lanes)
 
     def gone(self, group: Group) -> None:
-        """The group was deleted, or moved: nothing of what was said of it holds."""
+        """The group was deleted, or moved: nothing of what was said of it holds, and may have to be said again."""
         self.forget(group)
-        self._reported = {each for each in self._reported if each[0] != group.id}
+        held = {each for each in self._reported if each[0] != group.id}
+        if len(held) < len(self._reported):
+            self._reported = held
+            self.returns += 1
 
     def want_key(self, group: Group, priority: int, key: str, after_seq: int, count: int) -> None:
         lane = self._lanes.get(group_lane(group.id, priority))

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from conformance.harness import START_MS, World, message
-from pushwire_storage.base import Append, Dead, Message, Retry
+from pushwire_storage.base import Append, Batch, Dead, Message, Retry
 from pushwire_storage.planning import ID_BYTES
 from pushwire_storage.sqlite import DATABASE
 
@@ -58,8 +58,7 @@ async def test_a_damaged_message_goes_to_the_dead_letters(world: World, sql: str
     await damage(world, sql)
     topic = world.store.topics[("t", "orders")]
     group = topic.groups["g"]
-    page = await world.store.read(topic, 0, 9)
-    assert ([each.seq for each in page.messages], page.gaps) == ([1, 3], [(2, 2)])
+    assert await world.kept(topic) == [1, 3]
     assert await world.want(group, 1, 9) == [1, 3]
     (letter,) = await world.letters(topic)
     assert (letter.group, letter.reason, letter.message.seq) == ("g", "corrupt", 2)
@@ -143,7 +142,7 @@ async def test_a_damaged_message_waits_while_it_cannot_be_moved(world: World) ->
     foreign = sqlite3.connect(world.path / DATABASE, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
     world.store.want(topic.groups["g"], 1, 9)
-    busy = world.give_batch()
+    busy = world.give(Batch())
     await world.over(busy)
     assert world.seqs() == [1]
     foreign.execute("ROLLBACK")
