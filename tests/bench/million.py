@@ -114,7 +114,7 @@ class Bench:
 
     def fill(self, count: int, **fields: Any) -> None:
         """Publish so many, nobody wanting them."""
-        ids = uuid7_like(count)
+        ids = uuid7_like(count, self.topic.last_seq)
         for first in range(0, count, BATCH):
             messages = [
                 Message(id_, BODIES[index % 64], self.now_ms, **fields)
@@ -124,10 +124,9 @@ class Bench:
 
     def pass_through(self, count: int, ledger: str = "off") -> Rate:
         """Publish so many that are delivered and settled at once."""
-        batches = [
-            [Message(id_, BODIES[index % 64], self.now_ms) for index, id_ in enumerate(uuid7_like(BATCH))]
-            for _ in range(count // BATCH)
-        ]
+        ids = uuid7_like(count, self.topic.last_seq)
+        messages = [Message(id_, BODIES[index % 64], self.now_ms) for index, id_ in enumerate(ids)]
+        batches = [messages[first : first + BATCH] for first in range(0, count, BATCH)]
         self.store.want(self.group, 1, BATCH)
         self.work()
         start = Start()
