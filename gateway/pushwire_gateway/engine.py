@@ -33,7 +33,19 @@ from pushwire_storage.base import Counted as StoreCounted
 from .batcher import Batcher
 from .clock import Clock, to_ms
 from .core.delivery import Delivery
-from .core.model import OVERHEAD_BYTES, Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
+from .core.model import (
+    OVERHEAD_BYTES,
+    Counted,
+    Died,
+    Effects,
+    KeyWant,
+    Pending,
+    Policy,
+    Retried,
+    Session,
+    Settled,
+    Subscription,
+)
 from .core.retry import RetryPolicy
 from .settings import Settings
 from .tails import Tails
@@ -220,8 +232,7 @@ class Engine:
             if effects.wants:
                 self._want(effects)
             for want in effects.key_wants:
-                if want.group in self._open:
-                    self.store.want_key(want.group, want.priority, want.key, want.after_seq, want.count)
+                self._want_key(want)
             for sub in effects.unhealthy:
                 sub.session.link.unhealthy(sub)
             for session in effects.ended:
@@ -302,6 +313,18 @@ class Engine:
                 self._opening[group][priority] = count
             else:
                 self._open_group(group, {priority: count})
+
+    def _want_key(self, want: KeyWant) -> None:
+        """The store will read what the core let go of; what was said of it before must be durable by then."""
+
+        def ask(error: StoreError | None) -> None:
+            if error is None and want.group in self._open:
+                self.store.want_key(want.group, want.priority, want.key, want.after_seq, want.count)
+
+        if self.batcher.settled:
+            ask(None)
+        else:
+            self.batcher.after_commit(ask)
 
     def _open_group(self, group: Group, demand: dict[int, int]) -> None:
         """The store will read the group from the beginning. What was settled before must be durable by then, or it

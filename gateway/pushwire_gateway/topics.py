@@ -186,15 +186,18 @@ class Topics:
 
     def _change(self, change: Change, groups: Sequence[Group], changed: Changed, *, reset: bool) -> None:
         engine = self._engine
-        if reset:
-            for group in groups:
-                engine.core.reset(group)
+
+        def let_go() -> None:
+            for group in groups if reset else ():
+                engine.core.reset(group, engine.clock.now())
 
         def done(error: StoreError | None) -> None:
+            let_go()  # of what members that came meanwhile were given: the store hands it out afresh
             for group in groups:
                 engine.reconfigure(group)
             changed(error)
 
+        let_go()
         engine.batcher.change(change, done)
         engine.turn()
 
@@ -202,7 +205,7 @@ class Topics:
         active = self._engine.core.group(group)
         if active is None:
             return
-        subs = list(active.members)
+        subs = sorted(active.members, key=lambda sub: sub.prefix)
         for sub in subs:
             self._engine.unsubscribe(sub.session, [sub])
         ended(subs)

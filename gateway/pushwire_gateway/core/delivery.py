@@ -95,7 +95,10 @@ class Delivery(Endings):
         if group is None:
             return
         lane = group.lanes[priority]
+        if key not in lane.keys or not lane.keys[key].asking:
+            return
         found = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
+        found = [pending for pending in keys.news(lane, key, found) if not self._exhausted(group, pending)]
         head = keys.answered(group, lane, key, found, through, self._ready, self._effects)
         if head is not None:
             lanes.insert(group, lane, head)
@@ -114,11 +117,8 @@ class Delivery(Endings):
 
     def _take_in(self, group: Group, lane: Lane, pending: Pending, now: float) -> None:
         message = pending.message
-        if pending.deliveries:
-            reason = group.policy.retry.verdict(pending.deliveries, pending.failures)
-            if reason is not None:
-                self._die(group, pending, reason, None)
-                return
+        if self._exhausted(group, pending):
+            return
         if message.expires_ms is not None:
             if message.expires_ms / 1000 <= now:
                 self._expire(group, pending)
@@ -126,8 +126,18 @@ class Delivery(Endings):
             self._serial += 1
             heappush(self._expiries, (message.expires_ms / 1000, self._serial, group, pending))
         self._ready.add(message.size_bytes)
-        if message.key is None or keys.arrive(group, lane, pending, self._ready):
-            lanes.insert(group, lane, pending)
+        first = pending if message.key is None else keys.arrive(group, lane, pending, self._ready)
+        if first is not None:
+            lanes.insert(group, lane, first)
+
+    def _exhausted(self, group: Group, pending: Pending) -> bool:
+        """Whether a message that comes in was handed out too often already; then it dies."""
+        reason = group.policy.retry.verdict(pending.deliveries, pending.failures) if pending.deliveries else None
+        if reason is not None:
+            if pending.message.key is not None:
+                keys.over(group.lanes[pending.message.priority], pending)
+            self._die(group, pending, reason, None)
+        return reason is not None
 
     # --- settlements -------------------------------------------------------------------------------------------
 
@@ -182,7 +192,7 @@ class Delivery(Endings):
                 pending.held_for = session
                 sub.group.held[session] = sub.group.held.get(session, 0) + 1
                 self._holds.append((now + self._release_hold_s, sub.group, pending, session))
-                self._give_back(sub.group, pending, session, "released", counted=True)
+                self._give_back(sub.group, pending, session, "released", now, counted=True)
             self.counters.released += len(held)
         self._after(session, found, stale, now)
         return stale

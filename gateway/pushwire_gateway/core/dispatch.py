@@ -62,7 +62,12 @@ class Dispatcher:
         ring = group.ring
         idle: list[Subscription] = []  # members that were offered everything and may take nothing of it yet
         served: list[Subscription] = []  # members that had their share of this round
-        while group.ready and ring and not group.policy.paused:
+        while group.ready and (ring or served) and not group.policy.paused:
+            if not ring:
+                for waiting in served:
+                    self._freed(waiting)
+                served = []
+                continue
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
@@ -83,10 +88,6 @@ class Dispatcher:
                 idle.append(sub)
             if group.turn is not None:
                 break  # what comes next is on its way from the store
-            if not ring:
-                for waiting in served:
-                    self._freed(waiting)
-                served = []
         for sub in (*served, *idle):
             self._freed(sub)
         lanes.replenish(group, self._ready, self._effects)

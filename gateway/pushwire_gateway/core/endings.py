@@ -111,8 +111,15 @@ class Endings(Members):
         if head is not None:
             lanes.insert(group, lane, head)
 
-    def _give_back(self, group: Group, pending: Pending, session: Session, how: str, *, counted: bool) -> None:
+    def _give_back(
+        self, group: Group, pending: Pending, session: Session, how: str, now: float, *, counted: bool
+    ) -> None:
         """Into its lane again, at its old place."""
+        expires_ms = pending.message.expires_ms
+        if expires_ms is not None and expires_ms / 1000 <= now:
+            pending.held_for = None
+            self._expire(group, pending)
+            return
         reason = group.policy.retry.verdict(pending.deliveries, pending.failures) if counted else None
         if reason is not None:
             pending.held_for = None
@@ -125,6 +132,5 @@ class Endings(Members):
         pending.place = WAITING
         lane = group.lanes[pending.message.priority]
         self._ready.add(pending.message.size_bytes)
-        if pending.message.key is not None:
-            keys.given_back(lane, pending)
-        lanes.insert(group, lane, pending)
+        first = pending if pending.message.key is None else keys.given_back(lane, pending, self._ready)
+        lanes.insert(group, lane, first)

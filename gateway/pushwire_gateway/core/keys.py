@@ -86,17 +86,20 @@ class KeyQueue:
         return not self.parked or seq < self.parked[0].message.seq
 
 
-def arrive(group: Group, lane: Lane, pending: Pending, ready: Ready) -> bool:
-    """Whether a keyed message that comes in may join its lane; if not, it has been put to wait."""
+def arrive(group: Group, lane: Lane, pending: Pending, ready: Ready) -> Pending | None:
+    """Who may join the lane when a keyed message comes in: it, or one that goes first, or nobody, if it has been put to
+    wait."""
     message = pending.message
     seq = message.seq
     queue = lane.keys.get(message.key)
     if queue is None:
         lane.keys[message.key] = KeyQueue(seq, pending)
-        return True
-    if queue.holder == seq or (queue.holder == 0 and seq <= queue.complete_through):
-        queue.hold(pending)  # back from its back-off, or before what the store is asked for
-        return True
+        return pending
+    if queue.holder == seq:
+        return given_back(lane, pending, ready)  # from its back-off
+    if queue.holder == 0 and seq <= queue.complete_through:
+        queue.hold(pending)  # before what the store is asked for
+        return pending
     if queue.head is not None and seq < queue.holder and queue.precedes(seq):
         # A lower one became due. The one it replaces leaves the lane, but for an entry that is not looked for.
         replaced = queue.head
@@ -104,9 +107,9 @@ def arrive(group: Group, lane: Lane, pending: Pending, ready: Ready) -> bool:
         replaced.ghosts += 1
         group.ready -= 1
         queue.park(replaced, ready)
-        return True
+        return pending
     queue.park(pending, ready)
-    return False
+    return None
 
 
 def handed_out(lane: Lane, pending: Pending) -> None:
@@ -115,9 +118,18 @@ def handed_out(lane: Lane, pending: Pending) -> None:
     queue.out, queue.head = True, None
 
 
-def given_back(lane: Lane, pending: Pending) -> None:
-    """The holder waits in its lane again."""
-    lane.keys[pending.message.key].hold(pending)
+def given_back(lane: Lane, pending: Pending, ready: Ready) -> Pending:
+    """The holder waits again. Returns who joins the lane: a lower one may have become due meanwhile."""
+    queue = lane.keys[pending.message.key]
+    while queue.parked and queue.parked[0].place != WAITING:
+        heappop(queue.parked)
+    if not queue.parked or pending < queue.parked[0]:
+        queue.hold(pending)
+        return pending
+    first = heappop(queue.parked)
+    queue.hold(first)
+    queue.park(pending, ready)
+    return first
 
 
 def block(lane: Lane, seq: int, key: str) -> None:
@@ -136,17 +148,20 @@ def free(group: Group, lane: Lane, key: str, seq: int, effects: Effects) -> Pend
     return _next(group, lane, key, queue, effects)
 
 
+def news(lane: Lane, key: str, found: Sequence[Pending]) -> list[Pending]:
+    """Those of the store's answer that are not in memory, nor gone."""
+    queue = lane.keys[key]
+    return [each for each in found if each.message.seq != queue.holder and each.message.seq not in queue.seen]
+
+
 def answered(
     group: Group, lane: Lane, key: str, found: Sequence[Pending], through: int, ready: Ready, effects: Effects
 ) -> Pending | None:
-    """The store's answer: what was found waits. Returns the next holder, if there was none."""
-    queue = lane.keys.get(key)
-    if queue is None or not queue.asking:
-        return None
+    """The store's answer: what was found, and is news, waits. Returns the next holder, if there was none."""
+    queue = lane.keys[key]
     queue.asking = False
     for pending in found:
-        if pending.message.seq != queue.holder and pending.message.seq not in queue.seen:
-            queue.back(pending, ready)
+        queue.back(pending, ready)
     if through >= queue.dropped_max:
         queue.dropped_max = 0
         queue.seen.clear()
@@ -180,10 +195,11 @@ def is_parked(lane: Lane, pending: Pending) -> bool:
 
 
 def over(lane: Lane, pending: Pending) -> None:
-    """The TTL of a dropped message has ended."""
+    """A dropped message is gone for good."""
     queue = lane.keys.get(pending.message.key)
-    if queue is not None:
-        queue.mortal.pop(pending.message.seq, None)
+    dropped = None if queue is None else queue.mortal.pop(pending.message.seq, None)
+    if dropped is not None:
+        dropped.place = ENDED
 
 
 def forget(lane: Lane) -> None:

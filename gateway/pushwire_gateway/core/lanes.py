@@ -104,7 +104,10 @@ def take(group: Group, count: int, session: Session, ready: Ready, contended: li
                 contended[lane.priority] += 1
             if message.key is not None:
                 keys.handed_out(lane, pending)
-        if not lane.fresh and not lane.returned and not coming(lane, ready):
+        if lane.fresh or lane.returned:
+            continue
+        # A lane with messages that this session has just released is not waited for: they are there, for others.
+        if not coming(lane, ready) or any(passed is lane for passed, _ in skipped):
             lane.credit = 0  # an idle lane saves nothing up
             busy.remove(lane)
     for lane, pending in skipped:
@@ -115,6 +118,8 @@ def take(group: Group, count: int, session: Session, ready: Ready, contended: li
 
 def target(group: Group, lane: Lane, ready: Ready) -> int:
     """How many messages a lane may hold or ask for."""
+    if group.policy.paused:
+        return 0  # what is here waits; nothing more is needed
     if not ready.tight:
         return READY_MAX
     if group.ring and not len(lane) and (lane.behind or not group.ready):
@@ -124,9 +129,7 @@ def target(group: Group, lane: Lane, ready: Ready) -> int:
 
 def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
-    if group.policy.paused:
-        return  # what is here waits; nothing more is needed
-    for lane in group.lanes:
+    for lane in reversed(group.lanes):  # the highest is read first, lest a lower one is handed out meanwhile
         held = len(lane.fresh) + len(lane.returned)
         goal = target(group, lane, ready)
         if lane.wanted + held < goal // 2 or (ready.tight and lane.wanted > goal):

@@ -26,7 +26,9 @@ class Members(Dispatcher):
         self._serial = 0
 
     @abstractmethod
-    def _give_back(self, group: Group, pending: Pending, session: Session, how: str, *, counted: bool) -> None: ...
+    def _give_back(
+        self, group: Group, pending: Pending, session: Session, how: str, now: float, *, counted: bool
+    ) -> None: ...
 
     # --- subscriptions -----------------------------------------------------------------------------------------
 
@@ -65,7 +67,7 @@ class Members(Dispatcher):
             for pending in held:
                 if drained:
                     pending.deliveries -= 1
-                self._give_back(group, pending, session, "returned", counted=not drained)
+                self._give_back(group, pending, session, "returned", now, counted=not drained)
             self.counters.returned += len(held)
         self._feed_starved(session, now)
         for group in groups:
@@ -95,7 +97,7 @@ class Members(Dispatcher):
             group.policy = policy
             self._dispatch(group, now)
 
-    def reset(self, handle: Any) -> None:
+    def reset(self, handle: Any, now: float) -> None:
         """The group is about to be purged or moved: its leases become stale, and what it has in memory is forgotten.
         Nothing is handed out until `configure` is called."""
         group = self._groups.get(handle)
@@ -110,8 +112,9 @@ class Members(Dispatcher):
         group.ready = 0
         group.turn = None
         group.policy = replace(group.policy, paused=True)
-        for sub in group.members:
+        for sub in sorted(group.members, key=lambda sub: sub.prefix):
             self._freed(sub)
+            self._feed_starved(sub.session, now)  # in other groups
 
     def _leave(self, sub: Subscription) -> list[Pending]:
         """Take a member out of everything that could still hand it a message. Returns what it held."""
