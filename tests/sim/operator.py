@@ -186,5 +186,3 @@ def _answer(question: Any) -> Any:
     except StopIteration as done:
         return done.value
     raise AssertionError("the simulated catalog waited for an event loop")
-
-

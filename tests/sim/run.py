@@ -135,7 +135,9 @@ def scenarios(name: str, sizes: Mapping[str, Callable[[], Shown]]) -> int:
         started = time.monotonic()
         shown = sizes[each]()
         figures = ", ".join(f"{what}: {figure}" for what, figure in shown.figures.items())
-        print(f"{shown.name}: {'FAILED' if shown.problems else 'shown'} in {time.monotonic() - started:.1f} s\n  {figures}")
+        print(
+            f"{shown.name}: {'FAILED' if shown.problems else 'shown'} in {time.monotonic() - started:.1f} s\n  {figures}"
+        )
         for problem in shown.problems[:FAILURES_MAX]:
             print(f"  scenario {each} FAILED: {problem}", flush=True)
         failed += bool(shown.problems)

@@ -155,7 +155,11 @@ def keys(messages: int = 100_000, seed: int = 1) -> Shown:
         shown.demand(stage.run(600, lambda: _all_settled(stage)), "not everything was settled")
         shown.judge(stage)
         sooner = [what for code, what in stage.checker.violations if code == "S9"]
-        shown.figures |= {"inversions": len(sooner), "deliveries": len(stage.checker.leases), "redelivered": _redelivered(stage)}
+        shown.figures |= {
+            "inversions": len(sooner),
+            "deliveries": len(stage.checker.leases),
+            "redelivered": _redelivered(stage),
+        }
     return shown
 
 

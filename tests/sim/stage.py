@@ -173,5 +173,3 @@ class Sink(Peer):
 def text(mid: str, **fields: Any) -> Draft:
     """A small message."""
     return Draft(mid, b'"%b"' % mid.encode(), 0, JSON, **fields)
-
-

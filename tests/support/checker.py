@@ -573,7 +573,10 @@ class Checker:
             (any(x.has("ack", "ok") for x in leases), "dead, yet confirmed as acked"),
             (any(x.exact and x.granted > died for x in leases), "delivered after its death"),
             # A drain may have ended the last lease, which does not count then.
-            (any(x.attempt > row["deliveries"] + (reason == "expired") for x in same_life), f"not all of {same_life} counted"),
+            (
+                any(x.attempt > row["deliveries"] + (reason == "expired") for x in same_life),
+                f"not all of {same_life} counted",
+            ),
         ):
             if wrong:
                 self.bad("S8", where, text)
