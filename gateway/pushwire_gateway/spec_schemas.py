@@ -147,6 +147,7 @@ CONFIG_FIELDS: Final[dict[str, Schema]] = {
     "strict": FLAG,
     "retain_ms": integer(0, AGE_MS_MAX),
     "max_age_ms": integer(0, AGE_MS_MAX),
+    "retain_bytes": nullable(integer(1, 1024**4)),
     "quota_messages": nullable(integer(1, 1_000_000_000)),
     "quota_bytes": nullable(integer(64 * 1024, 1024**4)),
     "expired": one_of("dead", "drop"),

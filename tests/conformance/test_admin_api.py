@@ -131,10 +131,10 @@ async def test_both_answer_the_same(side, tmp_path):
                 answer = await call(s)
             except pushwire.PushwireError as error:
                 answer = (error.status, error.code) if isinstance(error, pushwire.AdminError) else error
-            judge(what, wanted, answer)
+            check_answer(what, wanted, answer)
 
 
-def judge(what, wanted, answer):
+def check_answer(what, wanted, answer):
     """Fails when it is not what is to be answered."""
     if isinstance(wanted, type):
         assert type(answer) is wanted, what
@@ -151,9 +151,9 @@ def judge(what, wanted, answer):
 
 def test_the_judge_is_none_that_lets_everything_pass():
     with pytest.raises(AssertionError):
-        judge("x", "TopicInfo", {"name": "t"})
+        check_answer("x", "TopicInfo", {"name": "t"})
     with pytest.raises(AssertionError):
-        judge("x", ["GroupInfo"], [])
+        check_answer("x", ["GroupInfo"], [])
     with pytest.raises(AssertionError):
-        judge("x", (404, "not_found"), {"name": "t"})
+        check_answer("x", (404, "not_found"), {"name": "t"})
     assert errors({"type": "string"}, 1)

@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 CONFIG: dict[str, Any] = {
     "ack_timeout_ms": None, "max_failures": None, "max_deliveries": None, "weights": [1, 2, 4, 8], "strict": False,
-    "retain_ms": 0, "max_age_ms": 0, "quota_messages": None, "quota_bytes": None, "expired": "dead", "ledger": "off",
+    "retain_ms": 0, "max_age_ms": 0, "retain_bytes": None,
+    "quota_messages": None, "quota_bytes": None, "expired": "dead", "ledger": "off",
     "dedupe": True,
 }  # fmt: skip
 STATS = (

@@ -37,7 +37,7 @@ class Api:
         assert response.headers["cache-control"] == "no-store"
         return value if response.status_code != 204 else None
 
-    async def refuse(self, status, code, method, path, body=None, **more):
+    async def check_refused(self, status, code, method, path, body=None, **more):
         return await self.ask(method, path, body, status=status, code=code, **more)
 
 
@@ -80,18 +80,18 @@ async def test_a_topic_is_made_configured_listed_emptied_and_removed(api):
     assert await api.ask("POST", f"{TOPICS}/orders/purge", {"through_seq": 3}) == {"removed": 3}
     assert await api.ask("POST", f"{TOPICS}/orders/purge") == {"removed": 1}
     await api.ask("DELETE", f"{TOPICS}/orders", status=204)
-    await api.refuse(404, "topic_not_found", "GET", f"{TOPICS}/orders")
+    await api.check_refused(404, "topic_not_found", "GET", f"{TOPICS}/orders")
 
 
 async def test_only_make_it(api):
     only = {"if-none-match": "*"}
     await api.ask("PUT", f"{TOPICS}/t", {}, headers=only, status=201)
     before = await api.ask("GET", f"{TOPICS}/t")
-    document = await api.refuse(412, "conflict", "PUT", f"{TOPICS}/t", {"strict": True}, headers=only)
+    document = await api.check_refused(412, "conflict", "PUT", f"{TOPICS}/t", {"strict": True}, headers=only)
     assert document["status"] == 412
     assert await api.ask("GET", f"{TOPICS}/t") == before
     await api.ask("PUT", f"{TOPICS}/t/groups/g", headers=only, status=201)
-    await api.refuse(412, "conflict", "PUT", f"{TOPICS}/t/groups/g", headers=only)
+    await api.check_refused(412, "conflict", "PUT", f"{TOPICS}/t/groups/g", headers=only)
     kept = await api.ask("PUT", f"{TOPICS}/t/groups/g", {"start": "new", "inactive_ttl_ms": 5000})
     assert kept["inactive_ttl_ms"] == 0  # was there, and is as it was
 
@@ -115,7 +115,7 @@ async def test_peek_and_history_show_and_change_nothing(api):
         assert [(event["event"], event["group"]) for event in history["events"]] == [("delivered", "g"), ("acked", "g")]
     reader = api.parts.token("reader", cap("replay", topics="t"))
     assert (await api.ask("GET", "/v1/topics/t/messages/1/history", token=reader))["ledger"] == "full"
-    await api.refuse(403, "forbidden", "GET", f"{TOPICS}/t/messages", token=reader)
+    await api.check_refused(403, "forbidden", "GET", f"{TOPICS}/t/messages", token=reader)
 
 
 # --- groups ----------------------------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ async def test_groups_are_made_paused_moved_and_removed(api):
     assert (shown["member_count"], shown["in_flight"], shown["members"][0]["subject"]) == (1, 2, "ann")
     assert [group["name"] for group in (await api.ask("GET", f"{TOPICS}/t/groups"))["groups"]] == ["g"]
     await api.ask("DELETE", f"{TOPICS}/t/groups/g", status=204)
-    await api.refuse(404, "group_not_found", "GET", f"{TOPICS}/t/groups/g")
+    await api.check_refused(404, "group_not_found", "GET", f"{TOPICS}/t/groups/g")
     for name in "abc":
         await api.ask("PUT", f"{TOPICS}/t/groups/{name}", status=201)
-    await api.refuse(429, "too_many_groups", "PUT", f"{TOPICS}/t/groups/d")
+    await api.check_refused(429, "too_many_groups", "PUT", f"{TOPICS}/t/groups/d")
 
 
 # --- dead letters ----------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ async def test_dead_letters_are_listed_shown_put_back_and_thrown_away(api):
     }  # fmt: skip
     assert (await api.ask("POST", f"{dead}/redrive", {"ids": [ids[1], 10**6]}))["redriven"] == 1
     assert (await api.ask("POST", f"{dead}/discard", {"match": {}}))["discarded"] == 3
-    await api.refuse(404, "not_found", "GET", f"{dead}/{ids[3]}")
+    await api.check_refused(404, "not_found", "GET", f"{dead}/{ids[3]}")
 
 
 async def test_a_page_says_that_there_is_more_also_where_the_store_gives_less_than_is_asked(api, monkeypatch):
@@ -197,7 +197,7 @@ async def test_what_is_no_choice_of_dead_letters_removes_nothing(api, body, code
     await dead_letters(api.parts, 2)
     status = 413 if code == "batch_too_large" else 400
     for what in ("redrive", "discard"):
-        await api.refuse(status, code, "POST", f"{TOPICS}/orders/dead/{what}", body)
+        await api.check_refused(status, code, "POST", f"{TOPICS}/orders/dead/{what}", body)
     assert len((await api.ask("GET", f"{TOPICS}/orders/dead"))["dead_letters"]) == 2
 
 
@@ -210,7 +210,7 @@ async def test_a_connection_is_listed_and_ended(api):
     assert shown["subject"] == "ann"
     await api.ask("DELETE", f"/v1/admin/connections/{shown['id']}", status=204)
     assert client.closed == 4403
-    await api.refuse(404, "not_found", "DELETE", f"/v1/admin/connections/{shown['id']}")
+    await api.check_refused(404, "not_found", "DELETE", f"/v1/admin/connections/{shown['id']}")
 
 
 async def test_stats_are_those_of_the_tail(api):
@@ -227,17 +227,17 @@ async def test_tokens_are_revoked(api):
     listed = (await api.ask("GET", "/v1/admin/revocations"))["revocations"]
     assert [one.get("jti", one.get("subject")) for one in listed] == ["j1", "eve"]
     for body in ({}, {"jti": 1}, {"jti": "a", "subject": "b"}, {"subject": "x", "issued_before_s": "1"}, {"jti": ""}):
-        await api.refuse(400, "bad_request", "POST", "/v1/admin/revocations", body)
+        await api.check_refused(400, "bad_request", "POST", "/v1/admin/revocations", body)
 
 
 async def test_a_backup_is_for_the_gateways_own_administrators_and_needs_a_folder_and_a_file(tmp_path):
     for settings in ({}, {"backup_dir": tmp_path}):
         api = Api(await Parts(**settings).start())
         default = api.parts.token("root", tenant="default")
-        await api.refuse(403, "forbidden", "POST", "/v1/admin/backup", {"path": "x"})
-        await api.refuse(501, "unsupported", "POST", "/v1/admin/backup", {"path": "x"}, token=default)
+        await api.check_refused(403, "forbidden", "POST", "/v1/admin/backup", {"path": "x"})
+        await api.check_refused(501, "unsupported", "POST", "/v1/admin/backup", {"path": "x"}, token=default)
         for body in ({}, {"path": "a/b"}, {"path": ".."}, {"path": "a.partial"}, {"path": "a" * 201}, {"path": 1}):
-            await api.refuse(400, "bad_request", "POST", "/v1/admin/backup", body, token=default)
+            await api.check_refused(400, "bad_request", "POST", "/v1/admin/backup", body, token=default)
         await api.http.aclose()
 
 
@@ -255,10 +255,10 @@ EVERY = [
 @pytest.mark.parametrize(("method", "path"), EVERY)
 async def test_without_the_right_what_is_not_there_looks_like_what_is(api, method, path):
     eve = api.parts.token("eve", cap("publish", "consume"))
-    missing = await api.refuse(403, "forbidden", method, path, token=eve)
+    missing = await api.check_refused(403, "forbidden", method, path, token=eve)
     await api.ask("PUT", f"{TOPICS}/t", status=201)
     await api.ask("PUT", f"{TOPICS}/t/groups/g", status=201)
-    assert await api.refuse(403, "forbidden", method, path, token=eve) == missing
+    assert await api.check_refused(403, "forbidden", method, path, token=eve) == missing
 
 
 @pytest.mark.parametrize(("method", "path"), EVERY)
@@ -269,27 +269,27 @@ async def test_what_belongs_to_another_tenant_is_not_there(api, method, path):
     if method == "PUT" and path.endswith("/t"):
         await api.ask(method, path, token=other, status=201)
     else:
-        await api.refuse(404, "topic_not_found", method, path, token=other)
+        await api.check_refused(404, "topic_not_found", method, path, token=other)
     assert (await api.ask("GET", f"{TOPICS}/t"))["group_count"] == 1
 
 
 @pytest.mark.parametrize(("method", "path"), [*EVERY, ("GET", TOPICS), ("GET", "/v1/admin/stats"), ("GET", "/metrics")])
 async def test_without_a_token_nothing_is_said(api, method, path):
-    await api.refuse(401, "unauthorized", method, path, token="a.b.c")
+    await api.check_refused(401, "unauthorized", method, path, token="a.b.c")
 
 
 async def test_a_bad_name_is_said_to_be_bad(api):
-    await api.refuse(400, "bad_topic", "GET", f"{TOPICS}/a%20b")
-    await api.refuse(400, "bad_topic", "PUT", f"{TOPICS}/{'x' * 256}")
+    await api.check_refused(400, "bad_topic", "GET", f"{TOPICS}/a%20b")
+    await api.check_refused(400, "bad_topic", "PUT", f"{TOPICS}/{'x' * 256}")
     await api.ask("PUT", f"{TOPICS}/t", status=201)
-    await api.refuse(400, "bad_group", "PUT", f"{TOPICS}/t/groups/a%20b")
-    await api.refuse(400, "bad_group", "GET", f"{TOPICS}/t/groups/a%20b")
+    await api.check_refused(400, "bad_group", "PUT", f"{TOPICS}/t/groups/a%20b")
+    await api.check_refused(400, "bad_group", "GET", f"{TOPICS}/t/groups/a%20b")
     await api.ask("PUT", f"{TOPICS}/a%3Ab", status=201)  # a colon may be escaped
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1001", "1e3", "\uff11", "", " 5", "5_0", "9" * 30])
 async def test_a_limit_that_is_none_is_refused(api, value):
-    await api.refuse(400, "bad_request", "GET", TOPICS, params={"limit": value})
+    await api.check_refused(400, "bad_request", "GET", TOPICS, params={"limit": value})
 
 
 async def test_the_form_of_a_body_is_checked(api):
@@ -304,9 +304,9 @@ async def test_the_form_of_a_body_is_checked(api):
         (b'{"through_seq":9007199254740992}', "application/json", 400, "bad_request"),
         (b" " * (1 << 20) + b" " * (17 << 10), "application/json", 413, "message_too_large"),
     ):
-        await api.refuse(status, code, "POST", purge, content=content, headers={"content-type": kind})
-    await api.refuse(400, "bad_config", "PATCH", f"{TOPICS}/t", {"typo": 1})
-    await api.refuse(400, "bad_request", "POST", f"{TOPICS}/t/groups/g/seek", {})
+        await api.check_refused(status, code, "POST", purge, content=content, headers={"content-type": kind})
+    await api.check_refused(400, "bad_config", "PATCH", f"{TOPICS}/t", {"typo": 1})
+    await api.check_refused(400, "bad_request", "POST", f"{TOPICS}/t/groups/g/seek", {})
 
 
 async def test_another_method_is_answered_with_those_that_are_allowed(api):
@@ -333,11 +333,11 @@ async def test_so_many_long_operations_run_at_once_and_of_one_tenant_half_of_the
     running = [asyncio.create_task(api.ask("GET", f"{TOPICS}/t/messages")) for _ in range(2)]
     for _ in running:
         await began.acquire()
-    refused = await api.refuse(503, "busy", "GET", f"{TOPICS}/t/messages")
+    refused = await api.check_refused(503, "busy", "GET", f"{TOPICS}/t/messages")
     assert refused["retry_after_ms"] > 0
     running.append(asyncio.create_task(api.ask("GET", f"{TOPICS}/t/messages", token=other)))
     await began.acquire()
-    await api.refuse(503, "busy", "GET", f"{TOPICS}/t/messages", token=other)
+    await api.check_refused(503, "busy", "GET", f"{TOPICS}/t/messages", token=other)
     gate.set()
     assert [page["messages"] for page in await asyncio.gather(*running)] == [[], [], []]
     await api.ask("GET", f"{TOPICS}/t/messages")
@@ -353,7 +353,7 @@ async def test_every_action_leaves_a_line_with_who_and_what_and_nothing_of_a_bod
 
     monkeypatch.setattr(admin_api, "log", Log())
     await api.ask("PUT", f"{TOPICS}/t", {"retain_ms": 4711}, status=201)
-    await api.refuse(404, "topic_not_found", "DELETE", f"{TOPICS}/u")
+    await api.check_refused(404, "topic_not_found", "DELETE", f"{TOPICS}/u")
     await api.ask("GET", f"{TOPICS}/t")
     who = {"tenant": "acme", "subject": "root"}
     assert lines == [
