@@ -123,13 +123,19 @@ class LaneFeed:
 
     def want(self, group: Group, priority: int, count: int) -> None:
         key = group_lane(group.id, priority)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(group, priority, self.now_ms)
-            self._tell(lane)
+        if key not in self._lanes:
+            self._open(group)
+        lane = self._lanes[key]
         lane.demand = count
         if count > 0:
             self._feed(lane)
+
+    def _open(self, group: Group) -> None:
+        """All lanes of a group at once: what the first one brings may have to wait for the others."""
+        opened = [Lane(group, priority, self.now_ms) for priority in range(PRIORITIES)]
+        self._lanes.update((group_lane(group.id, lane.priority), lane) for lane in opened)
+        for lane in opened:
+            self._tell(lane)
 
     def forget(self, group: Group) -> None:
         for priority in range(PRIORITIES):

@@ -204,7 +204,7 @@ class Delivery(Endings):
             self._end_leases(session, held)
             for pending in held:
                 pending.deliveries -= 1
-                self._give_back(sub.group, pending, session, "returned", counted=False)
+                self._give_back(sub.group, pending, session, "returned", now, counted=False)
             self.counters.returned += len(held)
             self._freed(sub)
         self._feed_starved(session, now)

@@ -129,7 +129,7 @@ def target(group: Group, lane: Lane, ready: Ready) -> int:
 
 def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
-    for lane in reversed(group.lanes):  # the highest is read first, lest a lower one is handed out meanwhile
+    for lane in group.lanes:
         held = len(lane.fresh) + len(lane.returned)
         goal = target(group, lane, ready)
         if lane.wanted + held < goal // 2 or (ready.tight and lane.wanted > goal):
