@@ -123,13 +123,19 @@ class LaneFeed:
 
     def want(self, group: Group, priority: int, count: int) -> None:
         key = group_lane(group.id, priority)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(group, priority, self.now_ms)
-            self._tell(lane)
+        if key not in self._lanes:
+            self._open(group)
+        lane = self._lanes[key]
         lane.demand = count
         if count > 0:
             self._feed(lane)
+
+    def _open(self, group: Group) -> None:
+        """All lanes of a group at once: what the first one brings may have to wait for the others."""
+        opened = [Lane(group, priority, self.now_ms) for priority in range(PRIORITIES)]
+        self._lanes.update((group_lane(group.id, lane.priority), lane) for lane in opened)
+        for lane in opened:
+            self._tell(lane)
 
     def forget(self, group: Group) -> None:
         for priority in range(PRIORITIES):
@@ -143,9 +149,12 @@ class LaneFeed:
         return frozenset(self._lanes)
 
     def gone(self, group: Group) -> None:
-        """The group was deleted, or moved: nothing of what was said of it holds."""
+        """The group was deleted, or moved: nothing of what was said of it holds, and may have to be said again."""
         self.forget(group)
-        self._reported = {each for each in self._reported if each[0] != group.id}
+        held = {each for each in self._reported if each[0] != group.id}
+        if len(held) < len(self._reported):
+            self._reported = held
+            self.returns += 1
 
     def want_key(self, group: Group, priority: int, key: str, after_seq: int, count: int) -> None:
         lane = self._lanes.get(group_lane(group.id, priority))

@@ -45,8 +45,9 @@ def check_memory(node: Node) -> None:
 
 
 def _waiting(lane: Lane) -> list[Pending]:
-    """What lies in the lane and may still be delivered."""
-    return [pending for pending in (*lane.fresh, *lane.returned) if pending.place == WAITING]
+    """What lies in the lane and may still be delivered: not an entry that its message has left."""
+    found = {id(pending): pending for pending in (*lane.fresh, *lane.returned) if pending.place == WAITING}
+    return [each for each in found.values() if not each.ghosts or lane.keys[each.message.key].head is each]
 
 
 def _check_group(group: Group) -> int:
