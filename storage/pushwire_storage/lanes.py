@@ -339,16 +339,12 @@ class LaneFeed:
             self._stalled_keys.append(KeyWant(lane, scan.key, scan.cursor, scan.limit))
             return
         # Those that wait are due, but they come through the lane's demand, like every retry.
-        found = [
-            (message, result.counts[index] if result.counts else (0, 0))
-            for index, message in enumerate(result.messages)
-            if message.seq not in lane.waiting
-        ]
-        # Those whose TTL is over are the gateway's to settle too: the lane has handed them out.
+        each_counts = result.counts or [(0, 0)] * len(result.messages)
+        found = [each for each in zip(result.messages, each_counts, strict=True) if each[0].seq not in lane.waiting]
+        # The lane has handed out those whose TTL is over too.
         found += [(message, (0, 0)) for message in result.expired if message.seq not in lane.waiting]
         found.sort(key=lambda each: each[0].seq)
-        messages = [message for message, _ in found]
-        counts = [each for _, each in found] if result.counts else None
+        messages, counts = [each[0] for each in found], [each[1] for each in found] if result.counts else None
         self._consumer.arrived_key(lane.group, lane.priority, scan.key, messages, counts, result.cursor)
 
     # -- TTLs

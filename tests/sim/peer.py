@@ -234,7 +234,9 @@ class Peer:
         if self.grace_ms is None:
             self.on_welcome()
         elif self._resumes:
-            self._come_back(self._token())
+            token = self._token()  # a younger one than the handshake's
+            self.world.record("con_auth", cid=self.wire.cid, until=ns(self._until_s))
+            self._come_back(token)
 
     # --- what the kinds of client do ------------------------------------------------------------------------------
 

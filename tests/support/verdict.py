@@ -281,8 +281,9 @@ class Verdict:
         if not (leases or owed) or dead or (leases and leases[-1].has("ack", "ok", "")):
             return
         second = (where[0], where[2]) in self.second_lives
-        drops = self.topics.get(where[0], {}).get("expired") == "drop" and not second
-        if drops and pub.schedule.expires_min < self.end_t:
+        topic = self.topics.get(where[0], {})
+        mortal = topic.get("age_ns", 0) > 0 if second else pub.schedule.expires_min < self.end_t
+        if topic.get("expired") == "drop" and mortal:
             self.seen["dropped"] += 1
             return
         if self.dump is not None and where in self.dump:
