@@ -49,7 +49,7 @@ def test_the_mutant_is_caught(path: Path, tmp_path: Path) -> None:
     apply_patch(read_patch(path.read_text()), tmp_path)
     run = simulate(tmp_path)
     # By an assertion or an invariant: a mutant that cannot even run would prove nothing.
-    assert re.search(r"^(seed \d+ FAILED: (assertion|[SL]\d+'?)|  scenario \S+ FAILED:) ", run.stdout, re.MULTILINE), (
+    assert re.search(r"^(seed \d+ FAILED: (assertion:|[SL]\d+'?)|  scenario \S+ FAILED:) ", run.stdout, re.MULTILINE), (
         run.stdout + run.stderr
     )
     assert run.returncode == 1
