@@ -64,4 +64,4 @@ export function asError(thrown: unknown): Error {
 }
 
 /** @internal */
-export const closedError = (): PushwireError => new PushwireError("closed", "the client was closed");
+export const closedError = (): PushwireError => new PushwireError("closed", "it was closed");

@@ -5,7 +5,7 @@
 
 import { Emitter } from "./emitter.js";
 import type { PushwireError } from "./errors.js";
-import { asError } from "./errors.js";
+import { asError, closedError } from "./errors.js";
 import type { ClientOp, Ok } from "./frames.js";
 
 /** Where a subscription is in its life; "opening": the gateway has not granted it on this connection yet. */
@@ -17,7 +17,7 @@ export interface Keeper {
 }
 
 /** @internal */
-export type AnyFeed = Feed<unknown, object>;
+export type AnyFeed = Feed<any, any>;
 
 /** A stream of entries: iterate over it, or give a handler when making it. */
 export abstract class Feed<M, Events extends object> extends Emitter<Events> implements AsyncIterableIterator<M> {
@@ -28,7 +28,6 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
   /** @internal */ _phase: Phase = "opening";
   /** What the gateway calls it. @internal */ _name = "";
   /** A subscribe is under way. @internal */ _subscribing = false;
-  /** @internal */ _queue: M[] = [];
   /** @internal */ _error: PushwireError | undefined;
   private _waiting: { resolve: (result: IteratorResult<M>) => void; reject: (error: Error) => void }[] = [];
   private _running = 0;
@@ -86,7 +85,7 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
 
   /** End it. What was not settled goes back at once. Resolves when it is over here; nothing of it comes any more. */
   close(): Promise<void> {
-    this._keeper._remove(this as unknown as AnyFeed);
+    this._keeper._remove(this);
     return this.closed.then(() => undefined);
   }
 
@@ -104,9 +103,7 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
   }
 
   /** Whether there is an entry to hand out. */
-  protected _ready(): boolean {
-    return this._queue.length > 0;
-  }
+  protected abstract _ready(): boolean;
 
   private _handle(handler: (entry: M) => unknown, entry: M): void {
     this._running++;
@@ -148,7 +145,7 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
     this._phase = "ended";
     this._error = error;
     this._cleared(error);
-    this._settleReady(error);
+    this._settleReady(error ?? closedError());
     this._settleClosed(error);
     this._pump();
   }

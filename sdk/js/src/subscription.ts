@@ -19,6 +19,7 @@ import type { Settlements } from "./settlements.js";
 const HELD_MESSAGES_MAX = 2000;
 /** What a gateway grants that is asked for nothing (PROTOCOL.md §8); replaced by what it says. */
 const ACK_TIMEOUT_MS = 30_000;
+const PREFETCH = 32;
 
 /** How to subscribe. What is left out is the gateway's default. */
 export interface SubscribeOptions {
@@ -50,12 +51,15 @@ export interface SubscriptionEvents {
   handlerError: { error: Error; message: Message };
 }
 
+/** Of whatever bodies. @internal */
+export type AnySubscription = Subscription<any>;
+
 /** What it needs of the client. @internal */
 export interface Clerk extends Keeper {
   _settlements: Settlements;
   _now(): number;
   /** Tell the gateway the window that is wanted now. */
-  _setFlow(subscription: Subscription): void;
+  _setFlow(subscription: AnySubscription): void;
   /** Something has changed that somebody may wait for. */
   _changed(): void;
   _report(error: Error): void;
@@ -67,7 +71,9 @@ export class Subscription<T = unknown> extends Feed<Message<T>, SubscriptionEven
   _leases = new Map<string, Message<T>>();
   /** The connection is gone, and its leases may still be reclaimed. @internal */
   _away = false;
+  private _queue: Message<T>[] = []; // arrived and not handed out: at most what the window allows
   private _ackTimeoutMs: number;
+  private _grantedPrefetch: number | undefined;
   private _paused = false;
   private _resting = false;
 
@@ -107,9 +113,9 @@ export class Subscription<T = unknown> extends Feed<Message<T>, SubscriptionEven
     return this._paused || this._resting || this._phase === "draining";
   }
 
-  /** What it may hold now; nothing said: the gateway's default. @internal */
-  _window(): number | undefined {
-    return this._stopped() ? 0 : this._options.prefetch;
+  /** What it may hold now. @internal */
+  _window(): number {
+    return this._stopped() ? 0 : (this._grantedPrefetch ?? this._options.prefetch ?? PREFETCH);
   }
 
   /** In the user's hands, not settled. @internal */
@@ -128,7 +134,7 @@ export class Subscription<T = unknown> extends Feed<Message<T>, SubscriptionEven
       topic: this.topic,
       sub: this._name,
       group,
-      prefetch: this._window(),
+      prefetch: this._stopped() ? 0 : this._options.prefetch,
       ack_timeout_ms: ackTimeoutMs,
       start: wireStart(start),
       private: clientId === undefined ? undefined : true,
@@ -139,8 +145,7 @@ export class Subscription<T = unknown> extends Feed<Message<T>, SubscriptionEven
 
   /** @internal */
   override _accept(ok: Ok): void {
-    // What the gateway grants for nothing in particular is asked for by number when it is taken up again.
-    if (ok.prefetch) this._options = { ...this._options, prefetch: ok.prefetch };
+    if (ok.prefetch) this._grantedPrefetch = ok.prefetch; // 0 is what a stopped one asked for
     if (ok.ack_timeout_ms) this._ackTimeoutMs = ok.ack_timeout_ms;
   }
 
@@ -204,6 +209,10 @@ export class Subscription<T = unknown> extends Feed<Message<T>, SubscriptionEven
   }
 
   // --- the user
+
+  protected override _ready(): boolean {
+    return this._queue.length > 0;
+  }
 
   /** @internal */
   override _take(): Message<T> {

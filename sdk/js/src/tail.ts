@@ -48,10 +48,13 @@ export interface TailEvents {
   handlerError: { error: Error; message: TailMessage };
 }
 
+/** Of whatever bodies. @internal */
+export type AnyTail = Tail<any>;
+
 /** What it needs of the client. @internal */
 export interface Shelf extends Keeper {
   /** There is room again in a tail that was left. */
-  _refill(tail: Tail): void;
+  _refill(tail: AnyTail): void;
   _report(error: Error): void;
 }
 
@@ -151,7 +154,7 @@ export class Tail<T = unknown> extends Feed<TailMessage<T>, TailEvents> {
     this._read = message.seq;
     if (this._stalled && this._entries.length <= TAIL_MESSAGES_MAX / 2) {
       this._stalled = false;
-      this._shelf._refill(this as Tail);
+      this._shelf._refill(this);
     }
     return message;
   }

@@ -9,7 +9,7 @@ let counter = 0; // and its place within it: rand_a and the first bits of rand_b
 const COUNTER_MAX = 0x3ffffff; // 26 bits: more ids than any machine makes in a millisecond
 
 /** The random bytes; replaced where the platform has no `crypto` (older React Native). */
-function fill(bytes: Uint8Array): Uint8Array {
+function fill(bytes: Uint8Array<ArrayBuffer>): Uint8Array {
   const source = globalThis.crypto;
   if (source) return source.getRandomValues(bytes);
   return bytes.map(() => Math.random() * 256);

@@ -1,0 +1,19 @@
+/** The public names of the package. Owns nothing. */
+
+export { Client } from "./client.js";
+export type { ClientEvents, PublishOptions } from "./client.js";
+export type { ClientOptions, TokenSource } from "./options.js";
+export type { Backoff, TokenReason } from "./backoff.js";
+export type { Draft, MessageOptions, Start } from "./codec.js";
+export type { State } from "./core.js";
+export { PushwireError, Reject, Retry, Unauthorized } from "./errors.js";
+export type { Receipt } from "./frames.js";
+export { Message, TailMessage } from "./message.js";
+export type { PageEvents } from "./page.js";
+export type { Runtime } from "./runtime.js";
+export { Subscription } from "./subscription.js";
+export type { SubscribeOptions, SubscriptionEvents } from "./subscription.js";
+export { Tail } from "./tail.js";
+export type { Gap, Position, TailEvents, TailOptions } from "./tail.js";
+export type { WebSocketConstructor, WebSocketLike } from "./links.js";
+export { uuid7 } from "./uuid7.js";
