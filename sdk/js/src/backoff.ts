@@ -30,64 +30,52 @@ export interface Loss {
   fatal?: PushwireError;
 }
 
+/** A loss without a close frame. */
+export const lostFor = (reason: string): Loss => ({ code: NO_CLOSE_FRAME, reason });
+
 /** Full jitter, so that clients that lost the same gateway do not come back together. */
-export function delayMs(backoff: Backoff, attempt: number, random: () => number): number {
-  return random() * Math.min(backoff.capMs, backoff.baseMs * 2 ** attempt);
-}
+export const delayMs = ({ baseMs, capMs }: Backoff, attempt: number, random: () => number): number =>
+  random() * Math.min(capMs, baseMs * 2 ** attempt);
 
 /** Decides after each loss: come back when, or stop with which error. */
 export class Reconnector {
   /** Why the next connection's token is asked for. */
   _reason: TokenReason = "connect";
-  private _attempt = 0;
-  private _upAt: number | undefined;
-  private _rejected = false;
-
-  constructor(
-    private _backoff: Backoff,
-    private _random: () => number,
-    /** Whether asking for another token can give another one. */
-    private _refreshable: boolean,
-  ) {}
+  /** Losses since the last good connection. */
+  _attempt = 0;
+  #upAt = Infinity;
+  #rejected = false;
 
   /** The gateway has said welcome. */
   _up(now: number): void {
-    this._upAt = now;
+    this.#upAt = now;
     this._reason = "connect";
   }
 
-  /** There is reason to think that the next attempt will do: back to the short waits. */
-  _reset(): void {
-    this._attempt = 0;
-  }
-
-  /** When to connect again, or why never. A hint of the gateway is a minimum. */
-  _down(loss: Loss, goodbye: Goodbye | undefined, now: number): number | PushwireError {
-    if (this._upAt !== undefined && now - this._upAt >= MIN_UPTIME_MS) {
+  /** How long to wait before connecting again, at least the gateway's hint; or why never. */
+  _down(
+    loss: Loss,
+    goodbye: Goodbye | undefined,
+    now: number,
+    refreshable: boolean,
+    backoff: Backoff,
+    random: () => number,
+  ): number | PushwireError {
+    if (now - this.#upAt >= MIN_UPTIME_MS) {
       this._attempt = 0;
-      this._rejected = false;
+      this.#rejected = false;
     }
-    this._upAt = undefined;
-    const error = this._final(loss, goodbye);
-    if (error) return error;
-    const wait = delayMs(this._backoff, this._attempt++, this._random);
-    return now + Math.max(wait, goodbye?.retry_after_ms ?? 0);
-  }
-
-  private _final(loss: Loss, goodbye: Goodbye | undefined): PushwireError | undefined {
-    if (loss.fatal) return loss.fatal;
+    this.#upAt = Infinity;
     // The close frame may not arrive (1006 then); goodbye came before it and says the same.
     const { code, reason } = goodbye ?? loss;
+    if (loss.fatal) return loss.fatal;
     if (code === REJECTED) {
-      if (this._rejected || !this._refreshable) return new Unauthorized(reason || undefined);
-      this._rejected = true;
+      if (this.#rejected || !refreshable) return new Unauthorized();
+      this.#rejected = true;
       this._reason = "rejected";
-    } else if (!(goodbye ? goodbye.reconnect : shouldReconnect(code))) {
-      return new PushwireError(`closed_${code}`, `the gateway closed the connection: ${code} ${reason}`);
+    } else if (!(goodbye?.reconnect ?? shouldReconnect(code))) {
+      return new PushwireError(`closed_${code}`, reason || `closed with ${code}`);
     }
-    return undefined;
+    return Math.max(delayMs(backoff, this._attempt++, random), goodbye?.retry_after_ms ?? 0);
   }
 }
-
-/** A loss without a close frame. */
-export const lostFor = (reason: string): Loss => ({ code: NO_CLOSE_FRAME, reason });

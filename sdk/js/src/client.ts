@@ -6,12 +6,12 @@
 import type { Loss, TokenReason } from "./backoff.js";
 import { lostFor } from "./backoff.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
-import { MESSAGES_PER_OP_MAX, messageFields } from "./codec.js";
+import { messageFields, PER_OP_MAX } from "./codec.js";
 import type { Draft, MessageOptions } from "./codec.js";
 import { Core } from "./core.js";
-import type { State } from "./core.js";
+import type { Host, State } from "./core.js";
 import { Emitter, report } from "./emitter.js";
-import { asError, closedError, PushwireError, Unauthorized } from "./errors.js";
+import { asError, closedError, PushwireError, refuse, Unauthorized } from "./errors.js";
 import type { AnyFeed } from "./feed.js";
 import type { Receipt } from "./frames.js";
 import { addresses, openSocket } from "./links.js";
@@ -20,7 +20,6 @@ import type { Message, TailMessage } from "./message.js";
 import { DEFAULTS } from "./options.js";
 import type { ClientOptions } from "./options.js";
 import { thisPage, watchPage } from "./page.js";
-import { PollLink } from "./poll.js";
 import type { Outgoing } from "./publisher.js";
 import { defaultRuntime } from "./runtime.js";
 import type { Runtime } from "./runtime.js";
@@ -30,11 +29,6 @@ import { Tail } from "./tail.js";
 import type { AnyTail, Shelf, TailOptions } from "./tail.js";
 import { Transports } from "./transports.js";
 import { uuid7 } from "./uuid7.js";
-
-/** What v1 allows at most, where a gateway does not say. */
-const FRAME_BYTES_MAX = 1024 * 1024 + 16 * 1024;
-/** On return to a page: how long its connection may take to show that it lives. */
-const PROBE_MS = 2000;
 
 /** What a client tells. */
 export interface ClientEvents {
@@ -55,73 +49,62 @@ export interface PublishOptions extends MessageOptions {
 }
 
 /** A client of one gateway. Connects by itself with the first thing that is wanted of it, and again when it is lost. */
-export class Client extends Emitter<ClientEvents> implements Clerk, Shelf {
-  private _core: Core;
-  private _runtime: Runtime;
-  private _options: ClientOptions & typeof DEFAULTS;
-  private _address: { socket: string; http: string };
-  private _transports: Transports;
-  private _link: Link | undefined;
-  private _connecting = false;
-  private _attempt = 0; // what an older attempt still brings is not heard
-  private _scheduled = false;
-  private _timer: { at: number; cancel: () => void } | undefined;
-  private _offline = false;
-  private _hidden = false;
-  private _resting = false;
-  private _cancelRest: (() => void) | undefined;
-  private _unwatch: () => void;
-  private _memory = {};
+export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host {
+  #core: Core;
+  #runtime: Runtime;
+  #options: ClientOptions & typeof DEFAULTS;
+  #address: { socket: string; http: string };
+  #transports: Transports;
+  #link: Link | undefined;
+  #connecting = false;
+  #attempt = 0; // what an older attempt still brings is not heard
+  #scheduled = false;
+  #timerAt = Infinity;
+  #cancelTimer = (): void => undefined;
+  #offline = false;
+  #hidden = false;
+  #resting = false;
+  #cancelRest = (): void => undefined;
+  #unwatch = (): void => undefined;
+  #memory = {};
 
   constructor(url: string, options: ClientOptions = {}) {
     super();
-    this._options = { ...DEFAULTS, ...options };
-    this._address = addresses(url);
-    this._runtime = { ...defaultRuntime(), ...options.runtime };
-    const WebSocket = options.WebSocket ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
-    this._options.WebSocket = WebSocket!;
-    this._transports = new Transports(WebSocket ? (options.transport ?? "auto") : "poll", this._address.http);
-    const { resumeGraceMs, bufferMessagesMax, connectTimeoutMs } = this._options;
-    this._core = new Core(
-      this._runtime,
-      {
-        wake: () => this._wake(),
-        drop: (reason) => this._drop(lostFor(reason)),
-        wantToken: (reason) => void this._refresh(reason),
-        changed: (state, error) => void this._emit("state", { state, error }),
-        warn: (code, message) => void this._emit("warning", { code, message }),
-      },
-      {
-        backoff: { baseMs: 500, capMs: 20_000, ...options.backoff },
-        resumeGraceMs,
-        bufferMessagesMax,
-        welcomeTimeoutMs: connectTimeoutMs,
-        refreshable: typeof options.token === "function",
-      },
-    );
-    this._unwatch = options.page === false ? () => undefined : watchPage(options.page ?? thisPage(), this);
+    const { WebSocket } = globalThis as { WebSocket?: WebSocketConstructor };
+    const given = { WebSocket, ...DEFAULTS, ...options };
+    this.#options = given as typeof this.#options;
+    this.#address = addresses(url);
+    this.#runtime = { ...defaultRuntime(), ...options.runtime };
+    this.#transports = new Transports(given.WebSocket ? (options.transport ?? "auto") : "poll");
+    const backoff = { baseMs: 500, capMs: 20_000, ...options.backoff };
+    this.#core = new Core(this.#runtime, this, {
+      ...this.#options,
+      backoff,
+      refreshable: typeof options.token === "function",
+    });
+    if (options.page !== false) this.#unwatch = watchPage(options.page ?? thisPage(), this);
   }
 
   // --- state
 
   /** Where it is. */
   get state(): State {
-    return this._core._state;
+    return this.#core._state;
   }
 
   /** Why it is closed, where nobody asked for it. */
   get error(): PushwireError | undefined {
-    return this._core._error;
+    return this.#core._error;
   }
 
   /** How it is connected, or tries to be. */
   get transport(): "websocket" | "poll" {
-    return this._transports._polling ? "poll" : "websocket";
+    return this.#transports._polling ? "poll" : "websocket";
   }
 
   /** Connect without waiting for something to do. */
   connect(): this {
-    this._core._start();
+    this.#core._start("idle");
     return this;
   }
 
@@ -147,8 +130,8 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf {
    * as many connections as it takes. Rejects with a PushwireError, whose `stored` says whether it may be stored.
    */
   async publish(topic: string, data: unknown, options: PublishOptions = {}): Promise<Receipt> {
-    const id = options.id ?? uuid7();
-    return (await this._publish(topic, messageFields(data, id, options), 1, options))[0]!;
+    const fields = messageFields(data, options.id ?? uuid7(), options);
+    return (await this.#publish(topic, fields, 1, options))[0]!;
   }
 
   /** Publish several (at most 1000), all or none. Receipts come in their order. */
@@ -157,27 +140,28 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf {
     drafts: readonly Draft[],
     options: Pick<PublishOptions, "timeoutMs" | "signal"> = {},
   ): Promise<Receipt[]> {
-    if (drafts.length > MESSAGES_PER_OP_MAX) {
-      throw new PushwireError("batch_too_large", `at most ${MESSAGES_PER_OP_MAX} messages`, { stored: "no" });
-    }
-    if (!drafts.length) return [];
+    if (drafts.length > PER_OP_MAX) throw refuse("batch_too_large", `at most ${PER_OP_MAX} messages`);
     const messages = drafts.map((draft) => `{${messageFields(draft.data, draft.id ?? uuid7(), draft)}}`);
-    return this._publish(topic, `"messages":[${messages.join(",")}]`, drafts.length, options);
+    return this.#publish(topic, `"messages":[${messages}]`, drafts.length, options);
   }
 
-  private _publish(topic: string, fields: string, count: number, options: PublishOptions): Promise<Receipt[]> {
-    const { timeoutMs = this._options.publishTimeoutMs, signal } = options;
-    if (this.state === "closed" || this.state === "draining") return Promise.reject(this.error ?? closedError());
-    if (signal?.aborted) return Promise.reject(asError(signal.reason));
-    this.connect();
+  async #publish(topic: string, fields: string, count: number, options: PublishOptions): Promise<Receipt[]> {
+    const { timeoutMs = this.#options.publishTimeoutMs, signal } = options;
+    this.#mayBegin();
+    signal?.throwIfAborted();
+    const publisher = this.#core._publisher;
+    let entry: Outgoing;
+    const abort = () => publisher._fail(entry, "aborted", String(signal!.reason));
+    signal?.addEventListener("abort", abort);
     return new Promise<Receipt[]>((resolve, reject) => {
-      const entry: Outgoing = { topic, fields, count, deadline: this._now() + timeoutMs, waiter: { resolve, reject } };
-      const abort = () => this._core._publisher._giveUp(entry, asError(signal!.reason));
-      const done = () => signal?.removeEventListener("abort", abort);
-      entry.waiter = { resolve: (value) => (done(), resolve(value)), reject: (error) => (done(), reject(error)) };
-      signal?.addEventListener("abort", abort);
-      this._core._publisher._add(entry);
-    });
+      entry = { topic, fields, count, deadline: this._now() + timeoutMs, resolve, reject };
+      publisher._add(entry);
+    }).finally(() => signal?.removeEventListener("abort", abort));
+  }
+
+  #mayBegin(): void {
+    if (this.state === "closed" || this.state === "draining") throw this.error ?? closedError();
+    this.connect();
   }
 
   /** Join a group: iterate over the subscription with `for await`, or give a handler, which acks when it is done. */
@@ -194,8 +178,8 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf {
   ): Subscription<T> {
     if (typeof options === "function") return this.subscribe(topic, {}, options);
     const subscription = new Subscription<T>(topic, this, options, handler);
-    if (this._resting) subscription._rest(true);
-    return this._open(subscription);
+    subscription._rest(this.#resting);
+    return this.#open(subscription);
   }
 
   /** See every message of a topic, without leases: iterate with `for await`, or give a handler. */
@@ -207,13 +191,12 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf {
     handler?: (message: TailMessage<T>) => unknown,
   ): Tail<T> {
     if (typeof options === "function") return this.tail(topic, {}, options);
-    return this._open(new Tail<T>(topic, this, options, handler));
+    return this.#open(new Tail<T>(topic, this, options, handler));
   }
 
-  private _open<F extends AnyFeed>(feed: F): F {
-    if (this.state === "closed" || this.state === "draining") throw this.error ?? closedError();
-    this.connect();
-    this._core._roster._add(feed);
+  #open<F extends AnyFeed>(feed: F): F {
+    this.#mayBegin();
+    this.#core._roster._add(feed);
     return feed;
   }
 
@@ -221,217 +204,247 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf {
    * Stop well: no new messages, handlers finish, settlements are confirmed, publishes answered; then close. Rejects with
    * `timeout` when that took too long; the client is closed then, too.
    */
-  async drain(timeoutMs = 30_000): Promise<void> {
-    let cancel = (): void => undefined;
-    const late = new Promise<"late">((resolve) => (cancel = this._runtime.setTimer(() => resolve("late"), timeoutMs)));
-    const connected = this.state !== "idle" && this.state !== "closed";
-    const outcome = connected ? await Promise.race([this._core._drain(), late]) : undefined;
-    cancel();
-    this.close();
-    if (outcome) throw new PushwireError("timeout", "drained for too long: what was not settled goes back");
+  drain(timeoutMs = 30_000): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const late = () => {
+        this.close();
+        reject(new PushwireError("timeout", "drained for too long"));
+      };
+      const cancel = this.#runtime.setTimer(late, timeoutMs);
+      const done = () => {
+        cancel();
+        this.close();
+        resolve();
+      };
+      if (this.#core._wanted()) void this.#core._drain().then(done);
+      else done();
+    });
   }
 
   /** Stop now. What was not settled goes back at once; what was settled is still sent. */
   close(): void {
-    this._unwatch();
-    this._cancelRest?.();
-    this._core._roster._abandon();
-    this._cut("closed");
-    this._core._ended("closed");
+    this.#unwatch();
+    this.#cancelRest();
+    this.#core._roster._abandon();
+    this.#flush();
+    this.#cut();
+    if (this.state !== "closed") this.#core._finish();
   }
 
   // --- the page's life; on other platforms, call these yourself
 
   /** Nobody looks: after `hiddenAfterMs` the window and the unworked messages go back. The connection stays. */
   background(): void {
-    const { hiddenAfterMs } = this._options;
-    if (this._hidden) return;
-    this._hidden = true;
-    if (hiddenAfterMs !== false) this._cancelRest = this._runtime.setTimer(() => this._rest(true), hiddenAfterMs);
+    const { hiddenAfterMs } = this.#options;
+    if (this.#hidden || hiddenAfterMs === false) return;
+    this.#hidden = true;
+    this.#cancelRest = this.#runtime.setTimer(() => this.#rest(true), hiddenAfterMs);
   }
 
   /** Somebody looks again: take the window back, and replace the connection if it is not there any more. */
   foreground(): void {
-    this._hidden = false;
-    this._cancelRest?.();
-    this._rest(false);
-    this._core._hurry(PROBE_MS);
+    this.#hidden = false;
+    this.#cancelRest();
+    this.#rest(false);
+    this.#core._hurry();
   }
 
   /** The page is frozen or left: give everything back and close the connection, at once. */
   suspend(): void {
-    if (["idle", "suspended", "closed"].includes(this.state)) return;
-    this._send(this._core._suspend());
-    this._cut("suspended");
-    this._core._ended("suspended");
+    if (!this.#core._wanted()) return;
+    this.#rest(true);
+    this.#core._roster._abandon();
+    this.#flush();
+    this.#cut();
+    this.#core._suspended();
   }
 
   /** The page is back. */
   restore(): void {
-    if (this.state !== "suspended") return;
-    this._rest(this._hidden);
-    this._core._start();
+    this.#rest(this.#hidden);
+    this.#core._start("suspended");
   }
 
   /** There is a network again. */
   online(): void {
-    this._offline = false;
-    this._core._hurry(PROBE_MS);
+    this.#offline = false;
+    this.#core._hurry();
   }
 
   /** There is no network: no attempts until there is. */
   offline(): void {
-    this._offline = true;
+    this.#offline = true;
   }
 
-  private _rest(resting: boolean): void {
-    this._resting = resting;
-    for (const subscription of this._core._roster._subscriptions()) subscription._rest(resting);
+  #rest(resting: boolean): void {
+    this.#resting = resting;
+    for (const subscription of this.#core._roster._subscriptions()) subscription._rest(resting);
   }
 
   // --- the link
 
-  private async _connect(reason: TokenReason): Promise<void> {
-    const attempt = ++this._attempt;
-    this._connecting = true;
-    const cancel = this._runtime.setTimer(() => {
-      if (attempt === this._attempt && this._connecting) this._drop(lostFor("no connection in time"));
-    }, this._options.connectTimeoutMs);
+  async #connect(): Promise<void> {
+    const attempt = ++this.#attempt;
+    const current = () => attempt === this.#attempt;
+    const cancel = this.#runtime.setTimer(() => {
+      if (current()) this._drop("no connection in time");
+    }, this.#options.connectTimeoutMs);
+    this.#connecting = true;
     try {
-      const token = await this._fetchToken(reason);
-      if (attempt === this._attempt) this._link = this._makeLink(token, attempt, cancel);
+      const token = await this.#token(this.#core._reconnector._reason);
+      const poll = this.#transports._choose() && (await import("./poll.js"));
+      if (!current()) return cancel();
+      const inBand = this.#options.auth !== "subprotocol" && !poll;
+      const events: LinkEvents = {
+        opened: () => {
+          cancel();
+          this.#core._opened(token, inBand);
+        },
+        received: (ops) => {
+          if (!current()) return;
+          this.#core._receive(ops);
+          if (this.#connecting && this.#core._exchange._connected) {
+            this.#connecting = false;
+            this.#transports._welcomed();
+          }
+        },
+        lost: (code, reason) => current() && this.#lost({ code, reason }),
+      };
+      const { WebSocket, fetch = globalThis.fetch } = this.#options;
+      this.#link = poll
+        ? new poll.PollLink(
+            {
+              base: this.#address.http,
+              fetch: (input, init) => fetch(input, init),
+              runtime: this.#runtime,
+              token,
+              renew: () => this.#token("rejected").catch(() => undefined),
+              memory: this.#memory,
+            },
+            events,
+          )
+        : openSocket(WebSocket!, this.#address.socket, inBand ? undefined : token, events);
     } catch (thrown) {
       cancel();
-      if (attempt !== this._attempt) return;
-      const error = asError(thrown);
-      const loss = lostFor(`no connection could be begun: ${error.message}`);
-      this._drop(error instanceof Unauthorized ? { ...loss, fatal: error } : loss);
+      if (current()) this.#failed(thrown);
     }
   }
 
-  private async _fetchToken(reason: TokenReason): Promise<string | undefined> {
-    const { token } = this._options;
+  async #token(reason: TokenReason): Promise<string | undefined> {
+    const { token } = this.#options;
     return typeof token === "function" ? token({ reason }) : token;
   }
 
-  private _makeLink(token: string | undefined, attempt: number, opened: () => void): Link {
-    const { auth = "frame", WebSocket, fetch = globalThis.fetch } = this._options;
-    const poll = this._transports._choose();
-    const events: LinkEvents = {
-      opened: () => {
-        opened();
-        this._connecting = false;
-        this._core._opened(token, auth === "frame" && !poll);
-      },
-      received: (ops) => {
-        if (attempt !== this._attempt) return;
-        if (ops.some(({ op }) => op === "welcome")) this._transports._welcomed();
-        this._core._receive(ops);
-      },
-      lost: (code, reason) => attempt === this._attempt && this._drop({ code, reason }),
-    };
-    if (!poll) return openSocket(WebSocket!, this._address.socket, auth === "frame" ? undefined : token, events);
-    const renew = () => this._fetchToken("rejected").catch(() => undefined);
-    const { _runtime: runtime, _memory: memory } = this;
-    return new PollLink({ base: this._address.http, fetch: fetch.bind(globalThis), runtime, token, renew, memory }, events);
+  /** No token, or no link, could be had. */
+  #failed(thrown: unknown): void {
+    const loss = lostFor(asError(thrown).message);
+    this.#lost(thrown instanceof Unauthorized ? { ...loss, fatal: thrown } : loss);
   }
 
   /** The connection is gone, or is to be. */
-  private _drop(loss: Loss): void {
-    this._transports._lost(loss.code === NO_CLOSE_FRAME);
-    this._cut("dropped");
-    this._core._lost(loss);
+  #lost(loss: Loss): void {
+    this.#transports._lost(!this.#connecting, loss.code === NO_CLOSE_FRAME);
+    this.#cut();
+    this.#core._lost(loss);
   }
 
-  /** Send what there is, and end the link without a word to the core. */
-  private _cut(reason: string): void {
-    if (reason === "closed") this._send(this._core._take());
-    this._attempt++;
-    this._connecting = false;
-    this._link?.close(reason);
-    this._link = undefined;
-  }
-
-  private _send(ops: Parameters<Link["send"]>[0]): void {
-    const limit = this._core._publisher._limits.frame_bytes_max ?? FRAME_BYTES_MAX;
-    if (ops.length) this._link?.send(ops, limit);
-  }
-
-  private async _refresh(reason: TokenReason): Promise<void> {
-    try {
-      this._core._renew(await this._fetchToken(reason));
-    } catch (thrown) {
-      const error = asError(thrown);
-      if (error instanceof Unauthorized) this._drop({ ...lostFor(error.message), fatal: error });
-      else this._core._renew(undefined);
-      this._emit("warning", { code: "no_token", message: error.message });
-    }
+  /** End the link without a word to the core. */
+  #cut(): void {
+    this.#attempt++;
+    this.#connecting = false;
+    this.#link?.close();
+    this.#link = undefined;
   }
 
   // --- turns and timers
 
-  private _wake(): void {
-    if (this._scheduled) return;
-    this._scheduled = true;
-    this._runtime.turn(() => this._turn());
+  #flush(): void {
+    const ops = this.#core._take();
+    if (ops[0]) this.#link?.send(ops, this.#core._publisher._frameBytesMax);
   }
 
-  private _turn(): void {
-    this._scheduled = false;
+  #turn(): void {
+    const core = this.#core;
     const now = this._now();
-    if (this._core._dueAt() <= now) this._core._tick();
-    this._send(this._core._take());
-    const next = this._link || this._connecting || this._offline ? undefined : this._core._nextAttempt();
-    if (next && next.at <= now) void this._connect(next.reason);
-    this._arm(Math.min(this._core._dueAt(), next && next.at > now ? next.at : Infinity));
+    this.#scheduled = false;
+    if (core._dueAt() <= now) core._tick();
+    this.#flush();
+    core._check();
+    const idle = core._wanted() && !this.#link && !this.#connecting && !this.#offline;
+    if (idle && core._connectAt <= now) void this.#connect();
+    this.#arm(Math.min(core._dueAt(), idle && core._connectAt > now ? core._connectAt : Infinity));
   }
 
   /** One timer, armed for the next thing that is due. One that fires too early finds the exact time. */
-  private _arm(at: number): void {
-    if (this._timer && this._timer.at <= at && at < Infinity) return;
-    this._timer?.cancel();
-    this._timer = undefined;
-    if (at === Infinity || this.state === "closed") return;
-    const cancel = this._runtime.setTimer(
-      () => {
-        this._timer = undefined;
-        this._turn();
-      },
-      Math.max(0, at - this._now()),
-    );
-    this._timer = { at, cancel };
+  #arm(at: number): void {
+    if (this.#timerAt <= at && at < Infinity) return;
+    this.#cancelTimer();
+    this.#timerAt = at;
+    if (at === Infinity) return;
+    this.#cancelTimer = this.#runtime.setTimer(() => {
+      this.#timerAt = Infinity;
+      this.#turn();
+    }, at - this._now());
   }
 
-  // --- for subscriptions and tails
+  // --- for the core, subscriptions and tails
+
+  /** @internal */
+  _wake(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    this.#runtime.turn(() => this.#turn());
+  }
+
+  /** @internal */
+  _drop(reason: string): void {
+    this.#lost(lostFor(reason));
+  }
+
+  /** @internal */
+  async _refresh(reason: TokenReason): Promise<void> {
+    try {
+      this.#core._renew(await this.#token(reason));
+    } catch (thrown) {
+      if (thrown instanceof Unauthorized) this.#failed(thrown);
+      this._warn("no_token", asError(thrown).message);
+      this.#core._renew(undefined);
+    }
+  }
+
+  /** @internal */
+  _moved(state: State, error?: PushwireError): void {
+    this._emit("state", { state, error });
+  }
+
+  /** @internal */
+  _warn(code: string, message: string): void {
+    this._emit("warning", { code, message });
+  }
 
   /** @internal */
   _now(): number {
-    return this._runtime.now();
+    return this.#runtime.now();
   }
 
   /** @internal */
   get _settlements(): Core["_settlements"] {
-    return this._core._settlements;
+    return this.#core._settlements;
   }
 
   /** @internal */
   _setFlow(subscription: AnySubscription): void {
-    this._core._roster._setFlow(subscription);
-  }
-
-  /** @internal */
-  _changed(): void {
-    this._core._check();
+    this.#core._roster._setFlow(subscription);
   }
 
   /** @internal */
   _remove(feed: AnyFeed): void {
-    this._core._roster._remove(feed);
+    this.#core._roster._remove(feed);
   }
 
   /** @internal */
   _refill(tail: AnyTail): void {
-    this._core._roster._refill(tail);
+    this.#core._roster._subscribe(tail);
   }
 
   /** @internal */

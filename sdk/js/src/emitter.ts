@@ -2,16 +2,14 @@
  * A small typed emitter. Not an EventTarget, which React Native lacks. Owns the listeners and nothing else.
  */
 
-import { asError } from "./errors.js";
-
 /** Event names to what their listeners get. */
 export class Emitter<Events> {
-  private _listeners = new Map<keyof Events, Set<(event: never) => void>>();
+  #listeners = new Map<keyof Events, Set<(event: never) => void>>();
 
   /** Call `listener` at each `name` event. Returns what takes it off again. */
   on<K extends keyof Events>(name: K, listener: (event: Events[K]) => void): () => void {
-    const listeners = this._listeners.get(name) ?? new Set();
-    this._listeners.set(name, listeners.add(listener));
+    const listeners = this.#listeners.get(name) ?? new Set();
+    this.#listeners.set(name, listeners.add(listener));
     return () => void listeners.delete(listener);
   }
 
@@ -20,22 +18,17 @@ export class Emitter<Events> {
    * @internal
    */
   _emit<K extends keyof Events>(name: K, event: Events[K]): boolean {
-    const listeners = this._listeners.get(name);
-    for (const listener of [...(listeners ?? [])]) {
+    const listeners = this.#listeners.get(name) ?? new Set();
+    for (const listener of [...listeners]) {
       try {
-        (listener as (event: Events[K]) => void)(event);
+        listener(event as never);
       } catch (thrown) {
-        report(asError(thrown));
+        report(thrown);
       }
     }
-    return !!listeners?.size;
+    return listeners.size > 0;
   }
 }
 
-/**
- * An error that nobody is there to take: shown where the platform shows such, never swallowed.
- * @internal
- */
-export function report(error: Error): void {
-  console.error("pushwire:", error);
-}
+/** An error that nobody is there to take: shown where the platform shows such, never swallowed. */
+export const report = (error: unknown): void => console.error("pushwire:", error);

@@ -1,37 +1,31 @@
 /**
  * The errors of the SDK. Owns their classes; the codes are those of PROTOCOL.md §6, and the few that only a client can
- * have: `timeout`, `closed`, `not_connected`, `buffer_full`, `lease_lost`, `already_settled`.
+ * have: `timeout`, `closed`, `closed_<close code>`, `not_connected`, `buffer_full`, `lease_lost`, `already_settled`.
  */
 
 /** What a refusal is made of. */
 export interface ErrorDetails {
+  /** Whether the same request may succeed later. */
   retryable?: boolean;
-  retryAfterMs?: number | undefined;
+  /** Of a publish: whether the message may be stored all the same. Only a retry with the same id tells after "maybe". */
   stored?: "no" | "maybe";
-  epoch?: string;
+  /** Of `epoch_changed`: the gateway's epoch now. */
+  epoch?: string | undefined;
 }
 
 /** Everything that this package throws or reports. Programs look at `code`; `message` is for people. */
-export class PushwireError extends Error {
+export class PushwireError extends Error implements ErrorDetails {
   override name = "PushwireError";
   /** A stable name of what went wrong. */
   readonly code: string;
-  /** Whether the same request may succeed later. */
-  readonly retryable: boolean;
-  /** Not sooner than this, where the gateway said so (milliseconds). */
-  readonly retryAfterMs: number | undefined;
-  /** Of a publish: whether the message may be stored all the same. Only a retry with the same id tells after "maybe". */
-  readonly stored: "no" | "maybe" | undefined;
-  /** Of `epoch_changed`: the gateway's epoch now. */
-  readonly epoch: string | undefined;
+  declare readonly retryable?: boolean;
+  declare readonly stored?: "no" | "maybe";
+  declare readonly epoch?: string | undefined;
 
-  constructor(code: string, message: string, details: ErrorDetails = {}) {
+  constructor(code: string, message: string, details?: ErrorDetails) {
     super(message);
     this.code = code;
-    this.retryable = details.retryable ?? false;
-    this.retryAfterMs = details.retryAfterMs;
-    this.stored = details.stored;
-    this.epoch = details.epoch;
+    Object.assign(this, details);
   }
 }
 
@@ -46,10 +40,11 @@ export class Unauthorized extends PushwireError {
 /** Thrown by a handler: deliver this message again, after `delayMs` (at most 15 minutes) or the gateway's back-off. */
 export class Retry extends Error {
   override name = "Retry";
-  readonly delayMs: number | undefined;
-  constructor(delayMs?: number, message = "retry") {
+  constructor(
+    readonly delayMs?: number,
+    message = "retry",
+  ) {
     super(message);
-    this.delayMs = delayMs;
   }
 }
 
@@ -58,10 +53,12 @@ export class Reject extends Error {
   override name = "Reject";
 }
 
-/** @internal */
-export function asError(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown));
-}
+/** A publish that was not stored. */
+export const refuse = (code: string, message: string): PushwireError =>
+  new PushwireError(code, message, { stored: "no" });
 
-/** @internal */
+export const asError = (thrown: unknown): Error => (thrown instanceof Error ? thrown : new Error(String(thrown)));
+
 export const closedError = (): PushwireError => new PushwireError("closed", "it was closed");
+
+export const leaseLost = (): PushwireError => new PushwireError("lease_lost", "the lease is gone");

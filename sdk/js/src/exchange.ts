@@ -6,8 +6,8 @@
 import type { ClientOp, ErrorOp, Ok } from "./frames.js";
 import type { Runtime } from "./runtime.js";
 
-/** Called once with the answer; null: the connection ended without one. */
-export type Reply = (frame: Ok | ErrorOp | null) => void;
+/** Called once with the answer; undefined: the connection ended without one. */
+export type Reply = (frame: Ok | ErrorOp | undefined) => void;
 
 /** The first wait before a refused request is repeated, where the gateway names none; random on top. */
 const RETRY_MS = 500;
@@ -26,13 +26,11 @@ export class Exchange {
   _leaving = false;
   /** A former session is being taken over: until the answer, nothing may be said of subscriptions and leases. */
   _resuming = false;
-  /** Of the gateway's database. */
-  _epoch = "";
-  private _lastRef = 0;
-  private _replies = new Map<number, Reply>();
-  private _first: ClientOp[] = [];
-  private _last: ClientOp[] = [];
-  private _later: { at: number; run: () => void }[] = [];
+  #lastRef = 0;
+  #replies = new Map<number | undefined, Reply>();
+  #first: ClientOp[] = [];
+  #last: ClientOp[] = [];
+  #later = new Map<() => void, number>();
 
   constructor(
     readonly _runtime: Runtime,
@@ -42,68 +40,66 @@ export class Exchange {
 
   /** A ref whose answer `reply` gets. */
   _expect(reply: Reply): number {
-    this._replies.set(++this._lastRef, reply);
-    return this._lastRef;
+    this.#replies.set(++this.#lastRef, reply);
+    return this.#lastRef;
   }
 
   _send(op: ClientOp): void {
-    this._first.push(op);
+    this.#first.push(op);
     this._wake();
   }
 
   /** Send `make(ref)`. `last`: after the settlements gathered so far, which it would make stale. */
   _request(make: (ref: number) => ClientOp, reply: Reply, last = false): void {
-    (last ? this._last : this._first).push(make(this._expect(reply)));
+    (last ? this.#last : this.#first).push(make(this._expect(reply)));
     this._wake();
   }
 
   /** The answer. One that nobody waits for is none of ours. */
-  _reply(frame: Ok | ErrorOp): boolean {
-    const reply = this._replies.get(frame.ref!);
-    this._replies.delete(frame.ref!);
+  _reply(frame: Ok | ErrorOp): void {
+    const reply = this.#replies.get(frame.ref);
+    this.#replies.delete(frame.ref);
     reply?.(frame);
-    return !!reply;
   }
 
-  _takeFirst(): ClientOp[] {
-    return this._first.splice(0);
+  _take(last = false): ClientOp[] {
+    return (last ? this.#last : this.#first).splice(0);
   }
 
-  _takeLast(): ClientOp[] {
-    return this._last.splice(0);
-  }
-
-  /** Do this later, if this connection still lives then. */
-  _at(at: number, run: () => void): void {
-    this._later.push({ at, run });
+  /** Do this so much later, if this connection still lives then. */
+  _after(delayMs: number, run: () => void): void {
+    this.#later.set(run, this._runtime.now() + delayMs);
     this._wake();
   }
 
-  /** Repeat a refused request when the gateway allows it. */
-  _retry(frame: ErrorOp, run: () => void): void {
-    const { now, random } = this._runtime;
-    this._at(now() + (frame.retry_after_ms ?? RETRY_MS * (1 + random())), run);
+  /** Repeat a refused request when the gateway allows it; false when it never does, or there was none. */
+  _again(frame: Ok | ErrorOp | undefined, run: () => void): boolean {
+    if (frame?.op !== "error" || !frame.retryable) return false;
+    this._after(frame.retry_after_ms ?? RETRY_MS * (1 + this._runtime.random()), run);
+    return true;
   }
 
-  _runDue(now: number): void {
-    const due = this._later.filter((entry) => entry.at <= now);
-    if (!due.length) return;
-    this._later = this._later.filter((entry) => entry.at > now);
-    for (const entry of due) entry.run();
+  _tick(now: number): void {
+    for (const [run, at] of this.#later) {
+      if (at <= now) {
+        this.#later.delete(run);
+        run();
+      }
+    }
   }
 
   _dueAt(): number {
-    return this._later.reduce((soonest, entry) => Math.min(soonest, entry.at), Infinity);
+    return Math.min(Infinity, ...this.#later.values());
   }
 
   /** The connection is gone: nobody gets an answer any more, and each is told so. */
   _lost(): void {
     this._connected = this._leaving = this._resuming = false;
-    this._first = [];
-    this._last = [];
-    this._later = [];
-    const replies = this._replies;
-    this._replies = new Map();
-    for (const reply of replies.values()) reply(null);
+    this.#first = [];
+    this.#last = [];
+    this.#later.clear();
+    const replies = [...this.#replies.values()];
+    this.#replies.clear();
+    for (const reply of replies) reply(undefined);
   }
 }

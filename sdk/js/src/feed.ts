@@ -1,26 +1,36 @@
 /**
- * What subscriptions and tails have in common: entries come in, and go to an async iterator or a handler. Owns the local
- * queue, who waits for it, and the handlers under way.
+ * What subscriptions and tails have in common: entries come in, and go to an async iterator or a handler. Owns who waits
+ * for them, and the handlers under way.
  */
 
 import { Emitter } from "./emitter.js";
-import type { PushwireError } from "./errors.js";
 import { asError, closedError } from "./errors.js";
-import type { ClientOp, Ok } from "./frames.js";
+import type { PushwireError } from "./errors.js";
+import type { MessagesOp, Ok, SubscribeOp } from "./frames.js";
+import type { Waiter } from "./exchange.js";
 
 /** Where a subscription is in its life; "opening": the gateway has not granted it on this connection yet. */
 export type Phase = "opening" | "active" | "draining" | "ended";
 
-/** What a feed needs of the client. @internal */
+/** Of whatever entries. */
+export type AnyFeed = Feed<any>;
+
+/** What a feed needs of the client. */
 export interface Keeper {
   _remove(feed: AnyFeed): void;
+  _report(error: Error): void;
 }
 
-/** @internal */
-export type AnyFeed = Feed<any, any>;
+/** What every feed tells. */
+export interface FeedEvents<M> {
+  /** A handler has thrown. */
+  handlerError: { error: Error; message: M };
+  /** Messages `from` to `to` are lost to a tail. Comes in its place between the messages. */
+  gap: { from: number; to: number };
+}
 
 /** A stream of entries: iterate over it, or give a handler when making it. */
-export abstract class Feed<M, Events extends object> extends Emitter<Events> implements AsyncIterableIterator<M> {
+export abstract class Feed<M> extends Emitter<FeedEvents<M>> implements AsyncIterableIterator<M> {
   /** Resolves with the first grant; rejects when it is refused. */
   readonly ready: Promise<void>;
   /** Resolves at the end, with the error that ended it, if one did. */
@@ -28,33 +38,33 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
   /** @internal */ _phase: Phase = "opening";
   /** What the gateway calls it. @internal */ _name = "";
   /** A subscribe is under way. @internal */ _subscribing = false;
-  /** @internal */ _error: PushwireError | undefined;
-  private _waiting: { resolve: (result: IteratorResult<M>) => void; reject: (error: Error) => void }[] = [];
-  private _running = 0;
-  private _handler: ((entry: M) => unknown) | undefined;
-  private _concurrency: number;
-  private _settleReady!: (error?: PushwireError) => void;
-  private _settleClosed!: (error?: PushwireError) => void;
+  /** A tail that was left for want of room. @internal */ _stalled = false;
+  #error: PushwireError | undefined;
+  #waiting: Waiter<IteratorResult<M>>[] = [];
+  #running = 0;
+  #handler: ((entry: M) => unknown) | undefined;
+  #concurrency: number;
+  #opened!: Waiter;
+  #over!: (error?: PushwireError) => void;
+  #keeper: Keeper;
 
   /** @internal */
   constructor(
     readonly topic: string,
-    private _keeper: Keeper,
-    options: { signal?: AbortSignal | undefined; concurrency?: number | undefined },
+    keeper: Keeper,
+    { signal, concurrency = 1 }: { signal?: AbortSignal | undefined; concurrency?: number | undefined },
     handler: ((entry: M) => unknown) | undefined,
   ) {
     super();
-    this._handler = handler;
-    this._concurrency = options.concurrency ?? 1;
-    this.ready = new Promise((resolve, reject) => {
-      this._settleReady = (error) => (error ? reject(error) : resolve());
-    });
-    this.ready.catch(() => undefined); // who does not look at `ready` learns it from the iterator or `closed`
-    this.closed = new Promise((resolve) => (this._settleClosed = resolve));
-    const { signal } = options;
+    this.#keeper = keeper;
+    this.#handler = handler;
+    this.#concurrency = concurrency;
+    this.ready = new Promise((resolve, reject) => (this.#opened = { resolve, reject }));
+    this.ready.catch(() => 0); // who does not look at `ready` learns it from the iterator or `closed`
+    this.closed = new Promise((resolve) => (this.#over = resolve));
     if (signal) {
       const close = () => void this.close();
-      signal.addEventListener("abort", close, { once: true });
+      signal.addEventListener("abort", close);
       void this.closed.then(() => signal.removeEventListener("abort", close));
       if (signal.aborted) queueMicrotask(close);
     }
@@ -62,17 +72,17 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
 
   /** Why it ended, where nobody asked for it. */
   get error(): PushwireError | undefined {
-    return this._error;
+    return this.#error;
   }
 
   [Symbol.asyncIterator](): this {
     return this;
   }
 
-  /** The next entry. What is still queued when the promise is dropped stays queued until it is asked for. */
+  /** The next entry. */
   next(): Promise<IteratorResult<M>> {
     return new Promise((resolve, reject) => {
-      this._waiting.push({ resolve, reject });
+      this.#waiting.push({ resolve, reject });
       this._pump();
     });
   }
@@ -83,59 +93,47 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
     return { value: undefined, done: true };
   }
 
-  /** End it. What was not settled goes back at once. Resolves when it is over here; nothing of it comes any more. */
-  close(): Promise<void> {
-    this._keeper._remove(this);
-    return this.closed.then(() => undefined);
+  /** End it. What was not settled goes back at once. */
+  async close(): Promise<void> {
+    this.#keeper._remove(this);
   }
 
   /** Hand out what there is to whoever waits. @internal */
   _pump(): void {
-    const handler = this._handler;
-    while (handler && this._running < this._concurrency && this._ready()) this._handle(handler, this._take());
-    while (this._waiting.length && this._ready()) this._waiting.shift()!.resolve({ value: this._take(), done: false });
-    if (this._over() && !this._ready()) {
-      for (const { resolve, reject } of this._waiting.splice(0)) {
-        if (this._error) reject(this._error);
+    const handler = this.#handler;
+    while (handler && this.#running < this.#concurrency && this._has()) this.#handle(handler, this._next());
+    while (this.#waiting[0] && this._has()) this.#waiting.shift()!.resolve({ value: this._next(), done: false });
+    if ((this._phase === "ended" || this._phase === "draining") && !this._has()) {
+      for (const { resolve, reject } of this.#waiting.splice(0)) {
+        if (this.#error) reject(this.#error);
         else resolve({ value: undefined, done: true });
       }
     }
   }
 
-  /** Whether there is an entry to hand out. */
-  protected abstract _ready(): boolean;
-
-  private _handle(handler: (entry: M) => unknown, entry: M): void {
-    this._running++;
-    let result: unknown;
+  #handle(handler: (entry: M) => unknown, entry: M): void {
+    const done = (thrown?: { error: unknown }) => {
+      this.#running--;
+      const error = thrown && asError(thrown.error);
+      if (this._handled(entry, error) && !this._emit("handlerError", { error: error!, message: entry })) {
+        this.#keeper._report(error!);
+      }
+    };
+    this.#running++;
     try {
-      result = handler(entry);
-    } catch (thrown) {
-      this._done(entry, thrown ?? new Error("nothing"));
-      return;
-    }
-    if (typeof (result as PromiseLike<unknown> | undefined)?.then !== "function") this._done(entry);
-    else void this._wait(result as PromiseLike<unknown>, entry);
-  }
-
-  private async _wait(result: PromiseLike<unknown>, entry: M): Promise<void> {
-    let thrown: unknown;
-    try {
-      await result;
+      const result = handler(entry) as PromiseLike<unknown> | undefined;
+      // One that is done at once is settled at once, and the next one takes its place in this turn.
+      if (result?.then) {
+        result.then(
+          () => (done(), this._pump()),
+          (error) => (done({ error }), this._pump()),
+        );
+      } else {
+        done();
+      }
     } catch (error) {
-      thrown = error ?? new Error("nothing");
+      done({ error });
     }
-    this._done(entry, thrown);
-    this._pump();
-  }
-
-  private _done(entry: M, thrown?: unknown): void {
-    this._running--;
-    this._handled(entry, thrown === undefined ? undefined : asError(thrown));
-  }
-
-  private _over(): boolean {
-    return this._phase === "draining" || this._phase === "ended";
   }
 
   /** Over, by the user or with an error. @internal */
@@ -143,10 +141,9 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
     if (this._phase === "ended") return;
     this._void();
     this._phase = "ended";
-    this._error = error;
-    this._cleared(error);
-    this._settleReady(error ?? closedError());
-    this._settleClosed(error);
+    this.#error = error;
+    this.#opened.reject(error ?? closedError());
+    this.#over(error);
     this._pump();
   }
 
@@ -154,23 +151,35 @@ export abstract class Feed<M, Events extends object> extends Emitter<Events> imp
   _granted(ok: Ok): void {
     if (this._phase === "opening") this._phase = "active";
     this._accept(ok);
-    this._settleReady();
+    this.#opened.resolve();
   }
 
-  /** Take the next entry out of the queue; there is one. @internal */
-  abstract _take(): M;
-  /** A handler is done with it. @internal */
-  abstract _handled(entry: M, error: Error | undefined): void;
-  /** The operation that opens it. @internal */
-  abstract _subscribeOp(ref: number): ClientOp;
+  /** The connection is gone, and what the gateway knew of it. @internal */
+  _void(): void {
+    if (this._phase === "active") this._phase = "opening";
+  }
+
+  /** The connection is gone, and leases may be reclaimed. @internal */
+  _hold(): void {
+    this._void();
+  }
+
+  /** No more messages; what has come may still be handed out. @internal */
+  _drain(): void {
+    this._phase = "draining";
+    this._pump();
+  }
+
+  /** Whether there is an entry to hand out. @internal */
+  abstract _has(): boolean;
+  /** Take it; there is one. @internal */
+  abstract _next(): M;
+  /** A handler is done with it. Whether `error` is to be reported. @internal */
+  abstract _handled(entry: M, error: Error | undefined): boolean;
+  /** What a subscribe says of it. @internal */
+  abstract _ask(): Partial<SubscribeOp>;
   /** What the gateway grants. @internal */
   abstract _accept(ok: Ok): void;
-  /** The connection is gone, and what the gateway knew of it. @internal */
-  abstract _void(): void;
-  /** The connection is gone, and leases may be reclaimed. @internal */
-  abstract _hold(): void;
-  /** No more messages. @internal */
-  abstract _drain(): void;
-  /** It has ended: what becomes of the queue. @internal */
-  abstract _cleared(error: PushwireError | undefined): void;
+  /** Messages have come. @internal */
+  abstract _deliver(op: MessagesOp): void;
 }

@@ -3,16 +3,15 @@
  * how operations fill WebSocket messages. A token never stands in a URL.
  */
 
-import { decode, encode, SUBPROTOCOL, utf8Bytes } from "./codec.js";
+import { decode, encode, SUBPROTOCOL } from "./codec.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
-import { PushwireError } from "./errors.js";
 import type { ClientOp, ServerOp } from "./frames.js";
 
 /** One connection. */
 export interface Link {
   send(ops: ClientOp[], frameBytesMax: number): void;
   /** End it from this side. Nothing is heard of it any more. */
-  close(reason: string): void;
+  close(): void;
 }
 
 /** What a connection tells. After `lost` nothing. */
@@ -37,12 +36,8 @@ export type WebSocketConstructor = new (url: string, protocols: string[]) => Web
 
 /** Where a gateway is: `ws(s)` or `http(s)`, host, and the path below which a proxy may serve it. */
 export function addresses(url: string): { socket: string; http: string } {
-  const parts = /^(?:ws|http)(s?):\/\/([^/?#@\s]+)(\/[^?#\s]*)?$/.exec(url);
-  if (!parts) {
-    throw new PushwireError("bad_request", "the URL of a gateway is wss://host[:port], without user, query or fragment");
-  }
-  const [, secure, host, path = ""] = parts;
-  const place = `${secure}://${host}${path.replace(/\/+$/, "").replace(/\/v1\/ws$/, "")}`;
+  const [, place] = /^(?:ws|http)(s?:\/\/[^/?#@\s]+(?:\/[^?#\s]*?)?)\/*(?:\/v1\/ws)?$/.exec(url) ?? [];
+  if (!place) throw new TypeError("the URL of a gateway is wss://host[:port], without user, query or fragment");
   return { socket: `ws${place}/v1/ws`, http: `http${place}` };
 }
 
@@ -51,48 +46,41 @@ export function openSocket(
   WebSocket: WebSocketConstructor,
   url: string,
   bearer: string | undefined,
-  events: LinkEvents,
+  { opened, received, lost }: LinkEvents,
 ): Link {
-  const socket = new WebSocket(url, bearer === undefined ? [SUBPROTOCOL] : [SUBPROTOCOL, `bearer.${bearer}`]);
-  const deaf = () => {
-    socket.onopen = socket.onmessage = socket.onclose = null;
-  };
-  socket.onopen = () => events.opened();
-  socket.onmessage = ({ data }: { data: unknown }) => {
-    if (typeof data === "string") events.received(decode(data)); // v1 has no binary messages
-  };
-  socket.onerror = () => undefined; // says nothing, and `close` always follows
-  socket.onclose = ({ code, reason }: { code?: number; reason?: string }) => {
+  const socket = new WebSocket(url, bearer ? [SUBPROTOCOL, `bearer.${bearer}`] : [SUBPROTOCOL]);
+  const deaf = () => void (socket.onopen = socket.onmessage = socket.onclose = null);
+  socket.onopen = opened;
+  // v1 has no binary messages.
+  socket.onmessage = ({ data }: { data: unknown }) => received(typeof data === "string" ? decode(data) : []);
+  socket.onerror = () => 0; // says nothing, and `close` always follows
+  socket.onclose = ({ code = NO_CLOSE_FRAME, reason = "" }: { code?: number; reason?: string }) => {
     deaf();
-    events.lost(code ?? NO_CLOSE_FRAME, reason ?? "");
+    lost(code, reason);
   };
   return {
     send(ops, frameBytesMax) {
       for (const text of pack(ops.map(encode), frameBytesMax)) socket.send(text);
     },
-    close(reason) {
+    close() {
       deaf();
-      socket.close(1000, reason);
+      socket.close(1000);
     },
   };
 }
 
-/** Lines as WebSocket messages, each as full as the gateway allows. */
+/** Lines as WebSocket messages of at most so many bytes: a line that is larger goes alone. Three bytes a character. */
 export function pack(lines: string[], bytesMax: number): string[] {
-  const whole = lines.join("\n");
-  if (whole.length * 3 <= bytesMax) return [whole];
   const packed: string[] = [];
-  let part: string[] = [];
-  let size = 0;
+  let size = Infinity;
   for (const line of lines) {
-    const bytes = utf8Bytes(line) + 1;
-    if (part.length && size + bytes > bytesMax) {
-      packed.push(part.join("\n"));
-      part = [];
-      size = 0;
+    size += line.length * 3 + 1;
+    if (size > bytesMax) {
+      packed.push(line);
+      size = line.length * 3;
+    } else {
+      packed.push(`${packed.pop()}\n${line}`);
     }
-    part.push(line);
-    size += bytes;
   }
-  return [...packed, part.join("\n")];
+  return packed;
 }

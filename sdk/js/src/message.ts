@@ -4,10 +4,9 @@
  */
 
 import { bodyOf, DELAY_MS_MAX, ERROR_TEXT_MAX } from "./codec.js";
-import { PushwireError } from "./errors.js";
+import { leaseLost, PushwireError } from "./errors.js";
 import type { Waiter } from "./exchange.js";
 import type { Row, Verb } from "./frames.js";
-import { leaseLost } from "./settlements.js";
 
 /** What every message shows, whether delivered or tailed. */
 export class Content<T = unknown> {
@@ -28,8 +27,8 @@ export class Content<T = unknown> {
   readonly redriven: boolean;
   /** How the body travelled: decides whether `data` is a JSON value, a string or a Uint8Array. */
   readonly encoding: "json" | "text" | "binary";
-  private _body: unknown;
-  private _row: Row | undefined;
+  #row: Row | undefined;
+  #body: unknown;
 
   /** @internal */
   constructor(row: Row) {
@@ -42,17 +41,15 @@ export class Content<T = unknown> {
     this.contentType = row.content_type;
     this.publishedAtMs = row.published_at_ms;
     this.redriven = !!row.redriven;
-    this.encoding = row.data_text !== undefined ? "text" : row.data_b64 !== undefined ? "binary" : "json";
-    this._row = row;
+    this.encoding = row.data_text != null ? "text" : row.data_b64 != null ? "binary" : "json";
+    this.#row = row;
   }
 
   /** The body: a JSON value, a string, or bytes. */
   get data(): T {
-    if (this._row) {
-      this._body = bodyOf(this._row);
-      this._row = undefined;
-    }
-    return this._body as T;
+    if (this.#row) this.#body = bodyOf(this.#row);
+    this.#row = undefined;
+    return this.#body as T;
   }
 }
 
@@ -74,7 +71,7 @@ export class TailMessage<T = unknown> extends Content<T> {
  */
 export interface Holder {
   _settle(message: Message, verb: Verb, delayMs?: number, error?: string, waiter?: Waiter): void;
-  _extend(message: Message): void;
+  _extend(message: Message): true;
   _now(): number;
 }
 
@@ -93,18 +90,17 @@ export class Message<T = unknown> extends Content<T> {
   readonly lease: string;
   /** @internal */
   _expiresAt: number;
-  private _state: "held" | "settled" | "lost" = "held";
-  private _abort: AbortController | undefined;
+  #state: "" | "settled" | "lost" = "";
+  #abort: AbortController | undefined;
+  #holder: Holder;
 
   /** @internal */
-  constructor(
-    private _holder: Holder,
-    row: Row,
-  ) {
+  constructor(holder: Holder, row: Row) {
     super(row);
+    this.#holder = holder;
     this.attempt = row.attempt!;
     this.lease = row.lease!;
-    this._expiresAt = _holder._now() + (row.expires_in_ms ?? 0);
+    this._expiresAt = holder._now() + row.expires_in_ms!;
   }
 
   /** It was delivered before. */
@@ -114,72 +110,67 @@ export class Message<T = unknown> extends Content<T> {
 
   /** How long the lease still lasts (milliseconds). */
   get expiresInMs(): number {
-    return this._state === "lost" ? 0 : Math.max(0, this._expiresAt - this._holder._now());
+    return this.lost ? 0 : Math.max(0, this._expiresAt - this.#holder._now());
   }
 
   /** A verb has ended the lease. */
   get settled(): boolean {
-    return this._state === "settled";
+    return this.#state === "settled";
   }
 
   /** The lease is gone without a verb. */
   get lost(): boolean {
-    return this._state === "lost";
+    return this.#state === "lost";
   }
 
   /** Aborted once the lease is lost: give it to `fetch`, or look at it in a long handler. Made on first use. */
   get signal(): AbortSignal {
-    this._abort ??= new AbortController();
-    if (this.lost) this._abort.abort(leaseLost());
-    return this._abort.signal;
+    this.#abort ??= new AbortController();
+    if (this.lost) this.#abort.abort(leaseLost());
+    return this.#abort.signal;
   }
 
   /** Done: never deliver this again. Not confirmed: a crash of the gateway may swallow it, and deliver once more. */
   ack(): boolean {
-    return this._end("ack");
+    return this.#end("ack");
   }
 
   /** As `ack`; resolves after the gateway committed it, rejects with `lease_lost` when that is not so or not known. */
   ackConfirmed(): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (!this._end("ack", undefined, undefined, { resolve, reject })) reject(leaseLost());
+      if (!this.#end("ack", undefined, undefined, { resolve, reject })) reject(leaseLost());
     });
   }
 
   /** Failed: deliver it again after the gateway's back-off, or after `delayMs` (at most 15 minutes). */
   nack({ delayMs, error }: { delayMs?: number | undefined; error?: string | undefined } = {}): boolean {
-    if (delayMs !== undefined && !(delayMs >= 0 && delayMs <= DELAY_MS_MAX)) {
-      throw new RangeError(`delayMs is 0 to ${DELAY_MS_MAX}`);
-    }
-    return this._end("nack", delayMs && Math.round(delayMs), error);
+    return this.#end("nack", delayMs && Math.round(Math.min(Math.max(delayMs, 0), DELAY_MS_MAX)), error);
   }
 
   /** It can never succeed: to the dead letters, with `error` as the reason. */
   reject(error?: string): boolean {
-    return this._end("reject", undefined, error);
+    return this.#end("reject", undefined, error);
   }
 
   /** Give it back unworked: no failure is counted, and this client does not get it again for a second. */
   release(): boolean {
-    return this._end("release");
+    return this.#end("release");
   }
 
   /** Hold it for one more ack timeout from now. */
   extend(): boolean {
-    this._check();
-    if (this._state === "held") this._holder._extend(this);
+    return this.#held() && this.#holder._extend(this);
+  }
+
+  #held(): boolean {
+    if (this.settled) throw new PushwireError("already_settled", `message ${this.seq} was settled before`);
     return !this.lost;
   }
 
-  private _check(): void {
-    if (this.settled) throw new PushwireError("already_settled", `message ${this.seq} was settled before`);
-  }
-
-  private _end(verb: Verb, delayMs?: number, error?: string, waiter?: Waiter): boolean {
-    this._check();
-    if (this.lost) return false;
-    this._state = "settled";
-    this._holder._settle(this, verb, delayMs, error?.slice(0, ERROR_TEXT_MAX), waiter);
+  #end(verb: Verb, delayMs?: number, error?: string, waiter?: Waiter): boolean {
+    if (!this.#held()) return false;
+    this.#state = "settled";
+    this.#holder._settle(this, verb, delayMs, error?.slice(0, ERROR_TEXT_MAX), waiter);
     return true;
   }
 
@@ -188,8 +179,7 @@ export class Message<T = unknown> extends Content<T> {
    * @internal
    */
   _lose(): void {
-    if (this._state !== "held") return;
-    this._state = "lost";
-    this._abort?.abort(leaseLost());
+    this.#state ||= "lost";
+    if (this.lost) this.#abort?.abort(leaseLost());
   }
 }

@@ -4,151 +4,119 @@
  */
 
 import { delayMs } from "./backoff.js";
-import type { Backoff } from "./backoff.js";
-import { utf8Bytes } from "./codec.js";
+import { FRAME_BYTES_MAX } from "./codec.js";
 import { maybeStored } from "./codes.js";
 import { PushwireError } from "./errors.js";
 import type { Exchange, Waiter } from "./exchange.js";
-import type { ErrorOp, Ok, PublishOp, Receipt } from "./frames.js";
+import type { ClientOp, ErrorOp, Ok, Receipt } from "./frames.js";
 
 /** Between two tries of one publish, where the gateway names no time. */
-const RETRY: Backoff = { baseMs: 500, capMs: 10_000 };
+const RETRY = { baseMs: 1000, capMs: 10_000 };
 /** What an operation has around its messages: the longest topic, the ref, brackets. */
 const HEAD_BYTES = 512;
-/** What v1 allows at most, where a gateway does not say. */
-const FRAME_BYTES_MAX = 1024 * 1024 + 16 * 1024;
 
 /** One publish under way. */
-export interface Outgoing {
+export interface Outgoing extends Waiter<Receipt[]> {
   topic: string;
   /** Its messages as JSON text. */
   fields: string;
   count: number;
   deadline: number;
-  waiter: Waiter<Receipt[]>;
   /** Sent on this connection and not answered. */
-  ref?: number | undefined;
+  sent?: boolean;
   retryAt?: number;
   attempts?: number;
   /** A try of it may have been stored. */
   maybe?: boolean;
-  failure?: string;
 }
 
 /** All publishes of one client. */
 export class Publisher {
-  _limits: Record<string, number> = {};
-  private _entries = new Set<Outgoing>();
-  private _messages = 0;
+  _frameBytesMax = FRAME_BYTES_MAX;
+  #entries = new Set<Outgoing>();
+  #exchange: Exchange;
+  #messagesMax: number;
+  #onUnauthorized: () => boolean;
 
-  constructor(
-    private _exchange: Exchange,
-    private _messagesMax: number,
-    /** The token is not good any more: true when a fresh one is on its way. */
-    private _onUnauthorized: () => boolean,
-  ) {}
+  /** `onUnauthorized`: the token is not good any more; true when a fresh one is on its way. */
+  constructor(exchange: Exchange, messagesMax: number, onUnauthorized: () => boolean) {
+    this.#exchange = exchange;
+    this.#messagesMax = messagesMax;
+    this.#onUnauthorized = onUnauthorized;
+  }
 
   /** Nothing is under way. */
   _quiet(): boolean {
-    return !this._entries.size;
+    return !this.#entries.size;
   }
 
   _add(entry: Outgoing): void {
-    if (this._messages + entry.count > this._messagesMax) {
-      const why = `${this._messages} messages wait for their receipts already`;
-      entry.waiter.reject(new PushwireError("buffer_full", why, { retryable: true, stored: "no" }));
-      return;
-    }
-    this._entries.add(entry);
-    this._messages += entry.count;
-    this._exchange._wake();
+    let { count } = entry;
+    for (const other of this.#entries) count += other.count;
+    this.#entries.add(entry);
+    if (count > this.#messagesMax) this._fail(entry, "buffer_full", "too many messages wait for their receipts", true);
+    this.#exchange._wake();
   }
 
   /** What is to be sent now. */
-  _take(now: number): PublishOp[] {
-    const ops: PublishOp[] = [];
-    for (const entry of this._entries) {
-      if (entry.ref !== undefined || (entry.retryAt ?? 0) > now) continue;
-      const { topic, fields } = entry;
-      if (this._tooLarge(fields)) {
-        this._fail(entry, new PushwireError("message_too_large", "larger than a frame may be", { stored: "no" }));
-        continue;
+  _take(now: number): ClientOp[] {
+    const ops: ClientOp[] = [];
+    const room = this._frameBytesMax - HEAD_BYTES;
+    for (const entry of this.#entries) {
+      const { topic, fields, sent, retryAt = 0 } = entry;
+      if (sent || retryAt > now) continue;
+      if (fields.length * 3 > room && new TextEncoder().encode(fields).length > room) {
+        this._fail(entry, "message_too_large", "larger than a frame may be");
+      } else {
+        entry.sent = true;
+        ops.push({ op: "publish", ref: this.#exchange._expect((frame) => this.#answered(entry, frame)), topic, fields });
       }
-      const ref = this._exchange._expect((frame) => this._answered(entry, frame));
-      entry.ref = ref;
-      ops.push({ op: "publish", ref, topic, fields });
     }
     return ops;
   }
 
-  private _tooLarge(fields: string): boolean {
-    const room = (this._limits.frame_bytes_max ?? FRAME_BYTES_MAX) - HEAD_BYTES;
-    return fields.length * 3 > room && utf8Bytes(fields) > room;
-  }
-
-  private _answered(entry: Outgoing, frame: Ok | ErrorOp | null): void {
-    entry.ref = undefined;
-    if (!this._entries.has(entry)) return; // given up
-    if (!frame) {
-      entry.maybe = true;
-      entry.failure = "the connection was lost before the answer";
-    } else if (frame.op === "ok") {
-      this._remove(entry);
-      entry.waiter.resolve(frame.receipts ?? []);
-    } else if (frame.code === "unauthorized" && this._onUnauthorized()) {
-      entry.failure = frame.message;
-    } else if (frame.retryable) {
-      entry.maybe ||= maybeStored(frame.code);
-      entry.failure = `${frame.code}: ${frame.message}`;
-      const { now, random } = this._exchange._runtime;
-      const wait = RETRY.baseMs + delayMs(RETRY, (entry.attempts = (entry.attempts ?? 0) + 1), random);
-      entry.retryAt = now() + (frame.retry_after_ms ?? wait);
-      this._exchange._wake();
-    } else {
-      const stored = entry.maybe || maybeStored(frame.code) ? "maybe" : "no";
-      this._fail(entry, new PushwireError(frame.code, frame.message, { stored }));
+  #answered(entry: Outgoing, frame: Ok | ErrorOp | undefined): void {
+    entry.sent = false;
+    if (!this.#entries.has(entry)) return; // given up
+    if (frame?.op === "ok") {
+      this.#entries.delete(entry);
+      entry.resolve(frame.receipts!);
+      return;
     }
+    entry.maybe ||= !frame || maybeStored(frame.code);
+    if (!frame || (frame.code === "unauthorized" && this.#onUnauthorized())) return; // sent again, once that is possible
+    if (!frame.retryable) return this._fail(entry, frame.code, frame.message);
+    const { now, random } = this.#exchange._runtime;
+    entry.attempts = (entry.attempts ?? -1) + 1;
+    entry.retryAt = now() + (frame.retry_after_ms ?? RETRY.baseMs / 2 + delayMs(RETRY, entry.attempts, random));
+    this.#exchange._wake();
   }
 
-  /** The caller does not wait any more. What was sent may be stored. */
-  _giveUp(entry: Outgoing, error: Error): void {
-    this._fail(entry, error);
-  }
-
-  private _fail(entry: Outgoing, error: Error): void {
-    this._remove(entry);
-    entry.waiter.reject(error);
-  }
-
-  private _remove(entry: Outgoing): void {
-    if (this._entries.delete(entry)) this._messages -= entry.count;
+  /** It fails. Whether a try of it may be stored all the same goes with the error. */
+  _fail(entry: Outgoing, code: string, message: string, retryable = false): void {
+    this.#entries.delete(entry);
+    const stored = entry.maybe || entry.sent ? "maybe" : "no";
+    entry.reject(new PushwireError(code, message, { retryable, stored }));
   }
 
   /** Whose time is over fails. */
   _tick(now: number): void {
-    for (const entry of this._entries) if (entry.deadline <= now) this._fail(entry, this._timeout(entry));
+    for (const entry of this.#entries) {
+      if (entry.deadline <= now) this._fail(entry, "timeout", "no receipt in time", true);
+    }
   }
 
-  private _timeout(entry: Outgoing): PushwireError {
-    const stored = entry.maybe || entry.ref !== undefined ? "maybe" : "no";
-    const why = entry.failure ? `; the last try: ${entry.failure}` : "";
-    return new PushwireError("timeout", `no receipt in time${why}`, { retryable: true, stored });
-  }
-
-  /** When something is due; `sending`: whether what is ready to be sent can be. */
+  /** When `_tick` or `_take` has something to do. */
   _dueAt(now: number): number {
     let soonest = Infinity;
-    for (const { deadline, retryAt, ref } of this._entries) {
-      soonest = Math.min(soonest, deadline, ref === undefined && retryAt && retryAt > now ? retryAt : Infinity);
+    for (const { deadline, retryAt = 0 } of this.#entries) {
+      soonest = Math.min(soonest, deadline, retryAt > now ? retryAt : Infinity);
     }
     return soonest;
   }
 
   /** Nothing can be sent any more. */
-  _failAll(error: PushwireError): void {
-    for (const entry of this._entries) {
-      const stored = entry.maybe || entry.ref !== undefined ? "maybe" : "no";
-      this._fail(entry, new PushwireError(error.code, error.message, { stored }));
-    }
+  _failAll({ code, message }: PushwireError): void {
+    for (const entry of this.#entries) this._fail(entry, code, message);
   }
 }

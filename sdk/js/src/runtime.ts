@@ -15,16 +15,13 @@ export interface Runtime {
   random(): number;
 }
 
-type Immediate = (run: () => void) => unknown;
-
 /** A turn that background tabs do not slow down: a message port where there is one, else a timer. */
 function makeTurn(): (run: () => void) => void {
-  const immediate = (globalThis as { setImmediate?: Immediate }).setImmediate;
-  if (immediate) return (run) => void immediate(run);
-  if (typeof MessageChannel === "undefined") return (run) => void setTimeout(run, 0);
+  const { setImmediate, MessageChannel } = globalThis;
+  if (setImmediate || !MessageChannel) return setImmediate ?? setTimeout;
   const { port1, port2 } = new MessageChannel();
   const waiting: (() => void)[] = [];
-  port1.onmessage = () => waiting.shift()?.();
+  port1.onmessage = () => waiting.shift()!();
   return (run) => {
     waiting.push(run);
     port2.postMessage(0);
@@ -34,15 +31,13 @@ function makeTurn(): (run: () => void) => void {
 let turn: ((run: () => void) => void) | undefined;
 
 /** The platform's own. */
-export function defaultRuntime(): Runtime {
-  return {
-    now: () => performance.now(),
-    setTimer: (run, delayMs) => {
-      // Longer delays than 2^31 - 1 ms would fire at once.
-      const timer = setTimeout(run, Math.min(delayMs, 0x7fffffff));
-      return () => clearTimeout(timer);
-    },
-    turn: (turn ??= makeTurn()),
-    random: () => Math.random(),
-  };
-}
+export const defaultRuntime = (): Runtime => ({
+  now: () => performance.now(),
+  setTimer(run, delayMs) {
+    // Longer delays than 2^31 - 1 ms would fire at once.
+    const timer = setTimeout(run, Math.min(delayMs, 0x7fffffff));
+    return () => clearTimeout(timer);
+  },
+  turn: (run) => void (turn ??= makeTurn())(run),
+  random: Math.random,
+});

@@ -3,16 +3,16 @@
  * lease between a verb and its operation, and the confirmations under way. No I/O, no clock.
  */
 
-import { LEASES_PER_OP_MAX } from "./codec.js";
-import { PushwireError } from "./errors.js";
+import { PER_OP_MAX } from "./codec.js";
+import { leaseLost } from "./errors.js";
 import type { Exchange, Waiter } from "./exchange.js";
-import type { ErrorOp, Ok, SettleOp, Verb } from "./frames.js";
+import type { ClientOp, ErrorOp, Ok, Verb } from "./frames.js";
 
 /**
  * Settlements remembered after they were sent, for a session that may be resumed: what a fast consumer says in about a
  * second. One that is forgotten means one delivery more.
  */
-const SENT_LEASES_MAX = 4096;
+const SENT_MAX = 4096;
 
 /** What is to be said of some leases. */
 interface Batch {
@@ -23,80 +23,72 @@ interface Batch {
   leases: Map<string, Waiter | undefined>;
 }
 
-/** @internal */
-export const leaseLost = (): PushwireError =>
-  new PushwireError("lease_lost", "the lease is gone before it was settled: the message may be delivered again");
-
 /** All settlements of one client. */
 export class Settlements {
-  /** Whether what was sent may have to be said again: the session may be resumed. */
-  _remembers = false;
-  /** Drains under way: while there are any, every settlement is confirmed. */
-  _confirming = 0;
-  private _batches = new Map<string, Batch>();
-  private _awaited = 0; // operations sent with a ref and not answered
-  private _unsure = new Map<string, Waiter>(); // sent, and the connection was lost before the answer
-  private _sent = new Map<string, Batch>();
+  /** A drain is under way: every settlement is confirmed. */
+  _confirming = false;
+  #batches = new Map<string, Batch>();
+  #awaited = 0; // operations sent with a ref and not answered
+  #unsure = new Map<string, Waiter>(); // sent, and the connection was lost before the answer
+  #sent = new Map<string, Batch>();
+  #exchange: Exchange;
+  #remembers: boolean;
+  #onStale: (lease: string) => void;
 
-  constructor(
-    private _exchange: Exchange,
-    /** The gateway says that this lease is none any more. */
-    private _onStale: (lease: string) => void,
-  ) {}
+  /** `remembers`: what was sent may have to be said again. `onStale`: what is to be extended is not held any more. */
+  constructor(exchange: Exchange, remembers: boolean, onStale: (lease: string) => void) {
+    this.#exchange = exchange;
+    this.#remembers = remembers;
+    this.#onStale = onStale;
+  }
 
-  _add(op: Verb, lease: string, delayMs?: number, error?: string, waiter?: Waiter): void {
-    const key = `${op}|${waiter ? "!" : ""}|${delayMs}|${error}`;
-    let batch = this._batches.get(key);
-    if (!batch) this._batches.set(key, (batch = { op, delay_ms: delayMs, error, leases: new Map() }));
+  _add(op: Verb, lease: string, delay_ms?: number, error?: string, waiter?: Waiter): void {
+    const key = [op, !waiter, delay_ms, error].join();
+    let batch = this.#batches.get(key);
+    if (!batch) this.#batches.set(key, (batch = { op, delay_ms, error, leases: new Map() }));
     batch.leases.set(lease, waiter);
-    this._exchange._wake();
+    this.#exchange._wake();
   }
 
   /** Everything gathered, as operations. */
-  _take(): SettleOp[] {
-    const ops: SettleOp[] = [];
-    for (const batch of this._batches.values()) {
+  _take(): ClientOp[] {
+    const ops: ClientOp[] = [];
+    for (const batch of this.#batches.values()) {
       const entries = [...batch.leases];
-      while (entries.length) ops.push(this._say(batch, entries.splice(0, LEASES_PER_OP_MAX)));
+      while (entries.length) ops.push(this.#say(batch, entries.splice(0, PER_OP_MAX)));
     }
-    this._batches.clear();
+    this.#batches.clear();
     return ops;
   }
 
-  private _say(batch: Batch, entries: [string, Waiter | undefined][]): SettleOp {
+  #say(batch: Batch, entries: [string, Waiter | undefined][]): ClientOp {
     const { op, delay_ms, error } = batch;
     const leases = entries.map(([lease]) => lease);
-    const confirm = op === "extend" || this._confirming > 0 || entries[0]![1];
-    if (this._remembers && op !== "extend" && op !== "release") {
-      for (const lease of leases) this._sent.set(lease, batch);
-      for (const lease of this._sent.keys()) {
-        if (this._sent.size <= SENT_LEASES_MAX) break;
-        this._sent.delete(lease);
-      }
-    }
-    if (!confirm) return { op, leases, delay_ms, error };
-    this._awaited++;
-    const ref = this._exchange._expect((frame) => {
-      this._awaited--;
-      for (const [lease, waiter] of entries) this._answered(op, lease, waiter, frame);
+    if (this.#remembers && op !== "extend") for (const lease of leases) this.#sent.set(lease, batch);
+    for (const lease of this.#sent.keys()) if (this.#sent.size > SENT_MAX) this.#sent.delete(lease);
+    if (op !== "extend" && !this._confirming && !entries[0]![1]) return { op, leases, delay_ms, error };
+    this.#awaited++;
+    const ref = this.#exchange._expect((frame) => {
+      this.#awaited--;
+      for (const [lease, waiter] of entries) this.#answered(op, lease, waiter, frame);
     });
     return { op, ref, leases, delay_ms, error };
   }
 
-  private _answered(op: Verb, lease: string, waiter: Waiter | undefined, frame: Ok | ErrorOp | null): void {
+  #answered(op: Verb, lease: string, waiter: Waiter | undefined, frame: Ok | ErrorOp | undefined): void {
     if (!frame) {
-      if (waiter) this._unsure.set(lease, waiter);
-    } else if (frame.op === "ok" || (frame.leases && !frame.leases.includes(lease))) {
+      if (waiter) this.#unsure.set(lease, waiter);
+    } else if (frame.op === "ok" || frame.leases?.includes(lease) === false) {
       waiter?.resolve();
     } else {
-      waiter?.reject(frame.code === "stale_lease" ? leaseLost() : new PushwireError(frame.code, frame.message));
-      if (op === "extend" && frame.code === "stale_lease") this._onStale(lease);
+      waiter?.reject(leaseLost());
+      if (op === "extend" && frame.leases) this.#onStale(lease);
     }
   }
 
   /** Nothing gathered, nothing unconfirmed that was to be confirmed. */
   _quiet(): boolean {
-    return !this._batches.size && !this._awaited && !this._unsure.size;
+    return !(this.#batches.size + this.#awaited + this.#unsure.size);
   }
 
   /**
@@ -104,34 +96,32 @@ export class Settlements {
    * arrive and is said again; those that never arrived here are given back.
    */
   _resumed(unknown: string[]): void {
-    const gathered = [...this._batches.values()];
+    const gathered = [...this.#batches.values()];
     for (const lease of unknown) {
-      if (gathered.some((batch) => batch.op !== "extend" && batch.leases.has(lease))) continue;
-      const said = this._sent.get(lease);
-      const waiter = this._unsure.get(lease);
-      this._unsure.delete(lease);
-      this._add(said?.op ?? "release", lease, said?.delay_ms, said?.error, waiter);
+      if (gathered.some(({ op, leases }) => op !== "extend" && leases.has(lease))) continue;
+      const { op = "release", delay_ms, error } = this.#sent.get(lease) ?? ({} as Partial<Batch>);
+      this._add(op, lease, delay_ms, error, this.#unsure.get(lease));
+      this.#unsure.delete(lease);
     }
-    // Gone at the gateway: most likely by our ack, but a lease that ran out looks the same.
-    this._reject();
-    this._sent.clear();
+    // The rest is gone at the gateway: most likely by our ack, but a lease that ran out looks the same.
+    this.#forget();
   }
 
-  private _reject(): void {
-    for (const waiter of this._unsure.values()) waiter.reject(leaseLost());
-    this._unsure.clear();
+  #forget(): void {
+    for (const waiter of this.#unsure.values()) waiter.reject(leaseLost());
+    this.#unsure.clear();
+    this.#sent.clear();
   }
 
   /** The connection is gone, and every lease with it. How many settlements were not even sent. */
   _void(): number {
     let unsent = 0;
-    for (const { op, leases } of this._batches.values()) {
+    for (const { op, leases } of this.#batches.values()) {
       if (op !== "extend") unsent += leases.size;
       for (const waiter of leases.values()) waiter?.reject(leaseLost());
     }
-    this._batches.clear();
-    this._reject();
-    this._sent.clear();
+    this.#batches.clear();
+    this.#forget();
     return unsent;
   }
 }

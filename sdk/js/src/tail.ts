@@ -8,11 +8,11 @@ import type { Start } from "./codec.js";
 import type { PushwireError } from "./errors.js";
 import { Feed } from "./feed.js";
 import type { Keeper } from "./feed.js";
-import type { ClientOp, GapOp, MessagesOp, Ok } from "./frames.js";
+import type { GapOp, MessagesOp, SubscribeOp } from "./frames.js";
 import { TailMessage } from "./message.js";
 
 /** Messages of one tail that were received and not read; what one operation brings may come on top. */
-const TAIL_MESSAGES_MAX = 1024;
+const QUEUE_MAX = 1024;
 
 /** A place in a topic: everything up to `seq` was read. Give it to `tail` as `after` to go on from there. */
 export interface Position {
@@ -29,159 +29,115 @@ export interface Gap {
 /** Where and how to follow. */
 export interface TailOptions {
   /** Where to begin; default "new". */
-  from?: Start;
+  from?: Start | undefined;
   /** Go on after this position instead. */
-  after?: Position;
-  /** Called with what is lost, in its place between the messages. */
-  onGap?: (gap: Gap) => void;
+  after?: Position | undefined;
   /** With a handler: how many may run at a time; default 1. */
-  concurrency?: number;
+  concurrency?: number | undefined;
   /** Aborted, the tail is closed. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
-/** What a tail tells. */
-export interface TailEvents {
-  /** Messages are lost to this tail: nobody can read them any more. Comes in its place between the messages. */
-  gap: Gap;
-  /** A handler has thrown. */
-  handlerError: { error: Error; message: TailMessage };
-}
-
-/** Of whatever bodies. @internal */
+/** Of whatever bodies. */
 export type AnyTail = Tail<any>;
 
-/** What it needs of the client. @internal */
+/** What it needs of the client. */
 export interface Shelf extends Keeper {
   /** There is room again in a tail that was left. */
   _refill(tail: AnyTail): void;
-  _report(error: Error): void;
 }
 
-/** Every message of one topic, without a group and without leases. */
-export class Tail<T = unknown> extends Feed<TailMessage<T>, TailEvents> {
-  /** Left for want of room. @internal */
-  _stalled = false;
-  private _entries: (TailMessage<T> | Gap)[] = [];
-  private _epoch: string | undefined;
-  private _seq = 0; // everything up to here is in the queue, or was
-  private _read = 0; // everything up to here was handed out
+/** Every message of one topic, without a group and without leases. Listen to "gap" to learn what is lost to it. */
+export class Tail<T = unknown> extends Feed<TailMessage<T>> {
+  #queue: (TailMessage<T> | Gap)[] = [];
+  #shelf: Shelf;
+  #from: Start | undefined;
+  #epoch: string | undefined;
+  #seq: number; // everything up to here is in the queue, or was
+  #read: number; // everything up to here was handed out
 
   /** @internal */
-  constructor(
-    topic: string,
-    private _shelf: Shelf,
-    private _options: TailOptions,
-    handler?: (message: TailMessage<T>) => unknown,
-  ) {
-    super(topic, _shelf, _options, handler);
-    this._epoch = _options.after?.epoch;
-    this._seq = this._read = _options.after?.seq ?? 0;
-    if (_options.onGap) this.on("gap", _options.onGap);
+  constructor(topic: string, shelf: Shelf, options: TailOptions, handler?: (message: TailMessage<T>) => unknown) {
+    super(topic, shelf, options, handler);
+    this.#shelf = shelf;
+    this.#from = options.from;
+    this.#epoch = options.after?.epoch;
+    this.#seq = this.#read = options.after?.seq ?? 0;
   }
 
   /** After what was handed out last; undefined before the first grant. */
   get position(): Position | undefined {
-    return this._epoch === undefined ? undefined : { epoch: this._epoch, seq: this._read };
+    return this.#epoch ? { epoch: this.#epoch, seq: this.#read } : undefined;
   }
 
   /** @internal */
-  override _subscribeOp(ref: number): ClientOp {
-    const begin =
-      this._epoch === undefined
-        ? { from: wireStart(this._options.from) }
-        : { epoch: this._epoch, after_seq: this._seq };
-    return { op: "subscribe", ref, topic: this.topic, tail: true, sub: this._name, ...begin };
+  override _ask(): Partial<SubscribeOp> {
+    return this.#epoch
+      ? { tail: true, epoch: this.#epoch, after_seq: this.#seq }
+      : { tail: true, from: wireStart(this.#from) };
   }
 
-  /** @internal */
-  override _accept(ok: Ok): void {
-    if (ok.seq !== undefined) this._stands(ok.epoch, ok.seq);
-  }
-
-  private _stands(epoch: string | undefined, seq: number): void {
-    if (this._epoch !== undefined || epoch === undefined) return;
-    this._epoch = epoch;
-    this._seq = this._read = seq;
+  /** Where it stands, as far as that is not known. @internal */
+  override _accept({ epoch, seq }: { epoch?: string | undefined; seq?: number | undefined }): void {
+    if (this.#epoch || !epoch) return;
+    this.#epoch = epoch;
+    this.#seq = this.#read = seq!;
   }
 
   /** New messages. Of those that were shown before nothing is kept. @internal */
-  _show({ messages, epoch }: MessagesOp): void {
+  override _deliver({ messages, epoch }: MessagesOp): void {
     if (this._phase !== "active") return;
-    this._stands(epoch, messages[0]!.seq - 1);
+    this._accept({ epoch, seq: messages[0]!.seq - 1 });
     for (const row of messages) {
-      if (row.seq > this._seq) {
-        this._seq = row.seq;
-        this._entries.push(new TailMessage<T>(row));
-      }
+      if (row.seq <= this.#seq) continue;
+      this.#seq = row.seq;
+      this.#queue.push(new TailMessage<T>(row));
     }
     this._pump();
   }
 
   /** What is lost, as far as it was not known. @internal */
   _lostRange({ from, to }: GapOp): void {
-    if (this._phase !== "active" || to <= this._seq) return;
-    this._entries.push({ from: Math.max(from, this._seq + 1), to });
-    this._seq = to;
+    if (this._phase !== "active" || to <= this.#seq) return;
+    this.#queue.push({ from: Math.max(from, this.#seq + 1), to });
+    this.#seq = to;
     this._pump();
   }
 
   /** Whether it has to be left for now. @internal */
   _overflows(): boolean {
-    return this._phase === "active" && this._entries.length > TAIL_MESSAGES_MAX;
+    return this._phase === "active" && this.#queue.length > QUEUE_MAX;
   }
 
-  /** It was left. `name`: what it is called from now on, for messages of the old one may still come. @internal */
-  _stall(name: string): void {
-    this._name = name;
-    this._phase = "opening";
-    this._stalled = true;
-  }
-
-  /** Tells the gaps that are next, then whether a message is. */
-  protected override _ready(): boolean {
-    for (let next = this._entries[0]; next && !(next instanceof TailMessage); next = this._entries[0]) {
-      this._entries.shift();
-      this._read = next.to;
+  /** Tells the gaps that are next, then whether a message is. @internal */
+  override _has(): boolean {
+    for (let next = this.#queue[0]; next && !(next instanceof TailMessage); next = this.#queue[0]) {
+      this.#queue.shift();
+      this.#read = next.to;
       this._emit("gap", next);
     }
-    return this._entries.length > 0;
+    return this.#queue.length > 0;
   }
 
   /** @internal */
-  override _take(): TailMessage<T> {
-    const message = this._entries.shift() as TailMessage<T>;
-    this._read = message.seq;
-    if (this._stalled && this._entries.length <= TAIL_MESSAGES_MAX / 2) {
+  override _next(): TailMessage<T> {
+    const message = this.#queue.shift() as TailMessage<T>;
+    this.#read = message.seq;
+    if (this._stalled && this.#queue.length <= QUEUE_MAX / 2) {
       this._stalled = false;
-      this._shelf._refill(this);
+      this.#shelf._refill(this);
     }
     return message;
   }
 
   /** @internal */
-  override _handled(message: TailMessage<T>, error: Error | undefined): void {
-    if (error && !this._emit("handlerError", { error, message })) this._shelf._report(error);
+  override _handled(_message: TailMessage<T>, error: Error | undefined): boolean {
+    return !!error;
   }
 
-  /** What has come is as good as it was. @internal */
-  override _void(): void {
-    if (this._phase === "active") this._phase = "opening";
-  }
-
-  /** @internal */
-  override _hold(): void {
-    this._void();
-  }
-
-  /** Nothing new; what has come is still handed out. @internal */
-  override _drain(): void {
-    if (this._phase !== "ended") this._phase = "draining";
-    this._pump();
-  }
-
-  /** @internal */
-  override _cleared(error: PushwireError | undefined): void {
-    if (!error) this._entries = [];
+  /** What came before an error is still handed out. @internal */
+  override _end(error?: PushwireError): void {
+    if (!error) this.#queue = [];
+    super._end(error);
   }
 }

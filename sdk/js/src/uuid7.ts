@@ -4,32 +4,24 @@
  */
 
 let last = 0; // of the newest id: the millisecond,
-let counter = 0; // and its place within it: rand_a and the first bits of rand_b, counted on (§6.2, method 1)
+let counter = 0; // and its place within it, 26 bits: rand_a and the first of rand_b, counted on (§6.2, method 1)
 
-const COUNTER_MAX = 0x3ffffff; // 26 bits: more ids than any machine makes in a millisecond
+const hex = (value: number, digits: number): string => value.toString(16).padStart(digits, "0");
 
-/** The random bytes; replaced where the platform has no `crypto` (older React Native). */
-function fill(bytes: Uint8Array<ArrayBuffer>): Uint8Array {
-  const source = globalThis.crypto;
-  if (source) return source.getRandomValues(bytes);
-  return bytes.map(() => Math.random() * 256);
-}
+/** 24 random bits; where the platform has no `crypto` (older React Native), of lesser chance. */
+const noise = (): number =>
+  (globalThis.crypto?.getRandomValues(new Uint32Array(1))[0] ?? Math.random() * 0x1000000) & 0xffffff;
 
 /** A UUID version 7, larger than every one this process made before, also when the clock went back. */
 export function uuid7(nowMs: number = Date.now()): string {
-  const noise = fill(new Uint8Array(10));
   if (nowMs > last) {
-    last = Math.floor(nowMs);
-    // The highest bit stays free, so that counting on has room.
-    counter = ((noise[0]! << 16) | (noise[1]! << 8) | noise[2]!) << 1;
-  } else if (++counter > COUNTER_MAX) {
-    last += 1;
+    last = nowMs;
+    counter = noise();
+  } else if (++counter > 0x3ffffff) {
+    last++;
     counter = 0;
   }
-  const high = counter >>> 14; // 12 bits: rand_a
-  const low = counter & 0x3fff; // 14 bits: after the variant
-  const hex = (value: number, digits: number) => value.toString(16).padStart(digits, "0");
-  const tail = Array.from(noise.subarray(4), (byte) => hex(byte, 2)).join("");
   const time = hex(last, 12);
-  return `${time.slice(0, 8)}-${time.slice(8)}-7${hex(high, 3)}-${hex(0x8000 | low, 4)}-${tail}`;
+  const rest = hex(0x8000 | (counter & 0x3fff), 4);
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${hex(counter >>> 14, 3)}-${rest}-${hex(noise(), 6)}${hex(noise(), 6)}`;
 }
