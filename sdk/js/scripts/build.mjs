@@ -11,7 +11,9 @@ rmSync("dist", { recursive: true, force: true });
 await build({
   entryPoints: ["src/index.ts", "src/react.ts"],
   outdir: "dist",
+  chunkNames: "[name]-[hash]",
   bundle: true,
+  splitting: true,
   format: "esm",
   platform: "neutral",
   target: ["es2022"],

@@ -6,12 +6,11 @@
 import type { Loss, TokenReason } from "./backoff.js";
 import { lostFor } from "./backoff.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
-import { messageFields, PER_OP_MAX } from "./codec.js";
-import type { Draft, MessageOptions } from "./codec.js";
+import type { Draft } from "./draft.js";
 import { Core } from "./core.js";
 import type { Host, State } from "./core.js";
 import { Emitter, report } from "./emitter.js";
-import { asError, closedError, PushwireError, refuse, Unauthorized } from "./errors.js";
+import { asError, closedError, PushwireError, Unauthorized } from "./errors.js";
 import type { AnyFeed } from "./feed.js";
 import type { Receipt } from "./frames.js";
 import { addresses, openSocket } from "./links.js";
@@ -19,8 +18,8 @@ import type { Link, LinkEvents, WebSocketConstructor } from "./links.js";
 import type { Message, TailMessage } from "./message.js";
 import { DEFAULTS } from "./options.js";
 import type { ClientOptions } from "./options.js";
-import { thisPage, watchPage } from "./page.js";
-import type { Outgoing } from "./publisher.js";
+import type { PageEvents } from "./page.js";
+import type { PublishOptions } from "./publisher.js";
 import { defaultRuntime } from "./runtime.js";
 import type { Runtime } from "./runtime.js";
 import { Subscription } from "./subscription.js";
@@ -28,7 +27,6 @@ import type { AnySubscription, Clerk, SubscribeOptions } from "./subscription.js
 import { Tail } from "./tail.js";
 import type { AnyTail, Shelf, TailOptions } from "./tail.js";
 import { Transports } from "./transports.js";
-import { uuid7 } from "./uuid7.js";
 
 /** What a client tells. */
 export interface ClientEvents {
@@ -40,19 +38,16 @@ export interface ClientEvents {
   error: Error;
 }
 
-/** How to publish. */
-export interface PublishOptions extends MessageOptions {
-  /** How long to try; default that of the client. */
-  timeoutMs?: number;
-  /** Aborted, it is not waited for any more; what was sent may be stored all the same. */
-  signal?: AbortSignal;
-}
+type Options = ClientOptions & typeof DEFAULTS;
+
+/** Loaded with the first connection, so that it is there when the network is not; a page that consumes starts without. */
+const publishing = () => import("./publisher.js");
 
 /** A client of one gateway. Connects by itself with the first thing that is wanted of it, and again when it is lost. */
 export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host {
   #core: Core;
   #runtime: Runtime;
-  #options: ClientOptions & typeof DEFAULTS;
+  #options: Options;
   #address: { socket: string; http: string };
   #transports: Transports;
   #link: Link | undefined;
@@ -72,7 +67,7 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
     super();
     const { WebSocket } = globalThis as { WebSocket?: WebSocketConstructor };
     const given = { WebSocket, ...DEFAULTS, ...options };
-    this.#options = given as typeof this.#options;
+    this.#options = given as Options;
     this.#address = addresses(url);
     this.#runtime = { ...defaultRuntime(), ...options.runtime };
     this.#transports = new Transports(given.WebSocket ? (options.transport ?? "auto") : "poll");
@@ -82,7 +77,14 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
       backoff,
       refreshable: typeof options.token === "function",
     });
-    if (options.page !== false) this.#unwatch = watchPage(options.page ?? thisPage(), this);
+    if (options.page !== false) void this.#watch(options.page ?? globalThis);
+  }
+
+  /** Follow the page, where this is one. Until then, what it held is as after any lost connection. */
+  async #watch(page: PageEvents): Promise<void> {
+    if (!page.document && !page.window) return;
+    const { watchPage } = await import("./page.js");
+    if (this.state !== "closed") this.#unwatch = watchPage(page, this);
   }
 
   // --- state
@@ -130,33 +132,31 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
    * as many connections as it takes. Rejects with a PushwireError, whose `stored` says whether it may be stored.
    */
   async publish(topic: string, data: unknown, options: PublishOptions = {}): Promise<Receipt> {
-    const fields = messageFields(data, options.id ?? uuid7(), options);
-    return (await this.#publish(topic, fields, 1, options))[0]!;
+    return (await this.#publish(topic, [{ ...options, data }], options, true))[0]!;
   }
 
   /** Publish several (at most 1000), all or none. Receipts come in their order. */
-  async publishMany(
+  publishMany(
     topic: string,
     drafts: readonly Draft[],
     options: Pick<PublishOptions, "timeoutMs" | "signal"> = {},
   ): Promise<Receipt[]> {
-    if (drafts.length > PER_OP_MAX) throw refuse("batch_too_large", `at most ${PER_OP_MAX} messages`);
-    const messages = drafts.map((draft) => `{${messageFields(draft.data, draft.id ?? uuid7(), draft)}}`);
-    return this.#publish(topic, `"messages":[${messages}]`, drafts.length, options);
+    return this.#publish(topic, drafts, options, false);
   }
 
-  async #publish(topic: string, fields: string, count: number, options: PublishOptions): Promise<Receipt[]> {
-    const { timeoutMs = this.#options.publishTimeoutMs, signal } = options;
+  async #publish(
+    topic: string,
+    drafts: readonly Draft[],
+    options: PublishOptions,
+    alone: boolean,
+  ): Promise<Receipt[]> {
+    const core = this.#core;
+    const { bufferMessagesMax, publishTimeoutMs: timeoutMs } = this.#options;
     this.#mayBegin();
-    signal?.throwIfAborted();
-    const publisher = this.#core._publisher;
-    let entry: Outgoing;
-    const abort = () => publisher._fail(entry, "aborted", String(signal!.reason));
-    signal?.addEventListener("abort", abort);
-    return new Promise<Receipt[]>((resolve, reject) => {
-      entry = { topic, fields, count, deadline: this._now() + timeoutMs, resolve, reject };
-      publisher._add(entry);
-    }).finally(() => signal?.removeEventListener("abort", abort));
+    const { Publisher } = await publishing();
+    this.#mayBegin();
+    core._publisher ??= new Publisher(core._exchange, bufferMessagesMax, core._unauthorized);
+    return core._publisher._publish(topic, drafts, { timeoutMs, ...options }, alone);
   }
 
   #mayBegin(): void {
@@ -360,7 +360,7 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
 
   #flush(): void {
     const ops = this.#core._take();
-    if (ops[0]) this.#link?.send(ops, this.#core._publisher._frameBytesMax);
+    if (ops[0]) this.#link?.send(ops, this.#core._frameBytesMax);
   }
 
   #turn(): void {
@@ -414,6 +414,7 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
 
   /** @internal */
   _moved(state: State, error?: PushwireError): void {
+    if (state === "connected") publishing().catch(() => 0); // tried again, and told, by a publish
     this._emit("state", { state, error });
   }
 

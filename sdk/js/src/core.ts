@@ -11,7 +11,7 @@ import { stillOurs } from "./codes.js";
 import { closedError, PushwireError } from "./errors.js";
 import { Exchange } from "./exchange.js";
 import type { ClientOp, ErrorOp, Goodbye, Ok, ServerOp, Welcome } from "./frames.js";
-import { Publisher } from "./publisher.js";
+import type { Publisher } from "./publisher.js";
 import { Roster } from "./roster.js";
 import type { Runtime } from "./runtime.js";
 import { Settlements } from "./settlements.js";
@@ -43,7 +43,6 @@ export interface Host {
 export interface CoreOptions {
   backoff: Backoff;
   resumeGraceMs: number;
-  bufferMessagesMax: number;
   connectTimeoutMs: number;
   /** Whether asking for another token can give another one. */
   refreshable: boolean;
@@ -56,10 +55,13 @@ export class Core {
   /** When to connect again. */
   _connectAt = 0;
   readonly _reconnector = new Reconnector();
-  readonly _exchange: Exchange;
-  readonly _settlements: Settlements;
-  readonly _roster: Roster;
-  readonly _publisher: Publisher;
+  declare readonly _exchange: Exchange;
+  declare readonly _settlements: Settlements;
+  declare readonly _roster: Roster;
+  /** Once it is loaded. */
+  _publisher: Publisher | undefined;
+  /** Of a WebSocket message. */
+  _frameBytesMax = FRAME_BYTES_MAX;
   #runtime: Runtime;
   #host: Host;
   #options: CoreOptions;
@@ -86,13 +88,11 @@ export class Core {
     this.#runtime = runtime;
     this.#host = host;
     this.#options = options;
-    const unauthorized = () => this.#unauthorized();
     this._exchange = new Exchange(runtime, () => host._wake());
     this._settlements = new Settlements(this._exchange, options.resumeGraceMs > 0, (lease) => {
       for (const member of this._roster._subscriptions()) member._lost(lease);
     });
-    this._roster = new Roster(this._exchange, this._settlements, unauthorized);
-    this._publisher = new Publisher(this._exchange, options.bufferMessagesMax, unauthorized);
+    this._roster = new Roster(this._exchange, this._settlements, this._unauthorized);
   }
 
   // --- the link
@@ -206,7 +206,7 @@ export class Core {
   _finish(error?: PushwireError): void {
     this.#down();
     this._error = error;
-    this._publisher._failAll(error ?? closedError());
+    this._publisher?._failAll(error ?? closedError());
     this._roster._endAll(error);
     this.#void();
     this.#change("closed", error);
@@ -226,7 +226,7 @@ export class Core {
     const silentAt = this.#dropAt < Infinity ? Infinity : this.#heardAt + this.#silenceMs;
     return Math.min(
       ...[this.#dropAt, silentAt, this.#holdUntil, this._exchange._dueAt()],
-      this._publisher._dueAt(this.#runtime.now()),
+      this._publisher?._dueAt(this.#runtime.now()) ?? Infinity,
       ...this._roster._subscriptions().map((member) => member._dueAt()),
     );
   }
@@ -243,7 +243,7 @@ export class Core {
     this._exchange._tick(now);
     if (now >= this.#holdUntil) this.#void();
     for (const member of this._roster._subscriptions()) member._tick(now);
-    this._publisher._tick(now);
+    this._publisher?._tick(now);
   }
 
   // --- out
@@ -255,7 +255,9 @@ export class Core {
     const ops = exchange._take();
     if (exchange._connected) {
       if (!exchange._resuming) ops.push(...this._settlements._take());
-      if (this.#authorised && !exchange._leaving) ops.push(...this._publisher._take(this.#runtime.now()));
+      if (this.#authorised && !exchange._leaving) {
+        ops.push(...(this._publisher?._take(this.#runtime.now(), this._frameBytesMax) ?? []));
+      }
       ops.push(...exchange._take(true));
     }
     return ops;
@@ -273,7 +275,7 @@ export class Core {
   /** Called after each turn: tells the drain that it is over. */
   _check(): void {
     const busy = this._roster._subscriptions().some((member) => member._handed());
-    if (!busy && this._settlements._quiet() && this._publisher._quiet()) this.#onQuiet?.();
+    if (!busy && this._settlements._quiet() && this._publisher?._quiet() !== false) this.#onQuiet?.();
   }
 
   // --- in
@@ -312,7 +314,7 @@ export class Core {
   #welcomed({ limits, heartbeat_ms, pong_timeout_ms, expires_in_ms }: Welcome): void {
     const exchange = this._exchange;
     exchange._connected = true;
-    this._publisher._frameBytesMax = limits.frame_bytes_max ?? FRAME_BYTES_MAX;
+    this._frameBytesMax = limits.frame_bytes_max ?? FRAME_BYTES_MAX;
     this.#dropAt = Infinity;
     this.#silenceMs = heartbeat_ms + pong_timeout_ms || Infinity;
     this.#pongMs = pong_timeout_ms;
@@ -336,14 +338,14 @@ export class Core {
   }
 
   /** The token ended before the refresh: a fresh one may still save the connection. What needs it waits. */
-  #unauthorized(): boolean {
+  readonly _unauthorized = (): boolean => {
     const { refreshable } = this.#options;
     if (refreshable) {
       this.#authorised = false;
       this.#want("rejected");
     }
     return refreshable;
-  }
+  };
 
   #want(reason: TokenReason): void {
     if (this.#asking) return;

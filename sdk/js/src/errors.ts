@@ -17,7 +17,7 @@ export interface ErrorDetails {
 export class PushwireError extends Error implements ErrorDetails {
   override name = "PushwireError";
   /** A stable name of what went wrong. */
-  readonly code: string;
+  declare readonly code: string;
   declare readonly retryable?: boolean;
   declare readonly stored?: "no" | "maybe";
   declare readonly epoch?: string | undefined;
@@ -40,11 +40,10 @@ export class Unauthorized extends PushwireError {
 /** Thrown by a handler: deliver this message again, after `delayMs` (at most 15 minutes) or the gateway's back-off. */
 export class Retry extends Error {
   override name = "Retry";
-  constructor(
-    readonly delayMs?: number,
-    message = "retry",
-  ) {
+  readonly delayMs: number | undefined;
+  constructor(delayMs?: number, message = "retry") {
     super(message);
+    this.delayMs = delayMs;
   }
 }
 
@@ -52,10 +51,6 @@ export class Retry extends Error {
 export class Reject extends Error {
   override name = "Reject";
 }
-
-/** A publish that was not stored. */
-export const refuse = (code: string, message: string): PushwireError =>
-  new PushwireError(code, message, { stored: "no" });
 
 export const asError = (thrown: unknown): Error => (thrown instanceof Error ? thrown : new Error(String(thrown)));
 

@@ -32,11 +32,14 @@ export class Exchange {
   #last: ClientOp[] = [];
   #later = new Map<() => void, number>();
 
-  constructor(
-    readonly _runtime: Runtime,
-    /** There is something to send, or something is due at another time than before. */
-    readonly _wake: () => void,
-  ) {}
+  declare readonly _runtime: Runtime;
+  declare readonly _wake: () => void;
+
+  /** `wake`: there is something to send, or something is due at another time than before. */
+  constructor(runtime: Runtime, wake: () => void) {
+    this._runtime = runtime;
+    this._wake = wake;
+  }
 
   /** A ref whose answer `reply` gets. */
   _expect(reply: Reply): number {

@@ -31,10 +31,11 @@ export interface FeedEvents<M> {
 
 /** A stream of entries: iterate over it, or give a handler when making it. */
 export abstract class Feed<M> extends Emitter<FeedEvents<M>> implements AsyncIterableIterator<M> {
+  declare readonly topic: string;
   /** Resolves with the first grant; rejects when it is refused. */
-  readonly ready: Promise<void>;
+  declare readonly ready: Promise<void>;
   /** Resolves at the end, with the error that ended it, if one did. */
-  readonly closed: Promise<PushwireError | undefined>;
+  declare readonly closed: Promise<PushwireError | undefined>;
   /** @internal */ _phase: Phase = "opening";
   /** What the gateway calls it. @internal */ _name = "";
   /** A subscribe is under way. @internal */ _subscribing = false;
@@ -50,12 +51,13 @@ export abstract class Feed<M> extends Emitter<FeedEvents<M>> implements AsyncIte
 
   /** @internal */
   constructor(
-    readonly topic: string,
+    topic: string,
     keeper: Keeper,
     { signal, concurrency = 1 }: { signal?: AbortSignal | undefined; concurrency?: number | undefined },
     handler: ((entry: M) => unknown) | undefined,
   ) {
     super();
+    this.topic = topic;
     this.#keeper = keeper;
     this.#handler = handler;
     this.#concurrency = concurrency;

@@ -1,10 +1,12 @@
 /** The public names of the package. Owns nothing. */
 
 export { Client } from "./client.js";
-export type { ClientEvents, PublishOptions } from "./client.js";
+export type { ClientEvents } from "./client.js";
+export type { PublishOptions } from "./publisher.js";
 export type { ClientOptions, TokenSource } from "./options.js";
 export type { Backoff, TokenReason } from "./backoff.js";
-export type { Draft, MessageOptions, Start } from "./codec.js";
+export type { Start } from "./codec.js";
+export type { Draft, MessageOptions } from "./draft.js";
 export type { State } from "./core.js";
 export { PushwireError, Reject, Retry, Unauthorized } from "./errors.js";
 export type { FeedEvents } from "./feed.js";
@@ -17,4 +19,3 @@ export type { SubscribeOptions } from "./subscription.js";
 export { Tail } from "./tail.js";
 export type { Gap, Position, TailOptions } from "./tail.js";
 export type { WebSocketConstructor, WebSocketLike } from "./links.js";
-export { uuid7 } from "./uuid7.js";

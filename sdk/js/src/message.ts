@@ -11,22 +11,22 @@ import type { Row, Verb } from "./frames.js";
 /** What every message shows, whether delivered or tailed. */
 export class Content<T = unknown> {
   /** The message's id: what to be idempotent by. */
-  readonly id: string;
-  readonly topic: string;
+  declare readonly id: string;
+  declare readonly topic: string;
   /** Position in the topic. */
-  readonly seq: number;
+  declare readonly seq: number;
   /** 0 (lowest) to 3. */
-  readonly priority: number;
+  declare readonly priority: number;
   /** Ordering key, if it has one. */
-  readonly key: string | undefined;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly contentType: string | undefined;
+  declare readonly key: string | undefined;
+  declare readonly headers: Readonly<Record<string, string>>;
+  declare readonly contentType: string | undefined;
   /** When the gateway took it: ms since 1970, its clock. */
-  readonly publishedAtMs: number;
+  declare readonly publishedAtMs: number;
   /** It was a dead letter and has been put back. */
-  readonly redriven: boolean;
+  declare readonly redriven: boolean;
   /** How the body travelled: decides whether `data` is a JSON value, a string or a Uint8Array. */
-  readonly encoding: "json" | "text" | "binary";
+  declare readonly encoding: "json" | "text" | "binary";
   #row: Row | undefined;
   #body: unknown;
 
@@ -56,7 +56,7 @@ export class Content<T = unknown> {
 /** What a tail shows: to be read, not to be settled. */
 export class TailMessage<T = unknown> extends Content<T> {
   /** When groups will be given it, where it was scheduled (ms since 1970). */
-  readonly dueAtMs: number | undefined;
+  declare readonly dueAtMs: number | undefined;
 
   /** @internal */
   constructor(row: Row) {
@@ -85,11 +85,11 @@ export interface Holder {
  */
 export class Message<T = unknown> extends Content<T> {
   /** 1 for the first delivery to this group. */
-  readonly attempt: number;
+  declare readonly attempt: number;
   /** Opaque; for logs. */
-  readonly lease: string;
+  declare readonly lease: string;
   /** @internal */
-  _expiresAt: number;
+  declare _expiresAt: number;
   #state: "" | "settled" | "lost" = "";
   #abort: AbortController | undefined;
   #holder: Holder;

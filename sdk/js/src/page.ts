@@ -3,10 +3,10 @@
  * window back after a while, a frozen or left one at once, so that a sleeping phone holds no work.
  */
 
-/** As much of `document` and `window` as is listened to. */
+/** As much of `document` and `window` as is listened to; `globalThis` of a page is one. */
 export interface PageEvents {
-  document?: EventSource & { readonly visibilityState?: string };
-  window?: EventSource;
+  document?: (EventSource & { readonly visibilityState?: string }) | undefined;
+  window?: EventSource | undefined;
 }
 
 interface EventSource {
@@ -22,15 +22,6 @@ export interface PageActions {
   restore(): void;
   online(): void;
   offline(): void;
-}
-
-/** The page this runs in; in a worker, at least the network's events; nothing elsewhere. */
-export function thisPage(): PageEvents {
-  const scope = globalThis as unknown as { document?: PageEvents["document"]; addEventListener?: unknown };
-  const page: PageEvents = {};
-  if (typeof scope.document?.addEventListener === "function") page.document = scope.document;
-  if (typeof scope.addEventListener === "function") page.window = scope as unknown as EventSource;
-  return page;
 }
 
 /** Listen. Returns what stops it. */

@@ -1,19 +1,31 @@
 /**
  * Messages on their way to a receipt: sent, held back, sent again with the same ids. Owns every publish between the call
- * and its receipt, error or deadline, and the bound on how many there are. No I/O.
+ * and its receipt, error or deadline, and the bound on how many there are. No I/O. Loaded with the first connection, as
+ * a page that only consumes can do without.
  */
 
 import { delayMs } from "./backoff.js";
-import { FRAME_BYTES_MAX } from "./codec.js";
+import { PER_OP_MAX } from "./codec.js";
 import { maybeStored } from "./codes.js";
+import { messageFields, refuse } from "./draft.js";
+import type { Draft, MessageOptions } from "./draft.js";
 import { PushwireError } from "./errors.js";
 import type { Exchange, Waiter } from "./exchange.js";
 import type { ClientOp, ErrorOp, Ok, Receipt } from "./frames.js";
+import { uuid7 } from "./uuid7.js";
 
 /** Between two tries of one publish, where the gateway names no time. */
 const RETRY = { baseMs: 1000, capMs: 10_000 };
 /** What an operation has around its messages: the longest topic, the ref, brackets. */
 const HEAD_BYTES = 512;
+
+/** How to publish. */
+export interface PublishOptions extends MessageOptions {
+  /** How long to try; default that of the client. */
+  timeoutMs?: number | undefined;
+  /** Aborted, it is not waited for any more; what was sent may be stored all the same. */
+  signal?: AbortSignal | undefined;
+}
 
 /** One publish under way. */
 export interface Outgoing extends Waiter<Receipt[]> {
@@ -32,7 +44,6 @@ export interface Outgoing extends Waiter<Receipt[]> {
 
 /** All publishes of one client. */
 export class Publisher {
-  _frameBytesMax = FRAME_BYTES_MAX;
   #entries = new Set<Outgoing>();
   #exchange: Exchange;
   #messagesMax: number;
@@ -45,12 +56,33 @@ export class Publisher {
     this.#onUnauthorized = onUnauthorized;
   }
 
+  /** Publish these, all or none; `alone`: the one, as an operation of its own. */
+  async _publish(
+    topic: string,
+    drafts: readonly Draft[],
+    { timeoutMs, signal }: PublishOptions,
+    alone: boolean,
+  ): Promise<Receipt[]> {
+    signal?.throwIfAborted();
+    if (drafts.length > PER_OP_MAX) throw refuse("batch_too_large", `at most ${PER_OP_MAX} messages`);
+    const parts = drafts.map((draft) => messageFields(draft.data, draft.id ?? uuid7(), draft));
+    const fields = alone ? parts[0]! : `"messages":[${parts.map((part) => `{${part}}`)}]`;
+    const deadline = this.#exchange._runtime.now() + timeoutMs!;
+    let entry: Outgoing;
+    const abort = () => this._fail(entry, "aborted", String(signal!.reason));
+    signal?.addEventListener("abort", abort);
+    return new Promise<Receipt[]>((resolve, reject) => {
+      entry = { topic, fields, count: drafts.length, deadline, resolve, reject };
+      this.#add(entry);
+    }).finally(() => signal?.removeEventListener("abort", abort));
+  }
+
   /** Nothing is under way. */
   _quiet(): boolean {
     return !this.#entries.size;
   }
 
-  _add(entry: Outgoing): void {
+  #add(entry: Outgoing): void {
     let { count } = entry;
     for (const other of this.#entries) count += other.count;
     this.#entries.add(entry);
@@ -59,9 +91,9 @@ export class Publisher {
   }
 
   /** What is to be sent now. */
-  _take(now: number): ClientOp[] {
+  _take(now: number, frameBytesMax: number): ClientOp[] {
     const ops: ClientOp[] = [];
-    const room = this._frameBytesMax - HEAD_BYTES;
+    const room = frameBytesMax - HEAD_BYTES;
     for (const entry of this.#entries) {
       const { topic, fields, sent, retryAt = 0 } = entry;
       if (sent || retryAt > now) continue;
