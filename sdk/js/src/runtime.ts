@@ -15,9 +15,14 @@ export interface Runtime {
   random(): number;
 }
 
+interface Platform {
+  setImmediate(run: () => void): void;
+  MessageChannel: typeof MessageChannel;
+}
+
 /** A turn that background tabs do not slow down: a message port where there is one, else a timer. */
 function makeTurn(): (run: () => void) => void {
-  const { setImmediate, MessageChannel } = globalThis;
+  const { setImmediate, MessageChannel } = globalThis as Partial<Platform>;
   if (setImmediate || !MessageChannel) return setImmediate ?? setTimeout;
   const { port1, port2 } = new MessageChannel();
   const waiting: (() => void)[] = [];
