@@ -8,7 +8,7 @@ import { lostFor } from "./backoff.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
 import type { Draft } from "./draft.js";
 import { Core } from "./core.js";
-import type { Host, State } from "./core.js";
+import type { ClientEvents, Host, State } from "./core.js";
 import { Emitter, report } from "./emitter.js";
 import { asError, closedError, PushwireError, Unauthorized } from "./errors.js";
 import type { AnyFeed } from "./feed.js";
@@ -23,20 +23,10 @@ import type { PublishOptions } from "./publisher.js";
 import { defaultRuntime } from "./runtime.js";
 import type { Runtime } from "./runtime.js";
 import { Subscription } from "./subscription.js";
-import type { AnySubscription, Clerk, SubscribeOptions } from "./subscription.js";
+import type { SubscribeOptions } from "./subscription.js";
 import { Tail } from "./tail.js";
-import type { AnyTail, Shelf, TailOptions } from "./tail.js";
+import type { TailOptions } from "./tail.js";
 import { Transports } from "./transports.js";
-
-/** What a client tells. */
-export interface ClientEvents {
-  /** It is somewhere else than before, or has failed to get there (`error`). */
-  state: { state: State; error: PushwireError | undefined };
-  /** Worth knowing, nothing has failed for good: what the gateway reports, a token that could not be refreshed. */
-  warning: { code: string; message: string };
-  /** A handler has thrown and nobody listened to its subscription; without a listener here it goes to the console. */
-  error: Error;
-}
 
 type Options = ClientOptions & typeof DEFAULTS;
 
@@ -44,7 +34,7 @@ type Options = ClientOptions & typeof DEFAULTS;
 const publishing = () => import("./publisher.js");
 
 /** A client of one gateway. Connects by itself with the first thing that is wanted of it, and again when it is lost. */
-export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host {
+export class Client extends Emitter<ClientEvents> implements Host {
   #core: Core;
   #runtime: Runtime;
   #options: Options;
@@ -177,7 +167,7 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
     handler?: (message: Message<T>) => unknown,
   ): Subscription<T> {
     if (typeof options === "function") return this.subscribe(topic, {}, options);
-    const subscription = new Subscription<T>(topic, this, options, handler);
+    const subscription = new Subscription<T>(topic, this.#core._roster, options, handler);
     subscription._rest(this.#resting);
     return this.#open(subscription);
   }
@@ -191,7 +181,7 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
     handler?: (message: TailMessage<T>) => unknown,
   ): Tail<T> {
     if (typeof options === "function") return this.tail(topic, {}, options);
-    return this.#open(new Tail<T>(topic, this, options, handler));
+    return this.#open(new Tail<T>(topic, this.#core._roster, options, handler));
   }
 
   #open<F extends AnyFeed>(feed: F): F {
@@ -306,9 +296,10 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
           if (this.#connecting && this.#core._exchange._connected) {
             this.#connecting = false;
             this.#transports._welcomed();
+            publishing().catch(() => 0); // tried again, and told, by a publish
           }
         },
-        lost: (code, reason) => current() && this.#lost({ code, reason }),
+        lost: (code = NO_CLOSE_FRAME, reason = "") => current() && this.#lost({ code, reason }),
       };
       const { WebSocket, fetch = globalThis.fetch } = this.#options;
       this.#link = poll
@@ -365,7 +356,7 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
 
   #turn(): void {
     const core = this.#core;
-    const now = this._now();
+    const now = this.#runtime.now();
     this.#scheduled = false;
     if (core._dueAt() <= now) core._tick();
     this.#flush();
@@ -384,10 +375,10 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
     this.#cancelTimer = this.#runtime.setTimer(() => {
       this.#timerAt = Infinity;
       this.#turn();
-    }, at - this._now());
+    }, at - this.#runtime.now());
   }
 
-  // --- for the core, subscriptions and tails
+  // --- for the core
 
   /** @internal */
   _wake(): void {
@@ -407,49 +398,13 @@ export class Client extends Emitter<ClientEvents> implements Clerk, Shelf, Host 
       this.#core._renew(await this.#token(reason));
     } catch (thrown) {
       if (thrown instanceof Unauthorized) this.#failed(thrown);
-      this._warn("no_token", asError(thrown).message);
+      this._emit("warning", { code: "no_token", message: asError(thrown).message });
       this.#core._renew(undefined);
     }
   }
 
   /** @internal */
-  _moved(state: State, error?: PushwireError): void {
-    if (state === "connected") publishing().catch(() => 0); // tried again, and told, by a publish
-    this._emit("state", { state, error });
-  }
-
-  /** @internal */
-  _warn(code: string, message: string): void {
-    this._emit("warning", { code, message });
-  }
-
-  /** @internal */
-  _now(): number {
-    return this.#runtime.now();
-  }
-
-  /** @internal */
-  get _settlements(): Core["_settlements"] {
-    return this.#core._settlements;
-  }
-
-  /** @internal */
-  _setFlow(subscription: AnySubscription): void {
-    this.#core._roster._setFlow(subscription);
-  }
-
-  /** @internal */
-  _remove(feed: AnyFeed): void {
-    this.#core._roster._remove(feed);
-  }
-
-  /** @internal */
-  _refill(tail: AnyTail): void {
-    this.#core._roster._subscribe(tail);
-  }
-
-  /** @internal */
-  _report(error: Error): void {
+  readonly _report = (error: Error): void => {
     if (!this._emit("error", error)) report(error);
-  }
+  };
 }

@@ -26,6 +26,16 @@ const PROBE_MS = 2000;
 /** Where a client is. "suspended": the page is frozen or left; "closed" is for good. */
 export type State = "idle" | "connecting" | "connected" | "reconnecting" | "suspended" | "draining" | "closed";
 
+/** What a client tells. */
+export interface ClientEvents {
+  /** It is somewhere else than before, or has failed to get there (`error`). */
+  state: { state: State; error: PushwireError | undefined };
+  /** Worth knowing, nothing has failed for good: what the gateway reports, a token that could not be refreshed. */
+  warning: { code: string; message: string };
+  /** A handler has thrown and nobody listened to its subscription; without a listener here it goes to the console. */
+  error: Error;
+}
+
 /** What the core needs of its shell. */
 export interface Host {
   /** There is something to send, or something is due at another time than before. */
@@ -34,9 +44,9 @@ export interface Host {
   _drop(reason: string): void;
   /** Fetch a token and give it to `_renew`. */
   _refresh(reason: TokenReason): void;
-  _moved(state: State, error?: PushwireError): void;
-  /** Worth knowing; nothing has failed for good. */
-  _warn(code: string, message: string): void;
+  _emit<K extends keyof ClientEvents>(name: K, event: ClientEvents[K]): boolean;
+  /** Nobody else takes this error. */
+  readonly _report: (error: Error) => void;
 }
 
 /** What of the client's options concerns the core. */
@@ -92,7 +102,7 @@ export class Core {
     this._settlements = new Settlements(this._exchange, options.resumeGraceMs > 0, (lease) => {
       for (const member of this._roster._subscriptions()) member._lost(lease);
     });
-    this._roster = new Roster(this._exchange, this._settlements, this._unauthorized);
+    this._roster = new Roster(this._exchange, this._settlements, this._unauthorized, host._report);
   }
 
   // --- the link
@@ -189,7 +199,7 @@ export class Core {
   #void(): void {
     this.#holdUntil = Infinity;
     const unsent = this._settlements._void();
-    if (unsent) this.#host._warn("lease_lost", `${unsent} settlements were not sent before the connection was lost`);
+    if (unsent) this.#host._emit("warning", { code: "lease_lost", message: `${unsent} settlements were not sent` });
     this._roster._lost(false);
   }
 
@@ -215,7 +225,7 @@ export class Core {
   #change(state: State, error?: PushwireError): void {
     if (state === this._state && !error) return;
     this._state = state;
-    this.#host._moved(state, error);
+    this.#host._emit("state", { state, error });
     this.#host._wake();
   }
 
@@ -298,7 +308,8 @@ export class Core {
       case "error":
         if (op.ref != null) return this._exchange._reply(op);
         if (op.sub) return this._roster._trouble(op);
-        return this.#host._warn(op.code, op.message); // among others: settlements that came too late
+        this.#host._emit("warning", op); // among others: settlements that came too late
+        return;
       case "welcome":
         return this.#welcomed(op);
       case "ping":
@@ -374,7 +385,7 @@ export class Core {
           this._roster._restore();
         } else if (frame) {
           // The old token may still have time. When it has none, the gateway closes, and the reconnect decides.
-          this.#host._warn(frame.code, "the token could not be refreshed");
+          this.#host._emit("warning", frame);
           this._exchange._after(REFRESH_RETRY_MS, () => this.#want("rejected"));
         }
       },

@@ -1,13 +1,12 @@
 /** The public names of the package. Owns nothing. */
 
 export { Client } from "./client.js";
-export type { ClientEvents } from "./client.js";
 export type { PublishOptions } from "./publisher.js";
 export type { ClientOptions, TokenSource } from "./options.js";
 export type { Backoff, TokenReason } from "./backoff.js";
 export type { Start } from "./codec.js";
 export type { Draft, MessageOptions } from "./draft.js";
-export type { State } from "./core.js";
+export type { ClientEvents, State } from "./core.js";
 export { PushwireError, Reject, Retry, Unauthorized } from "./errors.js";
 export type { FeedEvents } from "./feed.js";
 export type { Receipt } from "./frames.js";

@@ -4,7 +4,6 @@
  */
 
 import { decode, encode, SUBPROTOCOL } from "./codec.js";
-import { NO_CLOSE_FRAME } from "./codes.js";
 import type { ClientOp, ServerOp } from "./frames.js";
 
 /** One connection. */
@@ -18,7 +17,8 @@ export interface Link {
 export interface LinkEvents {
   opened(): void;
   received(ops: ServerOp[]): void;
-  lost(code: number, reason: string): void;
+  /** Without a code: without a close frame. */
+  lost(code?: number, reason?: string): void;
 }
 
 /** As much of the WebSocket of browsers, React Native and `ws` as is used here. */
@@ -37,7 +37,7 @@ export type WebSocketConstructor = new (url: string, protocols: string[]) => Web
 /** Where a gateway is: `ws(s)` or `http(s)`, host, and the path below which a proxy may serve it. */
 export function addresses(url: string): { socket: string; http: string } {
   const [, place] = /^(?:ws|http)(s?:\/\/[^/?#@\s]+(?:\/[^?#\s]*?)?)\/*(?:\/v1\/ws)?$/.exec(url) ?? [];
-  if (!place) throw new TypeError("the URL of a gateway is wss://host[:port], without user, query or fragment");
+  if (!place) throw new TypeError("a gateway is at wss://host[:port]");
   return { socket: `ws${place}/v1/ws`, http: `http${place}` };
 }
 
@@ -54,7 +54,7 @@ export function openSocket(
   // v1 has no binary messages.
   socket.onmessage = ({ data }: { data: unknown }) => received(typeof data === "string" ? decode(data) : []);
   socket.onerror = () => 0; // says nothing, and `close` always follows
-  socket.onclose = ({ code = NO_CLOSE_FRAME, reason = "" }: { code?: number; reason?: string }) => {
+  socket.onclose = ({ code, reason }: { code?: number; reason?: string }) => {
     deaf();
     lost(code, reason);
   };

@@ -3,7 +3,6 @@
  * as if they were a WebSocket. Owns the HTTP session, its polls and its streams. The leases are the same.
  */
 
-import { NO_CLOSE_FRAME, REJECTED } from "./codes.js";
 import type { ClientOp, ErrorOp, MessagesOp, PublishOp, Row, ServerOp, SettleOp, SubscribeOp } from "./frames.js";
 import type { Link, LinkEvents } from "./links.js";
 import type { Runtime } from "./runtime.js";
@@ -17,6 +16,11 @@ const PATIENCE_MS = 15_000;
 const WAITING_MAX = 4;
 /** Before a refused poll is repeated, where the gateway names no time. */
 const RETRY_MS = 1000;
+
+/** Close 4401, which stands for a token that was not accepted. */
+const REJECTED = 4401;
+/** See transports.ts; shared by name, so that neither module has to load the other. */
+const KEY = "pushwire:poll";
 
 type Problem = Pick<ErrorOp, "code" | "message" | "retryable"> & { retry_after_ms?: number };
 type Answer = { body: Record<string, unknown>; problem?: Problem; response: Response };
@@ -123,15 +127,17 @@ export class PollLink implements Link {
   async #greet(): Promise<void> {
     const answer = await this.#call("POST", "/v1/tickets").catch(() => undefined);
     if (this.#closed || !answer) return;
-    if (answer.problem) return this.#lose(NO_CLOSE_FRAME, answer.problem.message);
+    if (answer.problem) return this.#lose(undefined, answer.problem.message);
+    remember(true);
     this.#events.opened();
     this.#events.received([
       { op: "welcome", session: "", epoch: "", heartbeat_ms: 0, pong_timeout_ms: 0, expires_in_ms: 0, limits: {} },
     ]);
   }
 
-  #lose(code: number, reason: string): void {
+  #lose(code: number | undefined, reason: string): void {
     if (this.#closed) return;
+    remember(false);
     this.#end();
     this.#events.lost(code, reason);
   }
@@ -163,7 +169,7 @@ export class PollLink implements Link {
         answer = { response, ...(await read(response)) };
       }
     } catch (thrown) {
-      if (!init.signal?.aborted) this.#lose(NO_CLOSE_FRAME, "no answer over HTTP");
+      if (!init.signal?.aborted) this.#lose(undefined, "no answer over HTTP");
       throw thrown;
     } finally {
       cancel();
@@ -298,7 +304,7 @@ export class PollLink implements Link {
         } else if (event === "gap") {
           this.#events.received([{ op: "gap", sub, ...(data as { from: number; to: number }) }]);
         }
-      }).catch(() => line.over || this.#lose(NO_CLOSE_FRAME, "the stream broke"));
+      }).catch(() => line.over || this.#lose(undefined, "the stream broke"));
       if (!line.over) await this.#pause(line); // the gateway ended it: asked again, it says why
     }
   }
@@ -343,4 +349,14 @@ async function read(response: Response): Promise<{ body: Record<string, unknown>
   const { code = "unavailable", title, detail, retryable = true, retry_after_ms } = body as Record<string, never>;
   const message = String(detail ?? title ?? `HTTP ${response.status}`);
   return { body, problem: { code, message, retryable, ...(retry_after_ms ? { retry_after_ms } : {}) } };
+}
+
+/** That long polls work, for the next page of this tab. */
+function remember(works: boolean): void {
+  try {
+    if (works) sessionStorage.setItem(KEY, "1");
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // none here; or private modes and sandboxed frames, which throw: nothing is remembered
+  }
 }

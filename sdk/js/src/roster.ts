@@ -9,24 +9,35 @@ import type { AnyFeed } from "./feed.js";
 import type { ErrorOp, GapOp, MessagesOp, Ok } from "./frames.js";
 import type { Settlements } from "./settlements.js";
 import { Subscription } from "./subscription.js";
-import type { AnySubscription } from "./subscription.js";
+import type { AnySubscription, Clerk } from "./subscription.js";
 import { Tail } from "./tail.js";
-import type { AnyTail } from "./tail.js";
+import type { AnyTail, Shelf } from "./tail.js";
 
 /** All of them, by name. */
-export class Roster {
+export class Roster implements Clerk, Shelf {
   _members = new Map<string, AnyFeed>();
   #names = 0;
   #leaving = new Set<string>();
   #exchange: Exchange;
-  #settlements: Settlements;
+  declare readonly _settlements: Settlements;
+  declare readonly _report: (error: Error) => void;
   #onUnauthorized: () => boolean;
 
   /** `onUnauthorized`: the token is not good any more; true when a fresh one is on its way. */
-  constructor(exchange: Exchange, settlements: Settlements, onUnauthorized: () => boolean) {
+  constructor(
+    exchange: Exchange,
+    settlements: Settlements,
+    onUnauthorized: () => boolean,
+    report: (error: Error) => void,
+  ) {
+    this._report = report;
     this.#exchange = exchange;
-    this.#settlements = settlements;
+    this._settlements = settlements;
     this.#onUnauthorized = onUnauthorized;
+  }
+
+  _now(): number {
+    return this.#exchange._runtime.now();
   }
 
   _subscriptions(): AnySubscription[] {
@@ -88,7 +99,7 @@ export class Roster {
       if (member instanceof Tail && member._overflows()) this.#stall(member);
     } else if (!this.#leaving.has(op.sub)) {
       // Not ours any more, and the gateway does not know: give back what came, and say so.
-      for (const { lease } of op.messages) if (lease) this.#settlements._add("release", lease);
+      for (const { lease } of op.messages) if (lease) this._settlements._add("release", lease);
       this.#leave(op.sub);
     }
   }
@@ -134,7 +145,7 @@ export class Roster {
       }
     }
     for (const member of this._subscriptions()) if (member._away) member._void();
-    this.#settlements._resumed(unknown);
+    this._settlements._resumed(unknown);
   }
 
   /** The connection is gone, and every lease with it; or, with `hold`, they may be reclaimed. */

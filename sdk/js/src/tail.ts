@@ -44,7 +44,7 @@ export type AnyTail = Tail<any>;
 /** What it needs of the client. */
 export interface Shelf extends Keeper {
   /** There is room again in a tail that was left. */
-  _refill(tail: AnyTail): void;
+  _subscribe(tail: AnyTail): void;
 }
 
 /** Every message of one topic, without a group and without leases. Listen to "gap" to learn what is lost to it. */
@@ -125,7 +125,7 @@ export class Tail<T = unknown> extends Feed<TailMessage<T>> {
     this.#read = message.seq;
     if (this._stalled && this.#queue.length <= QUEUE_MAX / 2) {
       this._stalled = false;
-      this.#shelf._refill(this);
+      this.#shelf._subscribe(this);
     }
     return message;
   }
