@@ -12,7 +12,7 @@ rmSync("dist", { recursive: true, force: true });
 const { outputFiles } = await build({
   entryPoints: ["src/index.ts", "src/react.ts"],
   outdir: "dist",
-  chunkNames: "[name]-[hash]",
+  chunkNames: "[name]",
   bundle: true,
   splitting: true,
   format: "esm",
@@ -32,8 +32,8 @@ for (const { path, text } of outputFiles.filter(({ path }) => path.endsWith(".js
   const content = outputFiles.find((other) => other.path === `${path}.map`)?.text;
   const { code, map } = await minify(text, {
     module: true,
-    ecma: 2020,
-    compress: { passes: 3, unsafe_arrows: true, keep_fargs: false },
+    ecma: 2022,
+    compress: { passes: 4, unsafe: true, unsafe_methods: true, pure_getters: true, keep_fargs: false },
     sourceMap: { content, url: `${basename(path)}.map` },
   });
   writeFileSync(path, code);
