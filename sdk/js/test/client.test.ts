@@ -4,7 +4,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Client, PushwireError, Reject, Retry, Unauthorized } from "../src/index.js";
 import type { ClientOptions, Message } from "../src/index.js";
-import "../src/publisher.js"; // loaded when it is needed: here before the first test, as loading takes turns of its own
 import { row, WELCOME, World } from "./world.js";
 import type { Op } from "./world.js";
 

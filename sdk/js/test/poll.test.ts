@@ -4,8 +4,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Client } from "../src/index.js";
 import type { ClientOptions, Message } from "../src/index.js";
-import "../src/poll.js"; // loaded when it is needed: here before the first test, as loading takes turns of its own
-import "../src/publisher.js";
 import { row, World } from "./world.js";
 
 interface Call {
