@@ -8,7 +8,7 @@ import { lostFor } from "./backoff.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
 import type { Draft } from "./draft.js";
 import { Core } from "./core.js";
-import type { ClientEvents, Host, State } from "./core.js";
+import type { ClientEvents, State } from "./core.js";
 import { Emitter, report } from "./emitter.js";
 import { asError, closedError, PushwireError, Unauthorized } from "./errors.js";
 import type { AnyFeed } from "./feed.js";
@@ -34,7 +34,7 @@ type Options = ClientOptions & typeof DEFAULTS;
 const publishing = () => import("./publisher.js");
 
 /** A client of one gateway. Connects by itself with the first thing that is wanted of it, and again when it is lost. */
-export class Client extends Emitter<ClientEvents> implements Host {
+export class Client extends Emitter<ClientEvents> {
   #core: Core;
   #runtime: Runtime;
   #options: Options;

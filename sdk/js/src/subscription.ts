@@ -11,7 +11,6 @@ import { Feed } from "./feed.js";
 import type { Keeper } from "./feed.js";
 import type { MessagesOp, Ok, SubscribeOp, Verb } from "./frames.js";
 import { Message } from "./message.js";
-import type { Holder } from "./message.js";
 import type { Settlements } from "./settlements.js";
 
 /** Messages one subscription holds at most; what comes above is given back. For a gateway gone mad: it keeps the window. */
@@ -56,7 +55,7 @@ export interface Clerk extends Keeper {
 }
 
 /** Messages of one topic for one member of a group. */
-export class Subscription<T = unknown> extends Feed<Message<T>> implements Holder {
+export class Subscription<T = unknown> extends Feed<Message<T>> {
   /** The connection is gone, and its leases may still be reclaimed. @internal */
   _away = false;
   #leases = new Map<string, Message<T>>(); // queued or handed out, in the order in which they expire
