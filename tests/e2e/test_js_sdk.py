@@ -41,8 +41,8 @@ class NodeClient:
         given = {"url": gateway.url, "token": gateway.token(subject, RIGHTS), **options}
         given.setdefault("backoff", {"baseMs": 50, "capMs": 200})
         self.process = subprocess.Popen(
-            ["node", str(DRIVER), str(SDK), json.dumps(given)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            start_new_session=True,
+            ["node", str(DRIVER), str(SDK), json.dumps(given)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, start_new_session=True,
         )  # fmt: skip
         self.seen: list[dict[str, Any]] = []
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()

@@ -1,4 +1,4 @@
-"""The shared vectors in Python: the tables, both sides of the codec, and whole conversations with a gateway in memory."""
+"""The shared vectors in Python: tables, both sides of the codec, whole conversations with a gateway in memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 // Says how large the package is in a page, minified and gzipped, and fails when the core is larger than it may be. The
-// core is what `import "pushwire"` loads, bundled as a page's bundler does it; publisher, page and poll are loaded by it
-// when they are needed.
+// core is what `import "pushwire"` loads, bundled as a page's bundler does it; publisher, page and poll are loaded by
+// it when they are needed.
 import { readdirSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { fileURLToPath } from "node:url";

@@ -23,6 +23,8 @@ await build({
   sourcemap: true,
   logLevel: "warning",
 });
-const built = readdirSync("build").filter((name) => name.endsWith(".test.mjs")).map((name) => join("build", name));
+const built = readdirSync("build")
+  .filter((name) => name.endsWith(".test.mjs"))
+  .map((name) => join("build", name));
 const { status } = spawnSync(process.execPath, ["--enable-source-maps", "--test", ...built], { stdio: "inherit" });
 process.exit(status ?? 1);

@@ -30,7 +30,9 @@ import { Transports } from "./transports.js";
 
 type Options = ClientOptions & typeof DEFAULTS;
 
-/** Loaded with the first connection, so that it is there when the network is not; a page that consumes starts without. */
+/**
+ * Loaded with the first connection, so that it is there when the network is not; a page that consumes starts without.
+ */
 const publishing = () => import("./publisher.js");
 
 /** A client of one gateway. Connects by itself with the first thing that is wanted of it, and again when it is lost. */
@@ -134,12 +136,7 @@ export class Client extends Emitter<ClientEvents> {
     return this.#publish(topic, drafts, options, false);
   }
 
-  async #publish(
-    topic: string,
-    drafts: readonly Draft[],
-    options: PublishOptions,
-    alone: boolean,
-  ): Promise<Receipt[]> {
+  async #publish(topic: string, drafts: readonly Draft[], options: PublishOptions, alone: boolean): Promise<Receipt[]> {
     const core = this.#core;
     const { bufferMessagesMax, publishTimeoutMs: timeoutMs } = this.#options;
     this.#mayBegin();
@@ -191,8 +188,8 @@ export class Client extends Emitter<ClientEvents> {
   }
 
   /**
-   * Stop well: no new messages, handlers finish, settlements are confirmed, publishes answered; then close. Rejects with
-   * `timeout` when that took too long; the client is closed then, too.
+   * Stop well: no new messages, handlers finish, settlements are confirmed, publishes answered; then close. Rejects
+   * with `timeout` when that took too long; the client is closed then, too.
    */
   drain(timeoutMs = 30_000): Promise<void> {
     return new Promise((resolve, reject) => {

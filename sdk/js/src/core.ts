@@ -137,7 +137,9 @@ export class Core {
     this.#host._wake();
   }
 
-  /** Show the token; and, with a grace, ask for the leases of before, and that those to come outlive their connection. */
+  /**
+   * Show the token; and, with a grace, ask for the leases of before, and that those to come outlive their connection.
+   */
   #authenticate(): void {
     const token = this.#token;
     if (!token) return;

@@ -1,6 +1,6 @@
 /**
- * Messages as they are published (PROTOCOL.md §4): what a caller says of one, as JSON text that a gateway takes. Owns the
- * checks without which a gateway could not even say what was wrong.
+ * Messages as they are published (PROTOCOL.md §4): what a caller says of one, as JSON text that a gateway takes. Owns
+ * the checks without which a gateway could not even say what was wrong.
  */
 
 import { PushwireError } from "./errors.js";

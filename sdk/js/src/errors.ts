@@ -7,7 +7,9 @@
 export interface ErrorDetails {
   /** Whether the same request may succeed later. */
   retryable?: boolean;
-  /** Of a publish: whether the message may be stored all the same. Only a retry with the same id tells after "maybe". */
+  /**
+   * Of a publish: whether the message may be stored all the same. Only a retry with the same id tells after "maybe".
+   */
   stored?: "no" | "maybe";
   /** Of `epoch_changed`: the gateway's epoch now. */
   epoch?: string | undefined;

@@ -1,6 +1,6 @@
 /**
- * What subscriptions and tails have in common: entries come in, and go to an async iterator or a handler. Owns who waits
- * for them, and the handlers under way.
+ * What subscriptions and tails have in common: entries come in, and go to an async iterator or a handler. Owns who
+ * waits for them, and the handlers under way.
  */
 
 import { Emitter } from "./emitter.js";

@@ -138,13 +138,7 @@ export interface Goodbye {
 }
 
 export type ServerOp =
-  | Welcome
-  | Ok
-  | ErrorOp
-  | MessagesOp
-  | GapOp
-  | Goodbye
-  | { op: "ping" | "pong"; ref?: number | string };
+  Welcome | Ok | ErrorOp | MessagesOp | GapOp | Goodbye | { op: "ping" | "pong"; ref?: number | string };
 
 /** What became of a published message: durable under `seq`, now or (`duplicate`) by an earlier try with its id. */
 export interface Receipt {

@@ -29,7 +29,9 @@ export interface ClientOptions {
   bufferMessagesMax?: number;
   /** Between attempts to connect: a random time up to a cap that doubles; default 0.5 s to 20 s. */
   backoff?: Partial<Backoff>;
-  /** How long a page is hidden before it gives its window and its unworked messages back; default 30 s; false: never. */
+  /**
+   * How long a page is hidden before it gives its window and its unworked messages back; default 30 s; false: never.
+   */
   hiddenAfterMs?: number | false;
   /** The page whose life to follow; default this one; false: none. */
   page?: PageEvents | false;

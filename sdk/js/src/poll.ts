@@ -1,6 +1,6 @@
 /**
- * The second way to a gateway, where WebSockets are blocked: long polls and posts (docs/http.md §2), spoken to the client
- * as if they were a WebSocket. Owns the HTTP session, its polls and its streams. The leases are the same.
+ * The second way to a gateway, where WebSockets are blocked: long polls and posts (docs/http.md §2), spoken to the
+ * client as if they were a WebSocket. Owns the HTTP session, its polls and its streams. The leases are the same.
  */
 
 import type { ClientOp, ErrorOp, MessagesOp, PublishOp, Row, ServerOp, SettleOp, SubscribeOp } from "./frames.js";
@@ -90,7 +90,10 @@ export class PollLink implements Link {
         this.#options.token = op.token;
         return this.#say({ op: "ok", ref: op.ref, resumed: false });
       case "ping":
-        return void this.#call("POST", "/v1/tickets").then(({ problem }) => !problem && this.#say({ op: "pong" }), () => 0);
+        return void this.#call("POST", "/v1/tickets").then(
+          ({ problem }) => !problem && this.#say({ op: "pong" }),
+          () => 0,
+        );
       case "pong":
         return;
       case "publish":
@@ -145,13 +148,7 @@ export class PollLink implements Link {
   // --- requests
 
   /** Ask. Rejects, and ends the link, when there is no answer or the token is refused twice. */
-  async #call(
-    method: string,
-    path: string,
-    init: RequestInit = {},
-    waitMs = 0,
-    renewed = false,
-  ): Promise<Answer> {
+  async #call(method: string, path: string, init: RequestInit = {}, waitMs = 0, renewed = false): Promise<Answer> {
     const { base, fetch, runtime, memory, token } = this.#options;
     const headers: Record<string, string> = { ...(init.headers as Record<string, string>) };
     if (token !== undefined) headers.authorization = `Bearer ${token}`;
@@ -197,13 +194,22 @@ export class PollLink implements Link {
 
   async #settle({ op, ref, ...fields }: SettleOp): Promise<void> {
     const body = JSON.stringify(fields);
-    const answer = await this.#call("POST", `/v1/leases/${op}`, { body, keepalive: op === "release" }).catch(() => undefined);
+    const answer = await this.#call("POST", `/v1/leases/${op}`, { body, keepalive: op === "release" }).catch(
+      () => undefined,
+    );
     if (!answer) return;
     const { problem } = answer;
     const { stale, expires_in_ms } = answer.body as { stale?: string[]; expires_in_ms?: number };
     if (problem) return this.#say({ op: "error", ref, leases: fields.leases, ...problem });
     if (stale?.length) {
-      this.#say({ op: "error", ref, code: "stale_lease", message: "the lease is gone", retryable: false, leases: stale });
+      this.#say({
+        op: "error",
+        ref,
+        code: "stale_lease",
+        message: "the lease is gone",
+        retryable: false,
+        leases: stale,
+      });
     } else if (ref !== undefined) {
       this.#say({ op: "ok", ref, ...(expires_in_ms ? { expires_in_ms } : {}) });
     }
@@ -231,7 +237,9 @@ export class PollLink implements Link {
   async #prepare({ topic, group = "default", start, inactive_ttl_ms }: SubscribeOp): Promise<Problem | undefined> {
     if (start === undefined && inactive_ttl_ms === undefined) return undefined;
     const path = `/v1/admin/topics/${encodeURIComponent(topic)}/groups/${encodeURIComponent(group)}`;
-    const answer = await this.#call("PUT", path, { body: JSON.stringify({ start, inactive_ttl_ms }) }).catch(() => undefined);
+    const answer = await this.#call("PUT", path, { body: JSON.stringify({ start, inactive_ttl_ms }) }).catch(
+      () => undefined,
+    );
     // Without the right to make it, it may still be there to be joined.
     return answer?.problem?.code === "forbidden" ? undefined : answer?.problem;
   }
@@ -336,7 +344,9 @@ export class PollLink implements Link {
   }
 }
 
-/** A body, or the problem that it describes. What comes from a proxy in between is none of ours, and may be anything. */
+/**
+ * A body, or the problem that it describes. What comes from a proxy in between is none of ours, and may be anything.
+ */
 async function read(response: Response): Promise<{ body: Record<string, unknown>; problem?: Problem }> {
   const text = await response.text();
   let body: Record<string, unknown> = {};

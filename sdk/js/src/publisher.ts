@@ -1,7 +1,7 @@
 /**
- * Messages on their way to a receipt: sent, held back, sent again with the same ids. Owns every publish between the call
- * and its receipt, error or deadline, and the bound on how many there are. No I/O. Loaded with the first connection, as
- * a page that only consumes can do without.
+ * Messages on their way to a receipt: sent, held back, sent again with the same ids. Owns every publish between the
+ * call and its receipt, error or deadline, and the bound on how many there are. No I/O. Loaded with the first
+ * connection, as a page that only consumes can do without.
  */
 
 import { delayMs } from "./backoff.js";
@@ -101,7 +101,12 @@ export class Publisher {
         this._fail(entry, "message_too_large", "larger than a frame may be");
       } else {
         entry.sent = true;
-        ops.push({ op: "publish", ref: this.#exchange._expect((frame) => this.#answered(entry, frame)), topic, fields });
+        ops.push({
+          op: "publish",
+          ref: this.#exchange._expect((frame) => this.#answered(entry, frame)),
+          topic,
+          fields,
+        });
       }
     }
     return ops;
@@ -116,7 +121,8 @@ export class Publisher {
       return;
     }
     entry.maybe ||= !frame || maybeStored(frame.code);
-    if (!frame || (frame.code === "unauthorized" && this.#onUnauthorized())) return; // sent again, once that is possible
+    // Sent again, once that is possible.
+    if (!frame || (frame.code === "unauthorized" && this.#onUnauthorized())) return;
     if (!frame.retryable) return this._fail(entry, frame.code, frame.message);
     const { now, random } = this.#exchange._runtime;
     entry.attempts = (entry.attempts ?? -1) + 1;

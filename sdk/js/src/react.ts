@@ -1,6 +1,6 @@
 /**
- * React bindings: hooks over a client that the app made. Own no connection and no client: a client outlives the components
- * that use it, so StrictMode's second mount and hot reloads open nothing twice for good.
+ * React bindings: hooks over a client that the app made. Own no connection and no client: a client outlives the
+ * components that use it, so StrictMode's second mount and hot reloads open nothing twice for good.
  */
 
 import {
@@ -62,8 +62,8 @@ export interface SubscriptionStatus {
 }
 
 /**
- * Hand each message of a topic to `handler`, which acks when it is done, as long as the component is there. The handler of
- * the last render is the one that is called. Messages that nobody works on when it goes are given back at once.
+ * Hand each message of a topic to `handler`, which acks when it is done, as long as the component is there. The handler
+ * of the last render is the one that is called. Messages that nobody works on when it goes are given back at once.
  */
 export function useSubscription<T = unknown>(
   topic: string,

@@ -1,6 +1,6 @@
 /**
- * The subscriptions and tails of one client: opened, restored after a reconnect, slowed, left. Owns which exist and what
- * the gateway knows of each. No I/O.
+ * The subscriptions and tails of one client: opened, restored after a reconnect, slowed, left. Owns which exist and
+ * what the gateway knows of each. No I/O.
  */
 
 import { PushwireError } from "./errors.js";

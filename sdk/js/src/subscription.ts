@@ -1,6 +1,6 @@
 /**
- * One subscription of a group: what it holds, hands out, gives back and loses. Owns its leases. No I/O; the client feeds
- * it operations and time, the user takes messages out of it.
+ * One subscription of a group: what it holds, hands out, gives back and loses. Owns its leases. No I/O; the client
+ * feeds it operations and time, the user takes messages out of it.
  */
 
 import { wireStart } from "./codec.js";
@@ -13,7 +13,9 @@ import type { MessagesOp, Ok, SubscribeOp, Verb } from "./frames.js";
 import { Message } from "./message.js";
 import type { Settlements } from "./settlements.js";
 
-/** Messages one subscription holds at most; what comes above is given back. For a gateway gone mad: it keeps the window. */
+/**
+ * Messages one subscription holds at most; what comes above is given back. For a gateway gone mad: it keeps the window.
+ */
 const HELD_MAX = 2000;
 /** What a gateway grants that is asked for nothing (PROTOCOL.md §8); replaced by what it says. */
 const ACK_TIMEOUT_MS = 30_000;

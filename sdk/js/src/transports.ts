@@ -1,5 +1,6 @@
 /**
- * Which way to a gateway to try next. Owns what has worked. A page cannot tell a blocked WebSocket from a gateway that is away, so both ways get their turn.
+ * Which way to a gateway to try next. Owns what has worked. A page cannot tell a blocked WebSocket from a gateway that
+ * is away, so both ways get their turn.
  */
 
 /** Kept for the life of the tab by poll.ts: long polls have worked here, and WebSockets had not. */

@@ -10,7 +10,13 @@ import type { Op } from "./world.js";
 function make(options: ClientOptions = {}): { world: World; client: Client } {
   const world = new World();
   const { runtime, WebSocket } = world;
-  const client = new Client("wss://gw.example", { token: "t1", transport: "websocket", runtime, WebSocket, ...options });
+  const client = new Client("wss://gw.example", {
+    token: "t1",
+    transport: "websocket",
+    runtime,
+    WebSocket,
+    ...options,
+  });
   return { world, client };
 }
 
@@ -65,7 +71,9 @@ test("what a handler throws decides how its message ends", async () => {
   const { world, client } = make();
   const errors: string[] = [];
   const outcomes = [new Error("boom"), new Retry(5000, "later"), new Reject("never")];
-  client.subscribe("orders", () => Promise.reject(outcomes.shift())).on("handlerError", ({ error }) => errors.push(error.message));
+  client
+    .subscribe("orders", () => Promise.reject(outcomes.shift()))
+    .on("handlerError", ({ error }) => errors.push(error.message));
   const { sub } = await world.subscribed();
   world.socket.say(push(sub, row(1, "a"), row(2, "b"), row(3, "c")));
   await world.settle();
@@ -128,7 +136,10 @@ test("a confirmed ack resolves with the answer, and rejects when it is stale", a
   const [ack] = world.socket.said();
   assert.deepEqual(ack!.leases, ["a", "b"]);
   world.socket.say({ op: "error", ref: ack!.ref!, code: "stale_lease", message: "", retryable: false, leases: ["b"] });
-  assert.deepEqual((await outcomes).map(({ status }) => status), ["fulfilled", "rejected"]);
+  assert.deepEqual(
+    (await outcomes).map(({ status }) => status),
+    ["fulfilled", "rejected"],
+  );
 });
 
 test("what waits too long in the queue is given back, what runs out is lost", async () => {
@@ -143,7 +154,10 @@ test("what waits too long in the queue is given back, what runs out is lost", as
   await world.settle();
   assert.equal(held.length, 1);
   await world.pass(20_001);
-  assert.deepEqual(world.socket.said().filter(({ op }) => op === "release"), [{ op: "release", leases: ["b"] }]);
+  assert.deepEqual(
+    world.socket.said().filter(({ op }) => op === "release"),
+    [{ op: "release", leases: ["b"] }],
+  );
   world.socket.say({ op: "ping" });
   await world.pass(10_000);
   assert.equal(held[0]!.lost, true);
@@ -159,7 +173,14 @@ test("extend renews what is held, and notices what the gateway has lost", async 
   const [extend] = world.socket.said();
   assert.deepEqual(extend, { op: "extend", ref: extend!.ref, leases: ["a"] });
   assert.ok(held[0]!.expiresInMs > 29_000);
-  world.socket.say({ op: "error", ref: extend!.ref!, code: "stale_lease", message: "", retryable: false, leases: ["a"] });
+  world.socket.say({
+    op: "error",
+    ref: extend!.ref!,
+    code: "stale_lease",
+    message: "",
+    retryable: false,
+    leases: ["a"],
+  });
   assert.equal(held[0]!.lost, true);
 });
 
@@ -193,7 +214,11 @@ test("a refused publish waits as long as the gateway says", async () => {
 
 test("a publish that fails says whether it may be stored", async () => {
   const { world, client } = make({ publishTimeoutMs: 5000, bufferMessagesMax: 2 });
-  const failed = (promise: Promise<unknown>) => promise.then(() => assert.fail(), (error: PushwireError) => error);
+  const failed = (promise: Promise<unknown>) =>
+    promise.then(
+      () => assert.fail(),
+      (error: PushwireError) => error,
+    );
   await assert.rejects(client.publish("orders", 2 ** 53), { code: "bad_request", stored: "no" });
   await assert.rejects(client.publish("orders", "\ud800"), { code: "bad_request" });
   const refused = failed(client.publish("orders", 1));
@@ -315,10 +340,13 @@ test("drain gives back what nobody works on, waits for handlers and confirmation
   const drained = client.drain();
   await world.settle();
   const said = world.socket.said();
-  assert.deepEqual(said.map(({ op, leases, prefetch }) => [op, leases ?? prefetch]), [
-    ["flow", 0],
-    ["release", ["b"]],
-  ]);
+  assert.deepEqual(
+    said.map(({ op, leases, prefetch }) => [op, leases ?? prefetch]),
+    [
+      ["flow", 0],
+      ["release", ["b"]],
+    ],
+  );
   await world.grant(said);
   assert.equal(client.state, "draining");
   finish();
@@ -342,7 +370,10 @@ test("an aborted subscription leaves, after its settlements", async () => {
   const { sub } = await world.subscribed();
   world.socket.say(push(sub, row(1, "a"), row(2, "b")));
   await world.settle();
-  assert.deepEqual(world.socket.said().map(({ op }) => op), ["ack", "unsubscribe"]);
+  assert.deepEqual(
+    world.socket.said().map(({ op }) => op),
+    ["ack", "unsubscribe"],
+  );
   assert.equal(await subscription.closed, undefined);
 });
 

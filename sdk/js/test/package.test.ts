@@ -1,6 +1,6 @@
 /**
- * The package as it is shipped: what is in it, how large it is, and whether a strict TypeScript project and plain JavaScript
- * find its types. Needs `npm run build`.
+ * The package as it is shipped: what is in it, how large it is, and whether a strict TypeScript project and plain
+ * JavaScript find its types. Needs `npm run build`.
  */
 
 import assert from "node:assert/strict";
@@ -18,13 +18,17 @@ let packed: string[] = [];
 before(() => {
   assert.ok(existsSync("dist/index.js"), "npm run build comes first");
   const [{ filename, files }] = JSON.parse(
-    execFileSync("npm", ["pack", "--json", "--pack-destination", project], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }),
+    execFileSync("npm", ["pack", "--json", "--pack-destination", project], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    }),
   );
   packed = files.map(({ path }: { path: string }) => path);
   const home = join(project, "node_modules", "pushwire");
   mkdirSync(home, { recursive: true });
   execFileSync("tar", ["xzf", join(project, filename), "-C", home, "--strip-components=1"]);
-  for (const name of ["react", "@types"]) symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name));
+  for (const name of ["react", "@types"])
+    symlinkSync(join(root, "node_modules", name), join(project, "node_modules", name));
   writeFileSync(join(project, "package.json"), '{"type":"module"}');
 });
 
@@ -34,7 +38,10 @@ function check(name: string, text: string, ...flags: string[]): string {
   writeFileSync(join(project, name), text);
   const base = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--target", "es2022", "--types", "node"];
   const lib = ["--lib", "es2022,dom", "--jsx", "react-jsx"];
-  const { stdout } = spawnSync(process.execPath, [tsc, ...base, ...lib, ...flags, name], { cwd: project, encoding: "utf8" });
+  const { stdout } = spawnSync(process.execPath, [tsc, ...base, ...lib, ...flags, name], {
+    cwd: project,
+    encoding: "utf8",
+  });
   return stdout;
 }
 
@@ -60,12 +67,18 @@ async function main(): Promise<number> {
 void main();
 `;
 
-for (const [module, resolution] of [["nodenext", "nodenext"], ["esnext", "bundler"]] as const) {
+for (const [module, resolution] of [
+  ["nodenext", "nodenext"],
+  ["esnext", "bundler"],
+] as const) {
   test(`types resolve in a strict TypeScript project (${resolution})`, () => {
     const flags = ["--module", module, "--moduleResolution", resolution];
     assert.equal(check("use.ts", USE, ...flags), "");
     const hooks = `import { useSubscription } from "pushwire/react";
-      export function Page() { const { ready } = useSubscription<{ n: number }>("t", (m) => m.data.n.toFixed()); return <p>{String(ready)}</p>; }`;
+      export function Page() {
+        const { ready } = useSubscription<{ n: number }>("t", (m) => m.data.n.toFixed());
+        return <p>{String(ready)}</p>;
+      }`;
     assert.equal(check("page.tsx", hooks, ...flags), "");
     assert.match(check("wrong.ts", `import { Client } from "pushwire"; new Client(7);`, ...flags), /TS2345/);
   });
@@ -73,8 +86,18 @@ for (const [module, resolution] of [["nodenext", "nodenext"], ["esnext", "bundle
 
 test("types resolve in plain JavaScript", () => {
   const flags = ["--allowJs", "--checkJs", "--module", "nodenext", "--moduleResolution", "nodenext"];
-  assert.equal(check("use.js", `import { Client } from "pushwire";\nnew Client("ws://x").subscribe("t", (m) => m.ack());`, ...flags), "");
-  assert.match(check("wrong.js", `import { Client } from "pushwire";\nnew Client("ws://x").subscibe("t");`, ...flags), /subscibe/);
+  assert.equal(
+    check(
+      "use.js",
+      `import { Client } from "pushwire";\nnew Client("ws://x").subscribe("t", (m) => m.ack());`,
+      ...flags,
+    ),
+    "",
+  );
+  assert.match(
+    check("wrong.js", `import { Client } from "pushwire";\nnew Client("ws://x").subscibe("t");`, ...flags),
+    /subscibe/,
+  );
 });
 
 test("the package runs as it is, without dependencies", () => {
@@ -88,7 +111,9 @@ test("the package runs as it is, without dependencies", () => {
 });
 
 test("nothing is packed but what is used", () => {
-  const strange = packed.filter((path) => !/^(dist\/.*\.(js|js\.map|d\.ts)|dist\/LICENSE|README\.md|package\.json)$/.test(path));
+  const strange = packed.filter(
+    (path) => !/^(dist\/.*\.(js|js\.map|d\.ts)|dist\/LICENSE|README\.md|package\.json)$/.test(path),
+  );
   assert.deepEqual(strange, []);
   for (const path of ["dist/index.js", "dist/index.d.ts", "dist/react.js", "dist/react.d.ts", "README.md"]) {
     assert.ok(packed.includes(path), path);

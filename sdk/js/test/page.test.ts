@@ -1,4 +1,6 @@
-/** The life of a page: hidden, frozen, left, back, offline (ecosystem table); each with events as browsers send them. */
+/**
+ * The life of a page: hidden, frozen, left, back, offline (ecosystem table); each with events as browsers send them.
+ */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -50,8 +52,14 @@ test("a page hidden for 30 s gives its window and its unworked messages back, an
   world.socket.said();
   await world.pass(11_001);
   const said = world.socket.said();
-  assert.ok(said.some((op) => op.op === "flow" && op.sub === sub && op.prefetch === 0), JSON.stringify(said));
-  assert.ok(said.some((op) => op.op === "release" && String(op.leases) === "b,c"), JSON.stringify(said));
+  assert.ok(
+    said.some((op) => op.op === "flow" && op.sub === sub && op.prefetch === 0),
+    JSON.stringify(said),
+  );
+  assert.ok(
+    said.some((op) => op.op === "release" && String(op.leases) === "b,c"),
+    JSON.stringify(said),
+  );
   assert.equal(client.state, "connected");
 });
 
@@ -65,7 +73,10 @@ test("a page that is seen again takes its window back and asks whether its conne
   page.visibility("visible");
   await world.settle();
   const said = world.socket.said();
-  assert.ok(said.some((op) => op.op === "flow" && op.sub === sub && op.prefetch === 8), JSON.stringify(said));
+  assert.ok(
+    said.some((op) => op.op === "flow" && op.sub === sub && op.prefetch === 8),
+    JSON.stringify(said),
+  );
   assert.ok(said.some(({ op }) => op === "ping"));
   world.socket.say({ op: "pong" });
   await world.pass(3000);
@@ -95,7 +106,10 @@ for (const event of ["freeze", "pagehide"]) {
     page.fire("pagehide");
     // No turn of the loop has passed: a frozen page gets none.
     const said = world.socket.said();
-    assert.ok(said.some((op) => op.op === "release" && String(op.leases) === "b,c"), JSON.stringify(said));
+    assert.ok(
+      said.some((op) => op.op === "release" && String(op.leases) === "b,c"),
+      JSON.stringify(said),
+    );
     assert.deepEqual(said.at(-1), { op: "unsubscribe", ref: said.at(-1)!.ref, sub });
     assert.equal(world.socket.closedWith, 1000);
     assert.equal(client.state, "suspended");

@@ -32,7 +32,9 @@ class FakeHttp {
         keepalive: !!init.keepalive,
         answer: (body, status = 200, headers = {}) => {
           const type = { "content-type": "application/json", "pushwire-session": "h-1", ...headers };
-          resolve(new Response(body instanceof ReadableStream ? body : JSON.stringify(body), { status, headers: type }));
+          resolve(
+            new Response(body instanceof ReadableStream ? body : JSON.stringify(body), { status, headers: type }),
+          );
         },
         fail: () => reject(new TypeError("network")),
         aborted: false,
@@ -68,7 +70,11 @@ function make(options: ClientOptions = {}) {
 test("polls ask for what the window has room for, and settle with posts of one session", async () => {
   const { world, http, client } = make();
   const held: Message[] = [];
-  client.subscribe("orders", { group: "g", prefetch: 2, ackTimeoutMs: 5000, ack: "manual" }, (message) => void held.push(message));
+  client.subscribe(
+    "orders",
+    { group: "g", prefetch: 2, ackTimeoutMs: 5000, ack: "manual" },
+    (message) => void held.push(message),
+  );
   await world.settle();
   const first = http.take("/messages");
   assert.equal(first.path, "/v1/topics/orders/groups/g/messages?wait=20&max=2&ack_timeout=5");
@@ -124,7 +130,10 @@ test("a page that is left gives everything back with requests that outlive it", 
   const poll = http.take("/messages");
   client.suspend();
   const given = http.calls.filter(({ path }) => path === "/v1/leases/release");
-  assert.deepEqual(given.flatMap(({ body }) => body.leases), ["b", "a"]);
+  assert.deepEqual(
+    given.flatMap(({ body }) => body.leases),
+    ["b", "a"],
+  );
   assert.ok(given.every(({ keepalive }) => keepalive));
   assert.equal(poll.aborted, true);
 });
@@ -194,8 +203,9 @@ test("a tail is a stream that goes on after its last event", async () => {
   });
   get.answer(stream, 200, { "content-type": "text/event-stream" });
   await world.settle();
+  const shown = { topic: "prices", id: "x", priority: 1, published_at_ms: 1, data: "ü" };
   const message = (seq: number) =>
-    `event: message\nid: e1:${seq}\ndata: ${JSON.stringify({ topic: "prices", seq, id: "x", priority: 1, published_at_ms: 1, data: "ü" })}\n\n`;
+    `event: message\nid: e1:${seq}\ndata: ${JSON.stringify({ ...shown, seq })}\n\n`;
   write(`: hello\n\n${message(5).slice(0, 20)}`);
   write(message(5).slice(20));
   write(`event: gap\nid: e1:9\ndata: {"from":6,"to":9}\n\n${message(10)}`);

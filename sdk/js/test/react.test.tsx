@@ -11,7 +11,12 @@ import { PushwireProvider, useConnectionState, usePublish, useSubscription } fro
 import { row, World } from "./world.js";
 
 const window = new Window();
-Object.assign(globalThis, { window, document: window.document, navigator: window.navigator, IS_REACT_ACT_ENVIRONMENT: true });
+Object.assign(globalThis, {
+  window,
+  document: window.document,
+  navigator: window.navigator,
+  IS_REACT_ACT_ENVIRONMENT: true,
+});
 const { createRoot } = await import("react-dom/client");
 const { renderToString } = await import("react-dom/server");
 
@@ -41,7 +46,9 @@ test("under StrictMode one subscription is made, and the last render's handler i
     const [label, setLabel] = useState("first");
     show = setLabel;
     // A new object and a new function with each render.
-    const { ready } = useSubscription<{ n: number }>("orders", ({ data }) => void seen.push(`${label} ${data.n}`), { prefetch: 4 });
+    const { ready } = useSubscription<{ n: number }>("orders", ({ data }) => void seen.push(`${label} ${data.n}`), {
+      prefetch: 4,
+    });
     return createElement("p", null, `${useConnectionState()} ${ready}`);
   }
   const { world, step, root, client } = await mount(createElement(Orders));
@@ -53,9 +60,15 @@ test("under StrictMode one subscription is made, and the last render's handler i
   await step(() => show("second"));
   await step(() => world.socket.say({ op: "messages", sub, messages: [row(2, "b")] }));
   assert.deepEqual(seen, ["first 1", "second 2"]);
-  assert.deepEqual(world.socket.said().map(({ op }) => op), ["ack", "ack"]);
+  assert.deepEqual(
+    world.socket.said().map(({ op }) => op),
+    ["ack", "ack"],
+  );
   await step(() => root.unmount());
-  assert.deepEqual(world.socket.said().map(({ op }) => op), ["unsubscribe"]);
+  assert.deepEqual(
+    world.socket.said().map(({ op }) => op),
+    ["unsubscribe"],
+  );
   assert.equal(client.state, "connected");
 });
 
@@ -73,13 +86,19 @@ test("other options or another topic subscribe anew; enabled false leaves", asyn
   assert.deepEqual(world.socket.said(), []);
   await step(() => set({ group: "b" }));
   const said = world.socket.said();
-  assert.deepEqual(said.map(({ op, group }) => [op, group]), [
-    ["subscribe", "b"],
-    ["unsubscribe", undefined],
-  ]);
+  assert.deepEqual(
+    said.map(({ op, group }) => [op, group]),
+    [
+      ["subscribe", "b"],
+      ["unsubscribe", undefined],
+    ],
+  );
   await step(() => world.grant(said));
   await step(() => set({ group: "b", enabled: false }));
-  assert.deepEqual(world.socket.said().map(({ op }) => op), ["unsubscribe"]);
+  assert.deepEqual(
+    world.socket.said().map(({ op }) => op),
+    ["unsubscribe"],
+  );
 });
 
 test("what ends a subscription is shown", async () => {

@@ -62,7 +62,10 @@ test("leases that the resumed session does not hold are lost, and so is all when
   world.socket.end(1006);
   await world.pass(300);
   await answer(world, { resumed: true, subs: { [sub]: ["c"] } });
-  assert.deepEqual(held.map(({ lost }) => lost), [true, true, false]);
+  assert.deepEqual(
+    held.map(({ lost }) => lost),
+    [true, true, false],
+  );
   world.socket.end(1006);
   await world.pass(1000);
   const { said } = await answer(world, { resumed: false });
@@ -84,10 +87,20 @@ test("a goodbye that sends away leaves nothing to resume", async () => {
   const { world, held } = await holding();
   world.socket.say({ op: "goodbye", code: 1012, reason: "restarting", reconnect: true });
   world.socket.end(1012);
-  assert.deepEqual(held.map(({ lost }) => lost), [true, true, true]);
+  assert.deepEqual(
+    held.map(({ lost }) => lost),
+    [true, true, true],
+  );
 });
 
-const shown = (seq: number): object => ({ topic: "prices", seq, id: `p-${seq}`, priority: 1, published_at_ms: 1, data: seq });
+const shown = (seq: number): object => ({
+  topic: "prices",
+  seq,
+  id: `p-${seq}`,
+  priority: 1,
+  published_at_ms: 1,
+  data: seq,
+});
 
 async function following() {
   const { world, client } = make();
@@ -113,7 +126,10 @@ test("a tail goes on after the last it was shown, and tells gaps in their place"
   assert.deepEqual([again!.tail, again!.epoch, again!.after_seq], [true, "e1", 102]);
   await world.grant([again!], (op) => ({ sub: op.sub, epoch: "e1", seq: 102 }));
   const now = again!.sub;
-  world.socket.say({ op: "gap", sub: now, from: 103, to: 180 }, { op: "messages", sub: now, messages: [shown(102), shown(181)] });
+  world.socket.say(
+    { op: "gap", sub: now, from: 103, to: 180 },
+    { op: "messages", sub: now, messages: [shown(102), shown(181)] },
+  );
   await world.settle();
   assert.deepEqual(seen, [101, 102, { from: 103, to: 180 }, 181]);
   assert.deepEqual(tail.position, { epoch: "e1", seq: 181 });
@@ -146,7 +162,10 @@ test("a tail that nobody reads is left, and taken up again by another name where
   assert.notEqual(again!.sub, sub);
   assert.equal(again!.op, "subscribe");
   assert.equal(again!.after_seq, 1127);
-  assert.deepEqual(read.map(({ seq }) => seq), Array.from({ length: 530 }, (_, at) => 101 + at));
+  assert.deepEqual(
+    read.map(({ seq }) => seq),
+    Array.from({ length: 530 }, (_, at) => 101 + at),
+  );
 });
 
 test("$sys.stats is a tail like any other", async () => {

@@ -100,7 +100,10 @@ for (const { name, text, ops, bodies } of vectors("server")) {
     if (bodies) {
       const [messages] = known as unknown as [{ messages: Parameters<typeof bodyOf>[0][] }];
       const read = messages.messages.map(bodyOf);
-      assert.deepEqual(read.map((body) => (body instanceof Uint8Array ? [...body] : body)), bodies);
+      assert.deepEqual(
+        read.map((body) => (body instanceof Uint8Array ? [...body] : body)),
+        bodies,
+      );
     }
   });
 }
@@ -122,12 +125,20 @@ class Conversation {
   do(verb: string, ...given: unknown[]): void {
     const client = this._client;
     if (verb === "subscribe") {
-      this._feed = client.subscribe(given[0] as string, { ...(given[1] as SubscribeOptions), ack: "manual" }, (message) => {
-        this._held.set(message.seq, message);
-        this.app.push(`message ${message.seq}, attempt ${message.attempt}`);
-      });
+      this._feed = client.subscribe(
+        given[0] as string,
+        { ...(given[1] as SubscribeOptions), ack: "manual" },
+        (message) => {
+          this._held.set(message.seq, message);
+          this.app.push(`message ${message.seq}, attempt ${message.attempt}`);
+        },
+      );
     } else if (verb === "tail") {
-      this._feed = client.tail(given[0] as string, given[1] as TailOptions, ({ seq }) => void this.app.push(`shown ${seq}`));
+      this._feed = client.tail(
+        given[0] as string,
+        given[1] as TailOptions,
+        ({ seq }) => void this.app.push(`shown ${seq}`),
+      );
       void this._feed.closed.then((error) => error && this.app.push(`ended ${error.code}`));
     } else if (verb === "publish") {
       client.publish(given[0] as string, given[1], given[2] as object).then(
@@ -135,7 +146,10 @@ class Conversation {
         ({ code }) => this.app.push(`refused ${code}`),
       );
     } else if (verb === "ackConfirmed") {
-      void this._held.get(given[0] as number)!.ackConfirmed().then(() => this.app.push(`confirmed ${given[0]}`));
+      void this._held
+        .get(given[0] as number)!
+        .ackConfirmed()
+        .then(() => this.app.push(`confirmed ${given[0]}`));
     } else if (verb === "nack") {
       this._held.get(given[0] as number)!.nack(given[1] as object);
     } else if (verb === "closeSubscription") {

@@ -71,7 +71,9 @@ export class Socket implements WebSocketLike {
   }
 
   say(...ops: Op[]): void {
-    (this.onmessage as ((event: { data: string }) => void) | null)?.({ data: ops.map((op) => JSON.stringify(op)).join("\n") });
+    (this.onmessage as ((event: { data: string }) => void) | null)?.({
+      data: ops.map((op) => JSON.stringify(op)).join("\n"),
+    });
   }
 
   end(code: number, reason = ""): void {
