@@ -204,8 +204,7 @@ test("a tail is a stream that goes on after its last event", async () => {
   get.answer(stream, 200, { "content-type": "text/event-stream" });
   await world.settle();
   const shown = { topic: "prices", id: "x", priority: 1, published_at_ms: 1, data: "ü" };
-  const message = (seq: number) =>
-    `event: message\nid: e1:${seq}\ndata: ${JSON.stringify({ ...shown, seq })}\n\n`;
+  const message = (seq: number) => `event: message\nid: e1:${seq}\ndata: ${JSON.stringify({ ...shown, seq })}\n\n`;
   write(`: hello\n\n${message(5).slice(0, 20)}`);
   write(message(5).slice(20));
   write(`event: gap\nid: e1:9\ndata: {"from":6,"to":9}\n\n${message(10)}`);
