@@ -7,13 +7,14 @@ import { pathToFileURL } from "node:url";
 const [sdk, given] = process.argv.slice(2);
 const { Client } = await import(pathToFileURL(`${sdk}/dist/index.js`).href);
 const { WebSocket } = createRequire(`${sdk}/package.json`)("ws");
-const { url, token, ...options } = JSON.parse(given);
+const { url, token, blocked, ...options } = JSON.parse(given);
 
 const say = (event, more = {}) => process.stdout.write(`${JSON.stringify({ event, ...more })}\n`);
 const sockets = [];
 class Watched extends WebSocket {
   constructor(...args) {
-    super(...args);
+    // Where WebSockets are blocked, the upgrade comes to nothing.
+    super(blocked ? "ws://127.0.0.1:9/" : args[0], args[1]);
     sockets.push(this);
   }
 }

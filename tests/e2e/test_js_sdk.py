@@ -212,3 +212,49 @@ def test_ten_thousand_messages_through_one_client(node):
     counted = bob.ask("count", "counted", topic="orders", prefetch=100, messages=10_000)
     assert counted["messages"] == 10_000
     assert counted["messages"] / counted["seconds"] >= 3000, counted
+
+
+def test_the_long_poll_has_the_same_contract(node):
+    ann, bob = node("ann", transport="poll"), node("bob")
+    ann.ask("subscribe", "subscribed", topic="orders", hold=True, start={"seq": 1})
+    receipt = ann.ask("publish", "receipt", topic="orders", data={"n": 1}, id="a-1", key="k")
+    assert ann.ask("publish", "receipt", topic="orders", data={"n": 1}, id="a-1", key="k")["duplicate"] is True
+    held = next((line for line in ann.seen if line["event"] == "message"), None) or ann.wait("message")
+    assert (held["seq"], held["data"], held["key"], held["attempt"]) == (receipt["seq"], {"n": 1}, "k", 1)
+    ann.ask("settle", "settled", how="nack", seq=held["seq"], delayMs=100)
+    assert ann.wait("message", seq=held["seq"])["attempt"] == 2
+    ann.ask("settle", "settled", how="extend", seq=held["seq"])
+    ann.ask("settle", "settled", how="ackConfirmed", seq=held["seq"])
+    second = bob.ask("publish", "receipt", topic="orders", data=2)
+    ann.wait("message", seq=second["seq"])
+    bob.ask("subscribe", "subscribed", topic="orders", hold=True)
+    ann.say("suspend")  # gives back what it holds, without waiting for a timeout
+    assert bob.wait("message", seq=second["seq"])["data"] == 2
+    ann.ask("settle", "lost", how="ack", seq=second["seq"])
+
+
+def test_a_tail_over_http_goes_on_where_it_was(gateway, node):
+    ann, bob = node("ann"), node("bob", transport="poll")
+    ann.ask("publish", "receipt", topic="prices", data=0)
+    bob.ask("tail", "tailing", topic="prices", **{"from": "earliest"})
+    assert bob.wait("message")["data"] == 0
+    gateway.kill()
+    bob.wait("state", state="reconnecting")
+    ann.say("publish", topic="prices", data=1)
+    gateway.start()
+    ann.wait("receipt")
+    assert bob.wait("message")["data"] == 1
+
+
+def test_a_refused_topic_is_refused_over_the_long_poll_too(gateway, node):
+    ann = node("ann", transport="poll", token=gateway.token("ann", ("consume:orders@*",)))
+    ann.say("subscribe", topic="secret")
+    assert ann.wait("closed")["code"] == "forbidden"
+
+
+def test_blocked_web_sockets_are_got_round(node):
+    ann = node("ann", blocked=True)
+    ann.ask("subscribe", "subscribed", topic="orders")
+    ann.ask("publish", "receipt", topic="orders", data="here")
+    message = next((line for line in ann.seen if line["event"] == "message"), None) or ann.wait("message")
+    assert message["data"] == "here"

@@ -233,15 +233,18 @@ export class PollLink implements Link {
     await (op.tail ? this.#follow(line) : this.#poll(line)).catch(() => undefined);
   }
 
-  /** Make the group where it is to begin somewhere; a group that is there stays as it is. */
+  /** Make the group where it is to begin somewhere, and its topic; what is there stays as it is. */
   async #prepare({ topic, group = "default", start, inactive_ttl_ms }: SubscribeOp): Promise<Problem | undefined> {
     if (start === undefined && inactive_ttl_ms === undefined) return undefined;
-    const path = `/v1/admin/topics/${encodeURIComponent(topic)}/groups/${encodeURIComponent(group)}`;
-    const answer = await this.#call("PUT", path, { body: JSON.stringify({ start, inactive_ttl_ms }) }).catch(
-      () => undefined,
-    );
-    // Without the right to make it, it may still be there to be joined.
-    return answer?.problem?.code === "forbidden" ? undefined : answer?.problem;
+    const path = `/v1/admin/topics/${encodeURIComponent(topic)}`;
+    const make = (what: string, config: object) =>
+      this.#call("PUT", path + what, { body: JSON.stringify(config), headers: { "if-none-match": "*" } }).catch(
+        () => undefined,
+      );
+    await make("", {}); // refused where it is there; where it may not be made, the group's answer says so
+    const answer = await make(`/groups/${encodeURIComponent(group)}`, { start, inactive_ttl_ms });
+    // There already; or without the right to make it, it may still be there to be joined.
+    return ["conflict", "forbidden"].includes(answer?.problem?.code ?? "") ? undefined : answer?.problem;
   }
 
   async #poll(line: Line): Promise<void> {

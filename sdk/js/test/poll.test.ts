@@ -237,6 +237,10 @@ test("where a group is to begin is said with the group; a private one needs a We
   client.subscribe("orders", { start: { seq: 7 } }, () => undefined);
   const mine = client.subscribe("orders", { clientId: "phone" }, () => undefined);
   await world.settle();
+  const topic = http.take("/v1/admin/topics/orders");
+  assert.deepEqual([topic.method, topic.body, topic.headers.get("if-none-match")], ["PUT", {}, "*"]);
+  topic.answer({ code: "conflict", title: "it is there", retryable: false }, 412);
+  await world.settle();
   const put = http.take("/v1/admin/topics/orders/groups/default");
   assert.deepEqual([put.method, put.body], ["PUT", { start: { seq: 7 } }]);
   put.answer({}, 201);
