@@ -24,8 +24,12 @@ from typing import Any
 
 from bench import bounds, processes, report
 from bench.contestants.base import Contestant
+from bench.contestants.mosquitto import Mosquitto
 from bench.contestants.naive import Naive
+from bench.contestants.nats import Nats, NatsAlways
 from bench.contestants.pushwire import Pushwire
+from bench.contestants.rabbitmq import RabbitMQ
+from bench.contestants.redis import Redis
 from bench.loadgen import SCENARIOS
 from bench.processes import ProcessFailed
 from bench.scenarios.base import CONNECT_S, DRAIN_S, SETUP_S, STAGE_S, Case
@@ -33,8 +37,10 @@ from bench.stats import median
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build"
-CONTESTANTS: tuple[type[Contestant], ...] = (Pushwire, Naive)
+CONTESTANTS: tuple[type[Contestant], ...] = (Pushwire, Naive, RabbitMQ, Nats, NatsAlways, Redis, Mosquitto)
 """The first is compared with each other one."""
+QUICK = ("pushwire", "naive", "nats")
+"""In a quick run, unless others are named."""
 BODY_BYTES = 200
 ROUNDS = 3
 START_FAILURES_MAX = 2
@@ -54,9 +60,10 @@ class Bench:
         self.options = options
         self.folder = folder
         self.broker_cpu, self.load_cpu = (None, None) if options.unpinned else processes.cores()
-        self.contestants = [
-            kind(folder, self.broker_cpu) for kind in CONTESTANTS if kind.name in (options.system or [kind.name])
-        ]
+        wanted = options.system or (QUICK if options.quick else [kind.name for kind in CONTESTANTS])
+        asked = [kind(folder, self.broker_cpu) for kind in CONTESTANTS if kind.name in wanted]
+        self.missing = {one.name: reason for one in asked if (reason := one.missing())}
+        self.contestants = [one for one in asked if one.name not in self.missing]
         self.cases = [case for case in plan(options.quick) if options.only in f"{case.scenario}: {case.name}"]
         self.results = report.Results([contestant.name for contestant in self.contestants], self.cases)
         self.others = processes.Others()

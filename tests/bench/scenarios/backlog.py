@@ -93,8 +93,8 @@ class Seen(Ledger):
 
 def _fill(load: Load, count: int) -> dict[str, float]:
     ids = Ids(load.seed)
-    consumer = Consumer(load.loop, load.dialect, "the group's first", Ledger(ids), batched=True)
-    producer = Producer(load.loop, load.dialect, TOPIC, ids)
+    consumer = Consumer(load.loop, load.talk(), "the group's first", Ledger(ids), batched=True)
+    producer = Producer(load.loop, load.talk(), TOPIC, ids)
     load.connect([consumer, producer])
     consumer.subscribe(TOPIC, "default", 0)
     load.wait(lambda: not consumer.waiting, "subscription")
@@ -110,7 +110,7 @@ def _fill(load: Load, count: int) -> dict[str, float]:
 
 def _drain(load: Load, count: int) -> float:
     seen = Seen(count)
-    consumer = Consumer(load.loop, load.dialect, "consumer", seen, batched=True)
+    consumer = Consumer(load.loop, load.talk(), "consumer", seen, batched=True)
     load.connect([consumer])
     meter = Meter(load)
     consumer.subscribe(TOPIC, "default", throughput.MODES["batched"]["prefetch"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.links import LoadError
 from bench.roles import Consumer, Producer
-from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
+from bench.scenarios.base import DRAIN_S, PREFETCH, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger, percentile
 
 SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
@@ -33,10 +33,11 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     clock = time.perf_counter
     ids = Ids(load.seed)
     ledger = Ledger(ids)
-    producer = Producer(load.loop, load.dialect, load.topic, ids)
-    consumer = Consumer(load.loop, load.dialect, "consumer", ledger, batched=False)
+    load.prepare(("default",), PREFETCH)
+    producer = Producer(load.loop, load.talk(), load.topic, ids)
+    consumer = Consumer(load.loop, load.talk(), "consumer", ledger, batched=False)
     load.connect([producer, consumer])
-    consumer.subscribe(load.topic, "default", 100)
+    consumer.subscribe(load.topic, "default", PREFETCH)
     load.wait(lambda: not consumer.waiting, "subscription")
 
     stamps: dict[str, float] = {}

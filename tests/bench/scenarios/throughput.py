@@ -46,9 +46,10 @@ def cases(quick: bool) -> list[Case]:
 def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     ids = Ids(load.seed)
     ledger = Ledger(ids)
-    producers = [Producer(load.loop, load.dialect, load.topic, ids, n) for n in range(params["producers"])]
+    load.prepare(("default",), params["prefetch"], params["consumers"])
+    producers = [Producer(load.loop, load.talk(), load.topic, ids, n) for n in range(params["producers"])]
     consumers = [
-        Consumer(load.loop, load.dialect, f"consumer {n}", ledger, params["batched"])
+        Consumer(load.loop, load.talk(), f"consumer {n}", ledger, params["batched"])
         for n in range(params["consumers"])
     ]
     load.connect([*producers, *consumers])
