@@ -118,7 +118,12 @@ class Link:
         try:
             if not self.open:
                 data = self._handshake(data)
-            for opcode, payload in self._reader.feed(data):
+            messages = self._reader.feed(data)
+            if self.loop.target.opcode == framing.BINARY and all(opcode == framing.BINARY for opcode, _ in messages):
+                # The peers' binary protocols are byte streams: frames mean nothing, and one call costs less than many.
+                self.on_payload(b"".join([payload for _, payload in messages]))
+                return
+            for opcode, payload in messages:
                 self._message(opcode, payload)
         except framing.FramingError as exc:
             raise LoadError(f"{self.name}: {exc}") from exc

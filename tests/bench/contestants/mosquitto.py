@@ -26,6 +26,7 @@ class Mosquitto(Installed):
     def command(self, data: Path, ready_file: Path) -> Sequence[str]:
         self.port = free_port()
         lines = [
+            f"listener {free_port()} {LOOPBACK}",  # without a plain one it exits: it counts no others
             f"listener {self.port} {LOOPBACK}",
             "protocol websockets",
             "allow_anonymous true",

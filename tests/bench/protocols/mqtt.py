@@ -86,6 +86,7 @@ class MqttTalk:
         ids: list[str] = []
         leases: list[str] = []
         receipts: dict[int, list[str]] = {}
+        published = self._published
         at, end = 0, len(data)
         while at + 2 <= end:
             kind, size, body = data[at] & 0xF0, data[at + 1], at + 2
@@ -95,16 +96,18 @@ class MqttTalk:
                 break
             at = body + size
             if kind == PUBLISH:
-                topic = 2 + int.from_bytes(data[body : body + 2], "big")
-                start = body + topic + 2
-                leases.append(str(int.from_bytes(data[start - 2 : start], "big")))
+                start = body + 4 + (data[body] << 8 | data[body + 1])  # behind the topic and the packet id
+                leases.append(str(data[start - 2] << 8 | data[start - 1]))
                 start += 1 + data[start]  # the properties; a broker here sends few
                 ids.append(data[start : start + 36].decode())
             elif kind == PUBACK:
                 if size > 2 and data[body + 2] >= 0x80:
                     raise LoadError(f"the broker refused a message with reason {data[body + 2]:#x}")
-                ref, id_ = self._published.pop(int.from_bytes(data[body : body + 2], "big"))
-                receipts.setdefault(ref, []).append(id_)
+                ref, id_ = published.pop(data[body] << 8 | data[body + 1])
+                if ref in receipts:
+                    receipts[ref].append(id_)
+                else:
+                    receipts[ref] = [id_]
             else:
                 events.append(self._rare(kind, data[body:at]))
         self._rest = data[at:]
