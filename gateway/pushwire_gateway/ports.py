@@ -7,7 +7,7 @@ written, tested and replaced without each other. Times are seconds of the gatewa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pushwire.wire.codec import Codec
 from pushwire.wire.frames import ClientFrame, ServerFrame
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .outbox import Outbox
 
 ServerCodec = Codec[ClientFrame, ServerFrame]
+
+WAITS: Final = "waits"
+"""In the state of an HTTP request: the end of what its client sends is to be taken for the end of its client."""
 
 PublishDone = Callable[[Refusal | None], None]
 """None: durable, and every message has its `seq` and `duplicate`. A Refusal: see `refusal.py`."""

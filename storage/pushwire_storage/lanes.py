@@ -143,9 +143,12 @@ class LaneFeed:
         return frozenset(self._lanes)
 
     def gone(self, group: Group) -> None:
-        """The group was deleted, or moved: nothing of what was said of it holds."""
+        """The group was deleted, or moved: nothing of what was said of it holds, and may have to be said again."""
         self.forget(group)
-        self._reported = {each for each in self._reported if each[0] != group.id}
+        held = {each for each in self._reported if each[0] != group.id}
+        if len(held) < len(self._reported):
+            self._reported = held
+            self.returns += 1
 
     def want_key(self, group: Group, priority: int, key: str, after_seq: int, count: int) -> None:
         lane = self._lanes.get(group_lane(group.id, priority))
@@ -330,10 +333,16 @@ class LaneFeed:
             self._stalled_keys.append(KeyWant(lane, scan.key, scan.cursor, scan.limit))
             return
         # Those that wait are due, but they come through the lane's demand, like every retry.
-        taken = [index for index, message in enumerate(result.messages) if message.seq not in lane.waiting]
-        counts = [result.counts[index] for index in taken] if result.counts else None
-        messages = [result.messages[index] for index in taken]
-        # Nor is anything said of those that have expired: the lane has handed them out, so they are the gateway's.
+        found = [
+            (message, result.counts[index] if result.counts else (0, 0))
+            for index, message in enumerate(result.messages)
+            if message.seq not in lane.waiting
+        ]
+        # Those whose TTL is over are the gateway's to settle too: the lane has handed them out.
+        found += [(message, (0, 0)) for message in result.expired if message.seq not in lane.waiting]
+        found.sort(key=lambda each: each[0].seq)
+        messages = [message for message, _ in found]
+        counts = [each for _, each in found] if result.counts else None
         self._consumer.arrived_key(lane.group, lane.priority, scan.key, messages, counts, result.cursor)
 
     # -- TTLs

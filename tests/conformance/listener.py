@@ -130,6 +130,7 @@ class Listener:
         assert topic.owed(group.name, seq), f"seq {seq} is settled, unknown, or not owed"
         kept = topic.kept[seq]
         assert (message.id, content(message)) == (kept.id, kept.content)
+        assert message.redriven is kept.redriven
         got = (message.due_ms, message.expires_ms)
         assert got == (kept.due_ms, kept.expires_ms), f"seq {seq}: {got}, not {(kept.due_ms, kept.expires_ms)}"
 

@@ -1,17 +1,27 @@
 """The history checker: judges what clients saw and what the disk holds, and knows nothing of how the gateway works.
 
-One file, standard library only, for the simulator and for real processes. Events carry `t` (ns of one clock) and
-`ev`; q is the topic with its tenant. What was not clearly answered may or may not have happened, for ever.
+Standard library only (with judges.py, for orders and times), for the simulator and for real processes. Events carry
+`t` (ns of one clock) and `ev`; q is the topic with its tenant. What was not clearly answered may or may not have
+happened, for ever.
 
-    pub_inv   op q mid sha [key]    one a message, before sending; `op` joins the messages of one frame
+    topic     q [expired: dead drop] [retain_ns] [age_ns]                  configured so before anything else
+    pub_inv   op q mid sha [key] [delay_ns | due_ns] [ttl_ns]              one a message; `op` joins those of a frame
     pub_ok    op q mid seq dup      pub_fail  op q mid code (definite)     pub_info  op q mid (unknown)
     sub_inv   cid sub q grp [start] sub_ok    cid sub q grp
     unsub_inv cid sub               unsub_ok  cid sub                      unsub_end cid sub (ended by the gateway)
-    dlv       cid sub q grp seq mid sha lease attempt redelivered expires_ns [key] [granted: by the gateway's clock]
+    dlv       cid sub q grp seq mid sha lease attempt redelivered expires_ns [key] [pri] [redriven]
+              [granted: by the gateway's clock]
     set_inv   op kind leases [also] [delay_ns] [cid]   kind: ack nack reject release extend; `also`: by ack_through
     set_ok    op leases [expires_ns]       set_stale  op leases [cid]      (op None: no ref; the cid's last on it)
     con_open  cid [boot] [until] [may: [[q, grp], ...]]                    con_auth  cid until (a refresh is sent)
-    con_close cid [since]           when the gateway saw it, or the earliest moment at which it can have
+    con_close cid [since] [until]   when the gateway saw it, or the earliest moment at which it can have; its leases
+                                    end then, or `until` a grace is over
+    con_resume cid subs: {sub: [q, grp, leases]}                           took these over from another connection
+    over      leases why            the gateway has ended these
+    grp_reset q grp floor           moved or purged: a life of its own begins, owed nothing up to `floor` (grp None: all)
+    grp_pause q grp                 confirmed               grp_go  q grp  is to be resumed
+    redrive_inv q ids: [[grp, seq], ...]     redrive_ok  q seqs: [[grp, old seq, new seq, mid], ...]
+    tail_ok   tid q seq [resumed]   tail_shown  tid q seq mid sha [key]    tail_gap  tid q from to
     srv_start boot                  srv_kill  boot                         srv_exit  boot (after a drain)
     final     kind, rows or done    db_dump (owed, unsettled), dlq, orphans, counts (also after a kill), drain
 """
@@ -26,13 +36,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from . import judges
+from .judges import FOREVER, Schedule
+
 Event = Mapping[str, Any]
 Where = tuple[str, str, int]
-FOREVER = 1 << 62
 SOMETIMES = frozenset({
-    "ack_through", "backoff", "close", "dead_deliveries", "dead_failures", "dead_rejected", "delayed_nack",
-    "duplicate", "expiry", "expiry_extended", "id_conflict", "late_answer", "open_publish_kept", "open_publish_lost",
-    "redelivery_after_kill", "refused", "release", "retry_after_kill", "reverted_ack", "stale", "token", "unsubscribe",
+    "ack_through", "backoff", "close", "dead_deliveries", "dead_expired", "dead_failures", "dead_rejected", "delayed",
+    "delayed_nack", "dropped", "duplicate", "expiry", "expiry_extended", "gap", "id_conflict", "key_waited",
+    "late_answer", "open_publish_kept", "open_publish_lost", "parted", "paused", "purged", "redelivery_after_kill",
+    "redriven", "refused", "release", "resumed_lease_settled", "retry_after_kill", "reverted_ack", "sought", "stale",
+    "tail_resumed", "token", "unsubscribe",
 })  # fmt: skip
 """Rare states. A run that has not seen those it asked for proves little: it is invalid, not passed."""
 
@@ -44,6 +58,7 @@ class Limits:
     forgotten_max: int = 2  # deliveries of one message that a stop forgets: the last, one given back a moment before
     slack_ns: int = 50_000_000  # how far recorded times may be from the gateway's
     late_ns: int = 1_000_000_000  # delivery stops so soon after a token's end; or is seen so late without `granted`
+    behind_ns: int = 5_000_000_000  # what fell due has joined its key by then, however slow the disk
 
 
 @dataclass(slots=True)
@@ -58,6 +73,8 @@ class Pub:
     seqs: set[int] = field(default_factory=set)
     fresh: int = 0
     ok_t: int = FOREVER
+    schedule: Schedule = field(default_factory=Schedule)
+    answered: dict[Any, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -77,6 +94,7 @@ class Span:
     ends: list[tuple[str, int]]
     boot: int = 0
     scope: Any = None
+    closed: int = FOREVER
 
 
 @dataclass(slots=True)
@@ -89,7 +107,15 @@ class Lease:
     exact: bool
     expires: int
     settles: list[Settle]
+    over: list[tuple[str, int]]
+    key: Any = None
+    pri: int = 1
     extended: bool = False
+
+    @property
+    def ended(self) -> int:
+        """The first moment at which it may have been settled for good."""
+        return min((s.t for s in self.settles if s.kind in {"ack", "reject"} and s.result != "stale"), default=FOREVER)
 
     def has(self, kind: str, *results: str) -> bool:
         return any(s.kind == kind and s.result in results for s in self.settles)
@@ -123,19 +149,31 @@ class Checker:
         self.leases: dict[str, Lease] = {}
         self.settles: dict[str, list[Settle]] = defaultdict(list)  # by lease, which may be seen later
         self.by_message: dict[Where, list[Lease]] = defaultdict(list)
+        self.end_t = 0
         self.boots = 0
         self.stops: dict[int, int] = {}
         self.kills: list[int] = []
         self.counts: dict[Where, tuple[int, int, int]] = {}  # deliveries, failures, boot that left them
         self.dump: dict[Where, Event] | None = None
-        self.letters: dict[Where, Event] = {}
+        self.letters: dict[Where, list[Event]] = defaultdict(list)
         self.drained = False
+        self.topics: dict[str, Event] = {}
+        self.owners: dict[str, tuple[Span, Span]] = {}  # lease -> connection and subscription that took it over
+        self.over: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        self.resets: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)  # (since, floor)
+        self.floors: dict[str, int] = defaultdict(int)  # by topic: purged up to here
+        self.pauses: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        self.redriven: dict[Where, Where | None] = {}  # a letter that was put back -> as what, if that is known
+        self.redrives: dict[str, int] = {}  # q -> when the first was asked for
+        self.second_lives: dict[tuple[str, int], tuple[str | None, str]] = {}  # (q, new seq) -> group, mid
+        self.tails = judges.Tails(self.bad, self.seen)
 
     def bad(self, code: str, where: Any, text: str) -> None:
         self.violations.append((code, f"{where}: {text}"))
 
     def feed(self, e: Event) -> None:
         family, _, step = e["ev"].partition("_")
+        self.end_t = max(self.end_t, e["t"])
         getattr(self, f"_{family}")(step, e)
 
     def _pub(self, step: str, e: Event) -> None:
@@ -146,11 +184,13 @@ class Checker:
         if step == "inv":
             pub.shas[e["op"]] = (e["sha"], e.get("key"))
             pub.attempts += 1
+            pub.schedule.ask(e["op"], e["t"], e.get("delay_ns"), e.get("due_ns"), e.get("ttl_ns"))
         elif step == "fail":
             self.seen["id_conflict" if e["code"] == "id_conflict" else "refused"] += 1
         elif step == "ok":
             self._receipt(pub, q, mid, e["seq"], e["dup"])
             pub.ok_t = min(pub.ok_t, e["t"])
+            pub.answered[e["op"]] = e["t"]
 
     def _receipt(self, pub: Pub, q: str, mid: str, seq: int, duplicate: bool) -> None:
         pub.fresh += not duplicate
@@ -192,9 +232,11 @@ class Checker:
         if bool(e["redelivered"]) != (e["attempt"] > 1) or (con.boot > boot and e["attempt"] <= on_disk):
             self.bad("S7", where, f"attempt {e['attempt']} after {on_disk} on disk, redelivered {e['redelivered']}")
         at = e.get("granted", e["t"])
+        con, sub = self.owners.get(token, (con, sub))
         fields = sub or Span([]), e["attempt"], at, "granted" in e, at + e["expires_ns"], self.settles[token]
-        self.leases[token] = Lease(token, con, *fields)
-        self.by_message[where].append(self.leases[token])
+        lease = Lease(token, con, *fields, self.over[token], e.get("key"), e.get("pri", 1))
+        self.leases[token] = lease
+        self.by_message[where].append(lease)
         self._content("delivered", e)
 
     def _content(self, how: str, e: Event) -> None:
@@ -202,8 +244,26 @@ class Checker:
         pub = self.pubs.get((e["q"], e["mid"]))
         if pub is None or (e["sha"], e.get("key")) not in pub.shas.values():
             self.bad("S2", (e["q"], e["mid"]), f"{how} as {e['sha']}, but not published so")
-        if pub is not None:
+        if e.get("redriven"):
+            self._second_life(e)
+        elif pub is not None:
             self._one_seq(pub, e["q"], e["seq"], e["mid"])
+
+    def _second_life(self, e: Event) -> None:
+        """A redriven message has a new seq, and is the business of the group it died in alone."""
+        grp = e.get("grp")
+        known, mid = self.second_lives.get((e["q"], e["seq"]), (None, e["mid"]))
+        self.second_lives[e["q"], e["seq"]] = (known or grp, mid)
+        self.seen["redriven"] += 1
+        other = grp not in {None, known} and known is not None and self._was_there(e["q"], str(grp))
+        if mid != e["mid"] or other:
+            self.bad("S8", (e["q"], e["seq"]), f"{e['mid']} in {grp}, but {mid} was put back for {known}")
+        if self.mids.setdefault((e["q"], e["seq"]), mid) != mid:
+            self.bad("S10", (e["q"], e["seq"]), f"given to {self.mids[e['q'], e['seq']]} and to {mid}")
+
+    def _was_there(self, q: str, grp: str) -> bool:
+        """Before anything of the topic was put back, and untouched since: else it is owed whatever is kept."""
+        return self.groups[q][grp][0] < self.redrives.get(q, FOREVER) and not self.resets.get((q, grp))
 
     def _set(self, step: str, e: Event) -> None:
         if step != "inv":
@@ -227,14 +287,62 @@ class Checker:
                     lease.extended = True
 
     def _con(self, step: str, e: Event) -> None:
+        con = self.cons.setdefault(e["cid"], Span([]))
         if step == "open":
-            token = ("token", e.get("until", FOREVER))
-            self.cons[e["cid"]] = Span([token], e.get("boot", self.boots), e.get("may"))
-        elif con := self.cons.get(e["cid"]):
-            if step == "auth":
-                con.ends += [("auth", e["t"]), ("token", e["until"])]
-            else:
-                con.ends.append(("close", e.get("since", e["t"])))
+            con.ends.append(("token", e.get("until", FOREVER)))
+            con.boot, con.scope = e.get("boot", self.boots), e.get("may")
+        elif step == "auth":
+            con.ends += [("auth", e["t"]), ("token", e["until"])]
+        elif step == "close":
+            since = e.get("since", e["t"])
+            con.closed = min(con.closed, since)
+            con.ends.append(("close", e.get("until") or since))
+        else:
+            con.boot = con.boot or self.boots
+            for name, (q, grp, leases) in e["subs"].items():
+                sub = self.subs[e["cid"], name] = Span([], scope=(q, grp))
+                for token in leases:
+                    self.owners[token] = con, sub
+                    if (lease := self.leases.get(token)) is not None:
+                        lease.con, lease.sub = con, sub
+
+    def _over(self, _: str, e: Event) -> None:
+        for token in e["leases"]:
+            self.over[token].append((e["why"], e["t"]))
+
+    def _topic(self, _: str, e: Event) -> None:
+        self.topics[e["q"]] = e
+
+    def _grp(self, step: str, e: Event) -> None:
+        where = e["q"], e["grp"]
+        if step == "pause":
+            self.pauses[where].append((e["t"], FOREVER))
+            self.seen["paused"] += 1
+        elif step == "go":
+            if self.pauses[where] and self.pauses[where][-1][1] == FOREVER:
+                self.pauses[where][-1] = (self.pauses[where][-1][0], e["t"])
+        else:
+            self.seen["purged" if e["grp"] is None else "sought"] += e["floor"] > 0
+            if e["grp"] is None:
+                self.floors[e["q"]] = max(self.floors[e["q"]], e["floor"])
+            for grp in [e["grp"]] if e["grp"] is not None else list(self.groups[e["q"]]):
+                self.resets[e["q"], grp].append((e["t"], e["floor"]))
+            self.counts = {w: n for w, n in self.counts.items() if w[0] != e["q"] or e["grp"] not in {None, w[1]}}
+
+    def _redrive(self, step: str, e: Event) -> None:
+        if step == "inv":
+            self.redrives.setdefault(e["q"], e["t"])
+            for grp, seq in e["ids"]:
+                self.redriven.setdefault((e["q"], grp, seq), None)
+            return
+        for grp, old, new, mid in e["seqs"]:
+            self.redriven[e["q"], grp, old] = (e["q"], grp, new)
+            self._second_life({**e, "grp": grp, "seq": new, "mid": mid})
+
+    def _tail(self, step: str, e: Event) -> None:
+        self.tails.feed(step, e)
+        if step == "shown":
+            self._content("shown", e)
 
     def _srv(self, step: str, e: Event) -> None:
         self.boots = e["boot"]
@@ -257,8 +365,7 @@ class Checker:
 
     def _final_row(self, kind: str, where: Where, row: Event) -> None:
         if kind == "dlq":
-            if self.letters.setdefault(where, row) is not row:
-                self.bad("S8", where, "two dead letters")
+            self.letters[where].append(row)
             return
         before = self.counts.get(where, (0, 0, 0))
         self.counts[where] = row["deliveries"], row["failures"], self.boots
@@ -267,25 +374,123 @@ class Checker:
 
     def report(self, required: Iterable[str] = ()) -> Report:
         """Judge the whole history. `required`: rare states that must have been seen."""
+        for (q, _), pub in self.pubs.items():
+            pub.schedule.settle(pub.answered, self.topics.get(q, {}).get("age_ns", 0))
         for where, leases in self.by_message.items():
-            leases.sort(key=lambda lease: (lease.con.boot, lease.attempt))
-            self._judge_leases(where, leases)
-        for where, row in self.letters.items():
-            self._judge_letter(where, row, self.by_message.get(where, []))
+            leases.sort(key=lambda lease: (lease.con.boot, lease.attempt, lease.granted))
+            for life in self._lives(where, leases):
+                self._judge_leases(where, life)
+            self._judge_times(where, leases)
+        for where, rows in self.letters.items():
+            for row in rows:
+                self._judge_letter(where, row)
+            lives = [self._life(where, row.get("t", 0)) for row in rows]
+            if len(set(lives)) < len(lives):
+                self.bad("S8", where, f"{len(rows)} dead letters")
         for where, row in (self.dump or {}).items():
             self._content("stored", row)
-            acked = any(lease.has("ack", "ok") for lease in self.by_message.get(where, ()))
-            if acked or where in self.letters:
+            acked = any(lease.has("ack", "ok") for lease in self._last_life(where))
+            if acked or (where in self.letters and not self.resets.get(where[:2])):
                 self.bad("S12", where, f"{'confirmed as acked' if acked else 'dead'}, and still stored")
+        self._judge_fates()
+        self._judge_orders()
+        missing = sorted(set(required) - {name for name, count in self.seen.items() if count})
+        return Report(self.violations, self.seen, missing, self._figures())
+
+    def _judge_fates(self) -> None:
         for (q, mid), pub in self.pubs.items():
             self._judge_publish((q, mid), pub)
             for seq in pub.seqs:
                 for grp, (since, starts) in self.groups[q].items():
                     only = len(self.groups[q]) == 1 and starts <= {None, "earliest"} and since < FOREVER
-                    owed = pub.ok_t < FOREVER and (since <= pub.first_t or only)
-                    self._judge_fate((q, grp, seq), mid, owed)
-        missing = sorted(set(required) - {name for name, count in self.seen.items() if count})
-        return Report(self.violations, self.seen, missing, self._figures())
+                    still = since < pub.schedule.expires_min  # else it may have gone before anybody was owed it
+                    owed = pub.ok_t < FOREVER and (since <= pub.first_t or (only and still))
+                    self._judge_fate((q, grp, seq), mid, pub, owed)
+        for (q, seq), (grp, mid) in self.second_lives.items():
+            if grp is not None and (q, mid) in self.pubs:
+                self._judge_fate((q, grp, seq), mid, self.pubs[q, mid], owed=True)
+
+    # --- lives: a group that was moved or purged begins anew ------------------------------------------------------
+
+    def _life(self, where: Where, t: int) -> int:
+        return bisect_right(self.resets.get(where[:2], ()), (t, FOREVER))
+
+    def _lives(self, where: Where, leases: list[Lease]) -> Iterable[list[Lease]]:
+        lives: dict[int, list[Lease]] = defaultdict(list)
+        for lease in leases:
+            lives[self._life(where, lease.granted)].append(lease)
+        return lives.values()
+
+    def _last_life(self, where: Where) -> list[Lease]:
+        last = len(self.resets.get(where[:2], ()))
+        return [each for each in self.by_message.get(where, ()) if self._life(where, each.granted) == last]
+
+    # --- judgement ------------------------------------------------------------------------------------------------
+
+    def _judge_times(self, where: Where, leases: list[Lease]) -> None:
+        mid = self.mids.get((where[0], where[2]))
+        pub, slack = self.pubs.get((where[0], mid or "")), self.limits.slack_ns
+        if pub is None or (where[0], where[2]) in self.second_lives:
+            return
+        schedule = pub.schedule
+        for lease in leases:
+            if lease.granted + slack < schedule.due_min:
+                self.bad("S14", where, f"{lease.token} granted {schedule.due_min - lease.granted} ns before it was due")
+            if lease.granted > schedule.expires_max + slack + (0 if lease.exact else self.limits.late_ns):
+                self.bad("S15", where, f"{lease.token} granted {lease.granted - schedule.expires_max} ns after its end")
+        self.seen["delayed"] += any(delay or due for _, delay, due, _ in schedule.asked.values())
+
+    def _judge_orders(self) -> None:
+        keys: dict[Any, list[judges.Keyed]] = defaultdict(list)
+        grants: dict[tuple[str, str], list[int]] = defaultdict(list)
+        newest: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for where, leases in self.by_message.items():
+            q, grp, seq = where
+            grants[q, grp] += [lease.granted for lease in leases]
+            newest[q].append((seq, max(lease.granted for lease in leases)))
+            if leases[0].key is None or not all(lease.exact for lease in leases):
+                continue
+            for life in self._lives(where, leases):
+                name = q, grp, life[0].key, life[0].pri, self._life(where, life[0].granted)
+                keys[name].append(self._keyed(where, life))
+        for name, messages in keys.items():
+            judges.judge_key(name, messages, self.limits.slack_ns, self.limits.behind_ns, self.bad)
+            self.seen["key_waited"] += len(messages) > 1
+        judges.judge_pauses(self.pauses, grants, self.limits.slack_ns, self.bad)
+        kept: dict[str, list[int]] = defaultdict(list)
+        for q, _, seq in self.dump or ():
+            kept[q].append(seq)
+        stored: dict[str, list[int]] = defaultdict(list)
+        for q, seq in sorted({*self.mids, *self.second_lives}):
+            stored[q].append(seq)
+        for q, topic in self.topics.items():
+            if topic.get("retain_ns", 0) >= FOREVER:
+                mortal = {seq for (q2, seq), mid in self.mids.items() if q2 == q and self._mortal(q, mid)}
+                kept[q] += [seq for seq in stored[q] if seq > self.floors[q] and seq not in mortal]
+        for pairs in (*kept.values(), *newest.values()):
+            pairs.sort()  # type: ignore[attr-defined]  # lists of one kind each
+        self.tails.judge(stored, kept, newest, self.limits.slack_ns)
+
+    def _mortal(self, q: str, mid: str) -> bool:
+        """Whether it goes by itself one day."""
+        pub = self.pubs.get((q, mid))
+        return pub is None or pub.schedule.expires_min < FOREVER
+
+    def _keyed(self, where: Where, life: list[Lease]) -> judges.Keyed:
+        pub = self.pubs.get((where[0], self.mids.get((where[0], where[2]), "")))
+        died = min((row.get("t", 0) for row in self.letters.get(where, ())), default=FOREVER)
+        second = (where[0], where[2]) in self.second_lives
+        due, expires = (0, FOREVER) if pub is None or second else (pub.schedule.due_max, pub.schedule.expires_min)
+        # So often delivered, it may have died without a word: a letter that a crash kept from being written.
+        often = min(self.limits.max_failures, self.limits.max_deliveries)
+        ends = [lease.granted if lease.attempt >= often else lease.ended for lease in life]
+        ended = min(died, self._gone_by(where), *ends)
+        grants = sorted((lease.con.boot, lease.granted) for lease in life)
+        return judges.Keyed(where[2], grants, ended, due, expires)
+
+    def _gone_by(self, where: Where) -> int:
+        """When a letter of it may have been put back: the letter itself is not there any more to tell when it died."""
+        return 0 if where in self.redriven else FOREVER
 
     def _judge_publish(self, where: tuple[str, str], pub: Pub) -> None:
         answers = set(pub.ops.values())
@@ -316,11 +521,12 @@ class Checker:
             self.bad("S5", where, f"delivered as {last.token} after the confirmed ack of {acked[0].token}")
         for lease in leases:
             ends, late, close_late = lease.con.ends, self.limits.late_ns, self.limits.slack_ns
-            closed = min((t for name, t in ends if name == "close"), default=FOREVER)
-            until = max(t for name, t in ends if name == "token")
+            closed = lease.con.closed
+            until = max((t for name, t in ends if name == "token"), default=FOREVER)
             if lease.granted > closed + (close_late if lease.exact else late) or lease.granted > until + late:
                 self.bad("S11", where, f"{lease.token} delivered after its connection or token had ended")
         self.seen["reverted_ack"] += any(lease.has("ack", "") for lease in leases[:-1])
+        self.seen["resumed_lease_settled"] += any(x.token in self.owners and x.has("ack", "ok") for x in leases)
 
     def _judge_pair(self, where: Where, before: Lease, after: Lease) -> bool:
         """Two deliveries in a row of one message. Returns whether the first certainly ended as a failure."""
@@ -329,7 +535,7 @@ class Checker:
         if counted and after.attempt <= before.attempt:
             self.bad("S7", where, f"{after.token} is attempt {after.attempt}, but {before.token} was {before.attempt}")
         stop = self.stops.get(before.con.boot, FOREVER)
-        causes = [("expiry", before.expires), ("stop", stop), *before.con.ends, *before.sub.ends]
+        causes = [("expiry", before.expires), ("stop", stop), *before.con.ends, *before.sub.ends, *before.over]
         ends = {name for name, t in causes if t <= by}
         ends |= {s.kind for s in before.settles if s.t <= by and s.result != "stale" and s.kind != "extend"}
         if not ends:
@@ -341,36 +547,57 @@ class Checker:
                 if by < nack.t + nack.delay_ns:
                     self.bad("S13", where, f"{after.token} granted before the delay of a nack was over")
         self.seen["redelivery_after_kill"] += not same_boot
-        if same_boot and len(ends) == 1:
-            (end,) = ends
+        named = ends - {"parted"} or ends  # the gateway says so too when a subscription or a token ends
+        if same_boot and len(named) == 1:
+            (end,) = named
             self.seen[end] += 1
             self.seen["expiry_extended"] += end == "expiry" and before.extended
         return same_boot and ends <= {"expiry", "nack"}
 
-    def _judge_letter(self, where: Where, row: Event, leases: list[Lease]) -> None:
-        reason, died = row["reason"], row.get("t", FOREVER) + self.limits.slack_ns
+    def _judge_letter(self, where: Where, row: Event) -> None:
+        reason, at = row["reason"], row.get("t", FOREVER)
+        died = at + self.limits.slack_ns
         limits = {"failures": self.limits.max_failures, "deliveries": self.limits.max_deliveries}
-        same_life = [x for x in leases[-1:] if self.stops.get(x.con.boot, FOREVER) >= row.get("t", FOREVER)]
+        lives = {self._life(where, at), self._life(where, at + 1_000_000)}  # `at` is a millisecond
+        leases = [x for x in self.by_message.get(where, ()) if self._life(where, x.granted) in lives or at == FOREVER]
+        same_life = [x for x in leases[-1:] if self.stops.get(x.con.boot, FOREVER) >= at]
+        pub = self.pubs.get((row["q"], row["mid"]))
+        expires = 0 if pub is None or row.get("redriven") else pub.schedule.expires_min
         self.seen[f"dead_{reason}"] += 1
         self._content("dead", row)
         for wrong, text in (
             (reason not in {*limits, "rejected", "expired", "corrupt"}, f"unknown reason {reason}"),
             (reason in limits and row[reason] != limits[reason], f"dead after {row.get(reason)} {reason}"),
             (reason == "rejected" and not any(x.has("reject", "ok", "") for x in leases), "nobody rejected it"),
+            (reason == "expired" and died < expires, "expired before its time"),
             (any(x.has("ack", "ok") for x in leases), "dead, yet confirmed as acked"),
             (any(x.exact and x.granted > died for x in leases), "delivered after its death"),
-            (any(x.attempt > row["deliveries"] for x in same_life), f"not all of {same_life} counted"),
+            # A drain may have ended the last lease, which does not count then.
+            (
+                any(x.attempt > row["deliveries"] + (reason == "expired") for x in same_life),
+                f"not all of {same_life} counted",
+            ),
         ):
             if wrong:
                 self.bad("S8", where, text)
 
-    def _judge_fate(self, where: Where, mid: str, owed: bool) -> None:
+    def _judge_fate(self, where: Where, mid: str, pub: Pub, owed: bool) -> None:
         """What was confirmed, or once delivered, is acked, dead or still there; after a drain not there any more."""
-        leases, dead = self.by_message.get(where, []), where in self.letters
+        leases, dead = self._last_life(where), where in self.letters or where in self.redriven
+        resets = self.resets.get(where[:2], ())
+        if where[2] <= max((floor for _, floor in resets), default=0) or where[2] <= self.floors[where[0]]:
+            return  # purged, or passed over
         if not dead and any(lease.has("reject", "ok") for lease in leases):
             self.bad("S8", where, f"{mid} was rejected, but is not with the dead letters")
+        if resets and not leases:
+            owed = owed and not any(x.has("ack", "ok", "") for x in self.by_message.get(where, ()))
         if not (leases or owed) or dead or (leases and leases[-1].has("ack", "ok", "")):
             return
+        second = (where[0], where[2]) in self.second_lives
+        if self.topics.get(where[0], {}).get("expired") == "drop" and not second:
+            if pub.schedule.expires_min < self.end_t:
+                self.seen["dropped"] += 1
+                return
         if self.dump is not None and where in self.dump:
             if self.drained:
                 self.bad("L1", where, f"{mid} is still there after the drain")
