@@ -85,7 +85,7 @@ def _joined(gateway: Gateway, table: list[tuple[str, str, Handler]]) -> list[Rou
 
 def _dispatch(gateway: Gateway, methods: Mapping[str, Handler]) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        principal = principal_of(gateway, request)
+        principal = await principal_of(gateway, request)
         handler = methods["GET" if request.method == "HEAD" else request.method]
         if request.method in ("GET", "HEAD"):
             return await handler(request, principal)

@@ -62,7 +62,7 @@ class _Api:
 
     async def publish(self, request: Request) -> Response:
         """Store one message or a batch, all or none. Answers 200 with receipts once they are durable."""
-        principal = principal_of(self._gateway, request)
+        principal = await principal_of(self._gateway, request)
         body = await body_of(request, self._gateway.settings.http_body_bytes_max)
         frame = self._decode(request.path_params["topic"], body)
         done: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()

@@ -71,7 +71,7 @@ class _Consumer:
     async def poll(self, request: Request) -> Response:
         """Up to `max` messages, leased to the session; waits up to `wait` seconds for the first."""
         gateway = self._gateway
-        principal = principal_of(gateway, request)
+        principal = await principal_of(gateway, request)
         topic, group = request.path_params["topic"], request.path_params["group"]
         if not principal.may("consume", topic, group):
             raise Refused(Refusal(_why_not(topic, group)))
@@ -171,7 +171,7 @@ class _Consumer:
     async def _settle(self, request: Request, name: str) -> Response:
         """End these leases, or extend them. Answers when that is durable. Never refused for a rate."""
         gateway = self._gateway
-        principal = principal_of(gateway, request)
+        principal = await principal_of(gateway, request)
         body = object_of(await body_of(request, gateway.settings.http_body_bytes_max), 'an object: {"leases": [...]}')
         secret = secret_of(request)
         if secret is None:

@@ -63,7 +63,7 @@ class _Watcher:
     async def tail(self, request: Request) -> Response:
         """A topic as it grows, as a stream of events, until the client leaves or its token ends."""
         gateway = self._gateway
-        principal = self._by_ticket_or_token(request)
+        principal = await self._by_ticket_or_token(request)
         topic = request.path_params["topic"]
         if not principal.may("replay", topic):
             raise Refused(Refusal("forbidden" if NAME.fullmatch(topic) else "bad_topic"))
@@ -86,13 +86,13 @@ class _Watcher:
             raise
         return _Streaming(gateway, stream, presence)
 
-    def _by_ticket_or_token(self, request: Request) -> Principal:
+    async def _by_ticket_or_token(self, request: Request) -> Principal:
         """An EventSource can send no header, and a token must not stand in a URL."""
         gateway, headers = self._gateway, request.headers.raw
         try:
             ticket = ticket_from_query(request.scope["query_string"])
             if ticket is None:
-                return principal_of(gateway, request)
+                return await principal_of(gateway, request)
             if "authorization" in request.headers:
                 raise Unauthorized("transport")
             origins = origins_of(headers, secure=request.url.scheme == "https")
@@ -126,7 +126,7 @@ class _Watcher:
     async def ticket(self, request: Request) -> Response:
         """A credential for one URL, good once and for seconds."""
         gateway = self._gateway
-        principal = principal_of(gateway, request)
+        principal = await principal_of(gateway, request)
         self._may_ask(principal)
         made = gateway.tokens.issue_ticket(principal, origin_of(request.headers.raw), gateway.clock.now())
         if isinstance(made, Refusal):
@@ -135,7 +135,7 @@ class _Watcher:
 
     async def history(self, request: Request) -> Response:
         """Who was given a message when, and how it ended."""
-        principal = principal_of(self._gateway, request)
+        principal = await principal_of(self._gateway, request)
         topic, seq = request.path_params["topic"], request.path_params["seq"]
         if not _SEQ.fullmatch(seq) or int(seq) > INTEGER_MAX:
             raise Refused(Refusal("bad_request", "a seq is a number from 1 on"))

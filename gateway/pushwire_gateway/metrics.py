@@ -47,7 +47,7 @@ def metrics_route(gateway: Gateway, port: Callable[[], Stats]) -> Route:
     """The route. `port`: the counters of the listener, which is made later."""
 
     async def metrics(request: Request) -> Response:
-        _check_may_read(gateway, request)
+        await _check_may_read(gateway, request)
         stats = await gateway.engine.store.stats()
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Scrape(gateway, port(), stats))
@@ -56,7 +56,7 @@ def metrics_route(gateway: Gateway, port: Callable[[], Stats]) -> Route:
     return Route("/metrics", metrics, methods=["GET"])
 
 
-def _check_may_read(gateway: Gateway, request: Request) -> None:
+async def _check_may_read(gateway: Gateway, request: Request) -> None:
     """Numbers of all tenants: for administrators of the tenant `default`, the metrics token, and, where the settings
     say so, whoever is on this machine. Raises Refused."""
     settings = gateway.settings
@@ -67,7 +67,7 @@ def _check_may_read(gateway: Gateway, request: Request) -> None:
         wanted = f"Bearer {settings.metrics_token.get_secret_value()}"
         if hmac.compare_digest(given.encode(), wanted.encode()):
             return
-    principal = principal_of(gateway, request)
+    principal = await principal_of(gateway, request)
     if principal.tenant != DEFAULT_TENANT or not principal.may("admin", None):
         raise Refused(Refusal("forbidden"))
 

@@ -98,6 +98,9 @@ class Verifier(Protocol):
         """The principal of a good token. Raises Unauthorized and nothing else; as UnknownKey when the issuer may have
         published its key a moment ago."""
 
+    async def verify_token(self, token: str | bytes, now: float) -> Principal:
+        """As `verify`, and asks the issuer for a key that it may have published a moment ago."""
+
     def redeem(self, ticket: str, origins: Collection[str], now: float) -> Principal:
         """The principal of a ticket, which is used up, if it was issued to one of these Origins or to none. Raises
         Unauthorized and nothing else."""

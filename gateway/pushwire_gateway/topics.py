@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, TypeVar
 
@@ -238,15 +239,15 @@ class Topics:
                 self.find(group.topic.tenant, group.topic.name) is group.topic
                 and self.find_group(group.topic, group.name) is group
             ):
-                self.delete_group(group, _nobody, _ignore)
+                self.delete_group(group, _nobody, partial(self._expired, group))
+
+    def _expired(self, group: Group, error: StoreError | None) -> None:
+        if error is not None:
+            self.left(group)  # it could not be deleted now; again when as much time has passed
 
 
 def _nobody(_subs: Sequence[Any]) -> None:
     """A group without members ends no subscription."""
-
-
-def _ignore(_error: StoreError | None) -> None:
-    """A group that could not be deleted now is met again after the next start."""
 
 
 def _one_less(counter: Counter[T], key: T) -> None:

@@ -137,8 +137,8 @@ class Consumer(Protocol):
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:
-        """The answer to `want_key`: what is deliverable of that key, in seq order, and what of it has expired; everything
-        up to seq `through` was looked at."""
+        """The answer to `want_key`: what is deliverable of that key, in seq order, and what of it has expired;
+        everything up to seq `through` was looked at."""
 
     def tailed(self, topic: Topic, messages: Sequence[Message]) -> None:
         """New messages of a watched topic, all priorities, in seq order."""
@@ -203,7 +203,7 @@ class Store(Protocol):
     def want(self, group: Group, priority: int, count: int) -> None:
         """Absolute demand of one lane: at most `count` more messages may arrive. Per lane each unsettled message
         arrives once per open, in seq order, from commit and backlog alike; retries come in seq order when due.
-        The first `want` opens the lane; 0 stops it without forgetting what has arrived."""
+        The first `want` opens all lanes of the group; 0 stops one without forgetting what has arrived."""
 
     def forget(self, group: Group) -> None:
         """Close all lanes of the group: what had arrived and was not settled will arrive again after the next

@@ -243,3 +243,4 @@ async def test_the_contract_holds(scenario: Scenario, transport: str, store: str
     data = tmp_path / "data" if store == "sqlite" else None
     async with whole_gateway(data) as gateway, Scene(gateway, TRANSPORTS[transport]).open() as scene:
         await scenario(scene)
+        assert gateway.server.engine.batcher.broken is None

@@ -60,7 +60,8 @@ async def test_one_poll_one_message_one_ack(gateway):
 async def test_a_backlog_is_polled_to_its_end_without_a_wait(gateway):
     await publish(gateway, *range(100))
     token = gateway.token("ann")
-    client, session, got = await HttpClient.connect(gateway.port), None, []
+    client, session = await HttpClient.connect(gateway.port), None
+    got: list[int] = []
     while len(got) < 100:
         await client.send(poll(token, session, max=30))
         response = await client.response()

@@ -104,7 +104,7 @@ class Consumer(Peer):
         for name, leases in subs.items():
             if name not in self.wants:
                 continue
-            member = self._members[name] = kept.pop(name, None) or Member(self.wants[name])
+            member = self._members[name] = kept.pop(name) if name in kept else Member(self.wants[name])
             self._old += [lease for lease in member.held if lease not in leases]
             unknown = [lease for lease in leases if lease not in member.held]
             member.held = {lease: member.held.get(lease) or Held(name, lease) for lease in leases}

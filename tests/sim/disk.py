@@ -57,7 +57,7 @@ class _Reader:
             " FROM topics WHERE NOT deleted"
         ):
             counters = dict(zip(("messages", "bytes", "dead_letters", "scheduled", "ids"), row[6:], strict=True))
-            self.topics[row[0]] = _Topic(*row[:5], json.loads(row[5] or "{}"), counters)
+            self.topics[row[0]] = _Topic(row[0], row[1], row[2], row[3], row[4], json.loads(row[5] or "{}"), counters)
         self.groups = {row[0]: row for row in self.execute("SELECT id, topic_id, name, start_seq FROM groups")}
         self.of_topic: dict[int, list[Any]] = defaultdict(list)
         for row in self.groups.values():

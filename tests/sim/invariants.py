@@ -30,6 +30,7 @@ def check_memory(node: Node) -> None:
         ready_bytes += _check_group(group)
         for sub in group.members:
             assert sub.session.subs.get(sub.name) is sub, f"{sub.name} is a member, but not its session's"
+            assert sub.timeouts_in_a_row < settings.unhealthy_timeouts, f"{sub.name} lets its leases run out, and stays"
             sessions[sub.session] = sessions.get(sub.session, 0) + _check_leases(sub)
     for session, held_bytes in sessions.items():
         held = sum(len(sub.leases) for sub in session.subs.values())
@@ -44,8 +45,9 @@ def check_memory(node: Node) -> None:
 
 
 def _waiting(lane: Lane) -> list[Pending]:
-    """What lies in the lane and may still be delivered."""
-    return [pending for pending in (*lane.fresh, *lane.returned) if pending.place == WAITING]
+    """What lies in the lane and may still be delivered: not an entry that its message has left."""
+    found = {id(pending): pending for pending in (*lane.fresh, *lane.returned) if pending.place == WAITING}
+    return [each for each in found.values() if not each.ghosts or lane.keys[each.message.key].head is each]
 
 
 def _check_group(group: Group) -> int:

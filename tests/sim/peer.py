@@ -126,6 +126,10 @@ class Peer:
         self._until_s = now + lifetime_s + self.node.settings.token_leeway_s
         return signed(self.tenant, self.name, self.topics, groups or self.groups, now, now + lifetime_s)
 
+    def patience(self, seconds: float) -> None:
+        """How long silence is borne."""
+        self._silence_s = seconds
+
     def drop(self) -> None:
         """Leave this connection, politely or without a word."""
         wire = self.wire
@@ -230,7 +234,9 @@ class Peer:
         if self.grace_ms is None:
             self.on_welcome()
         elif self._resumes:
-            self._come_back(self._token())
+            token = self._token()  # a younger one than the handshake's
+            self.world.record("con_auth", cid=self.wire.cid, until=ns(self._until_s))
+            self._come_back(token)
 
     # --- what the kinds of client do ------------------------------------------------------------------------------
 

@@ -37,12 +37,15 @@ class Stage:
         self.world = World(seed)
         self.settings = Settings.model_construct(**{**quiet, **settings})
         self.node = Node(self.world, folder, self.settings, limits)
-        self.node.on_stop = lambda: self.world.at(0.3, self.node.start) and None
+        self.node.on_stop = self._start_again
         self.operator = Operator(self.world, self.node, 0.0)
         self.checker = Checker(
             Limits(self.settings.max_failures, self.settings.max_deliveries, 10**6, slack_ns=SLACK_NS)
         )
         self.world.sink = self.checker.feed
+
+    def _start_again(self) -> None:
+        self.world.at(0.3, self.node.start)
 
     def open(self, config: TopicConfig | None = None) -> None:
         """The gateway starts; the topic is there, configured."""
@@ -67,7 +70,7 @@ class Stage:
 
 @contextmanager
 def staged(seed: int, *, slow: bool = False, limits: dict[str, Any] | None = None, **settings: Any) -> Iterator[Stage]:
-    """A stage on files of its own. `slow`: clients and connections look up once a minute, for days that are simulated."""
+    """A stage on files of its own. `slow`: clients and connections look up once a minute, for simulated days."""
     base = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="pushwire-stage-", dir=base if base.is_dir() else None))
     stage = Stage(seed, folder, {"dedupe_window_s": 600, **(limits or {})}, **settings)

@@ -37,7 +37,7 @@ class Schedule:
         self.asked[op] = t, delay, due, ttl
 
     def settle(self, answered: Mapping[Any, int], age_max: int) -> None:
-        """Work out the bounds. `answered`: op -> when it was answered; without an answer it may be stored much later."""
+        """Work out the bounds. `answered`: op -> when it was answered; without, it may be stored much later."""
         for op, (t, delay, due, ttl) in self.asked.items():
             until = answered.get(op, FOREVER)
             low = max(t, due) if due is not None else t + (delay or 0)

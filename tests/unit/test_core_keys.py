@@ -314,7 +314,7 @@ def test_a_holder_that_was_replaced_has_its_turn_when_the_lower_one_is_settled()
     assert d.group("g").ready == d.ready_bytes() == 0
 
 
-def test_a_lower_one_that_is_higher_than_what_waits_does_not_go_before_it():
+def test_what_is_given_back_lets_a_lower_one_go_first_that_became_due_meanwhile():
     d, s = core(), session()
     sub = d.subscribe(s, "a", "g", 1, 30, now=0)
     d.arrived("g", 1, rows(5), None, now=0)
@@ -323,7 +323,7 @@ def test_a_lower_one_that_is_higher_than_what_waits_does_not_go_before_it():
     d.release(s, [lease_of(sub, 5)], now=0)
     d.arrived("g", 1, rows(3), None, now=0)
     d.handle_timer(now=1)
-    for seq in (5, 2, 3):
+    for seq in (2, 3, 5):
         assert pushed(d) == [seq]
         d.ack(s, list(sub.leases), now=1)
 

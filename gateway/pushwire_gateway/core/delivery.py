@@ -66,7 +66,7 @@ class Delivery(Endings):
         lane = group.lanes[priority]
         for seq, key in blocked:
             keys.block(lane, seq, key)
-        lane.wanted = max(0, lane.wanted - len(messages))
+        lanes.served(group, lane, len(messages), self._effects)
         for index, message in enumerate(messages):
             pending = Pending(message) if counts is None else Pending(message, *counts[index])
             self._take_in(group, lane, pending, now)
@@ -204,7 +204,7 @@ class Delivery(Endings):
             self._end_leases(session, held)
             for pending in held:
                 pending.deliveries -= 1
-                self._give_back(sub.group, pending, session, "returned", counted=False)
+                self._give_back(sub.group, pending, session, "returned", now, counted=False)
             self.counters.returned += len(held)
             self._freed(sub)
         self._feed_starved(session, now)

@@ -120,7 +120,7 @@ def handed_out(lane: Lane, pending: Pending) -> None:
 
 def given_back(lane: Lane, pending: Pending, ready: Ready) -> Pending:
     """The holder waits again. Returns who joins the lane: a lower one may have become due meanwhile."""
-    queue = lane.keys[pending.message.key]
+    queue: KeyQueue = lane.keys[pending.message.key]
     while queue.parked and queue.parked[0].place != WAITING:
         heappop(queue.parked)
     if not queue.parked or pending < queue.parked[0]:

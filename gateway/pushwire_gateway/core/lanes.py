@@ -129,7 +129,7 @@ def target(group: Group, lane: Lane, ready: Ready) -> int:
 
 def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
-    for lane in reversed(group.lanes):  # the highest is read first, lest a lower one is handed out meanwhile
+    for lane in group.lanes:
         held = len(lane.fresh) + len(lane.returned)
         goal = target(group, lane, ready)
         if lane.wanted + held < goal // 2 or (ready.tight and lane.wanted > goal):
@@ -143,6 +143,13 @@ def replenish(group: Group, ready: Ready, effects: Effects) -> None:
 def _want(group: Group, lane: Lane, count: int, effects: Effects) -> None:
     lane.wanted = count
     effects.wants[(group.handle, lane.priority)] = count
+
+
+def served(group: Group, lane: Lane, count: int, effects: Effects) -> None:
+    """So many have arrived of what was asked for; also of what the store is still to be told of."""
+    lane.wanted = max(0, lane.wanted - count)
+    if (group.handle, lane.priority) in effects.wants:
+        effects.wants[group.handle, lane.priority] = lane.wanted
 
 
 def regulate(ready: Ready, demanding: dict[Any, Group], effects: Effects) -> None:
