@@ -20,8 +20,10 @@ from pathlib import Path
 from faults import database, journal
 from faults.confirmed import TOPIC, Told, Traffic
 from faults.preload import ShimmedGateway
+from faults.reopened import unrecognised
 from faults.supervisor import SETTINGS
 from pushwire_storage.planning import SEQ_MAX, TOPIC_SHIFT
+from pushwire_storage.schema import MIGRATIONS
 from pushwire_storage.sqlite import DATABASE
 
 CUTS_PER_RUN = 1_000
@@ -29,7 +31,8 @@ PUBLISHES_PER_LIFE = 150
 LIVES = 3
 """Of one run: two end by SIGKILL, the last one as it should, with an empty WAL."""
 LOOK_CLOSELY_EVERY = 20
-"""Every so many cuts SQLite's own integrity_check and the sums of the books are looked at too: they take longest."""
+"""Every so many cuts SQLite's own integrity_check and the sums of the books are looked at too, and the store itself is
+opened and asked whether it knows what it gave a receipt for: they take longest."""
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Outcome:
         return (
             f"durability={self.durability}: {self.cuts} cuts ({self.unsafe} met unsynced writes, {speed}), "
             f"{self.receipts} receipts, {self.settled} settlements, {self.duplicates} duplicates, "
-            f"{self.syncs} syncs: {found}" + (f"; at most {self.lost_max} messages" if self.lost_max else "")
+            f"{self.syncs} syncs, {self.reopened} reopened by the store: {found}" + (f"; at most {self.lost_max} messages" if self.lost_max else "")
         )
 
     @property
@@ -154,6 +157,10 @@ class Judge:
         state = self._rng.getstate()
         with laid_out(disk.cut(self._rng)) as folder:
             found = list(check(folder, told, self._traffic, closely=closely))
+            if closely:
+                outcome.reopened += 1
+                again = unrecognised(folder, told.receipts, self._traffic.bodies)
+                found += [("lost", f"{text} by the store") for text in again]
         for kind in {kind for kind, _ in found}:
             outcome.kinds[kind] += 1
         lost = sum(kind == "lost" for kind, _ in found)
@@ -182,10 +189,13 @@ def check(folder: Path, told: Told, traffic: Traffic, *, closely: bool) -> Itera
         return
     connection = sqlite3.connect(path)
     try:
-        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == len(MIGRATIONS):
             yield from _against(connection, told, traffic, closely=closely)
         elif told.receipts or told.groups:
-            yield "lost", "the database is empty"
+            yield "lost", f"the database has schema version {version}"
+        elif connection.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
+            yield "damaged", f"in the middle of a migration, version {version}"
     except sqlite3.DatabaseError as error:
         yield "damaged", str(error)
     finally:
