@@ -6,7 +6,9 @@ Owns the checks before anything is done. Does nothing itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pushwire.wire.codec import b64encode, loads
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 PAGE_MAX = 1000
 """Entries of one answer, whatever they are."""
+BUSY_RETRY_MS = 1000
+"""When to come back after too many long operations at once: most take less."""
 
 
 class AdminBase:
@@ -28,6 +32,22 @@ class AdminBase:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._long: Counter[str] = Counter()  # long operations that run, by tenant
+
+    @contextmanager
+    def long(self, principal: Principal) -> Iterator[None]:
+        """Around what takes long or much memory: so many run at once and no more, of one tenant half of them, so that
+        one tenant's administrators do not keep the others out. Raises Refused, `busy`."""
+        most, tenant = self._gateway.settings.admin_long_max, principal.tenant
+        if self._long.total() >= most or self._long[tenant] >= (most + 1) // 2:
+            raise Refused(Refusal("busy", "too many long operations of administrators at once", BUSY_RETRY_MS))
+        self._long[tenant] += 1
+        try:
+            yield
+        finally:
+            self._long[tenant] -= 1
+            if not self._long[tenant]:
+                del self._long[tenant]
 
     def _topic(self, principal: Principal, name: str, *verbs: Verb) -> Topic:
         """The topic, for a principal that has one of these rights on it (default: admin)."""

@@ -50,8 +50,10 @@ class DeadLetters(AdminBase):
         """Dead letters of a topic without their bodies, oldest first, from the id after `match.after_id` on."""
         topic = self._topic(principal, name)
         most = page(limit)
-        found = await self._find(topic, match, most + 1)
-        return {"dead_letters": [_letter_shown(letter) for letter in found[:most]], "more": len(found) > most}
+        found = await self._find(topic, match, most)
+        # The store gives fewer than it is asked for where they are large, so that their number says nothing.
+        more = bool(found) and bool(await self._find(topic, replace(match, after_id=found[-1].id), 1))
+        return {"dead_letters": [_letter_shown(letter) for letter in found], "more": more}
 
     async def dead_letter(self, principal: Principal, name: str, id: int) -> dict[str, Any]:
         """One dead letter, with its body and how its attempts ended. Refused: `not_found`."""
@@ -109,7 +111,11 @@ class DeadLetters(AdminBase):
                 if not counted.count:
                     raise Refused(refusal)
                 return {"redriven": counted.count, **counted.rest(more=True), "stopped": refusal.code}
-            counted.advance(ids, len(change.seqs))
+            # Fewer seqs than ids: the rest was too much for one transaction. A seq of 0: it cannot be put back.
+            ids = ids[: len(change.seqs)]
+            if not ids:
+                break  # the topic is gone, and its dead letters with it
+            counted.advance(ids, sum(map(bool, change.seqs)))
         return {"redriven": counted.count, **counted.rest(more=bool(ids))}
 
     async def _pause(self, seconds: float) -> None:

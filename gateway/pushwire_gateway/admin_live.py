@@ -5,19 +5,25 @@ Owns what is shown of a connection: never a secret of its session. Counts nothin
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from pushwire_storage.base import StoreError
+from pushwire.wire.frames import NAME
+from pushwire_storage.base import StoreError, StoreRefused
 
 from .admin_base import AdminBase, page
 from .clock import to_ms
 from .refusal import Refusal, Refused
 from .revocation import Revoked
-from .rights import Principal
+from .rights import DEFAULT_TENANT, Principal
 from .session import Session
 from .sysstats import numbers
 
 KICKED = 4403
+PARTIAL = ".partial"
+"""What the store calls a copy that is not whole yet. Not for users: a copy of that name could be taken for one."""
+BACKUP_NAME_MAX = 200
+"""File systems take 255 bytes, with the ending above."""
 
 
 class Live(AdminBase):
@@ -75,17 +81,30 @@ class Live(AdminBase):
         found = self._gateway.revocations.of_tenant(self._of_tenant(principal))
         return {"revocations": [_revoked_shown(one) for one in found]}
 
-    async def backup(self, principal: Principal, path: str) -> None:
-        """A copy of the whole database, of all tenants, to a new file of this machine. Needs `admin` on the whole
-        tenant; whether a tenant's administrator is the gateway's is for the caller to know. Refused: `unsupported` by a
-        store that keeps no file."""
-        self._of_tenant(principal)
+    async def backup(self, principal: Principal, name: str) -> dict[str, Any]:
+        """A copy of the whole database to a new file of this name in the settings' `backup_dir`. It holds all tenants,
+        so it is for administrators of the tenant `default`. Refused: `unsupported` without a folder, or by a store that
+        keeps no file; `conflict` when the file is there."""
+        if self._of_tenant(principal) != DEFAULT_TENANT:
+            raise Refused(Refusal("forbidden"))
+        if not NAME.fullmatch(name) or len(name) > BACKUP_NAME_MAX or name.endswith(PARTIAL):
+            raise Refused(Refusal("bad_request", f"path must be a name of at most {BACKUP_NAME_MAX} characters"))
+        folder = self._gateway.settings.backup_dir
+        if folder is None:
+            raise Refused(Refusal("unsupported", "this gateway has no backup_dir"))
         if not self._gateway.engine.store.capabilities.durable:
             raise Refused(Refusal("unsupported", "this gateway keeps no file"))
+        target = folder / name
+        if await asyncio.to_thread(target.exists):
+            raise Refused(Refusal("conflict", "the file is there already"))
         try:
-            await self._catalog.backup(path)
+            await self._catalog.backup(str(target))
+        except StoreRefused as error:  # made by somebody else meanwhile, or a folder one cannot write to
+            raise Refused(Refusal("unavailable", str(error))) from None
         except StoreError as error:
             raise Refused(Refusal(error.code, str(error))) from None
+        size = (await asyncio.to_thread(target.stat)).st_size
+        return {"path": str(target), "bytes": size}
 
     def _connection_shown(self, session: Session) -> dict[str, Any]:
         principal, held, now = session.principal, session.held, self._gateway.clock.now()

@@ -92,6 +92,19 @@ class Managed(AdminBase):
             raise Refused(Refusal("conflict", "the topic was made by somebody else meanwhile"))
         return self._topic_shown(change.result)
 
+    async def put_topic(
+        self, principal: Principal, name: str, config: Mapping[str, Any], *, only_new: bool
+    ) -> tuple[bool, dict[str, Any]]:
+        """Make the topic so, or give it this configuration where it is there (unless `only_new`): whether it was made,
+        and what it is. Refused as by the two."""
+        if only_new or self._gateway.topics.find(principal.tenant, name) is None:
+            try:
+                return True, await self.create_topic(principal, name, config)
+            except Refused as refused:
+                if only_new or refused.refusal.code != "conflict":
+                    raise  # else somebody else was quicker: it is there now
+        return False, await self.configure_topic(principal, name, config, replace=True)
+
     async def configure_topic(
         self, principal: Principal, name: str, config: Mapping[str, Any], *, replace: bool = False
     ) -> dict[str, Any]:
@@ -194,6 +207,27 @@ class Managed(AdminBase):
         if change.result is None or topics.find_group(found, name) is not change.result:
             raise Refused(Refusal("conflict", "the group was made or deleted by somebody else meanwhile"))
         return self._group_shown(change.result)
+
+    async def put_group(
+        self,
+        principal: Principal,
+        topic: str,
+        name: str,
+        start: Start | None,
+        inactive_ttl_ms: int | None,
+        *,
+        only_new: bool,
+    ) -> tuple[bool, dict[str, Any]]:
+        """Make the group; where it is there it stays as it is (unless `only_new`): whether it was made, and what it
+        is. Refused as by `create_group`."""
+        try:
+            return True, await self.create_group(principal, topic, name, start, inactive_ttl_ms)
+        except Refused as refused:
+            found = self._gateway.topics.find(principal.tenant, topic)
+            there = None if found is None else self._gateway.topics.find_group(found, name)
+            if only_new or refused.refusal.code != "conflict" or there is None:
+                raise
+            return False, self._group_shown(there)
 
     async def delete_group(self, principal: Principal, topic: str, name: str) -> None:
         """Remove a group. Its subscriptions end with an error."""

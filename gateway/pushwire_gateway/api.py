@@ -10,30 +10,40 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from pushwire.wire import decode
 from pushwire.wire.codec import BadJson
 from pushwire_storage.base import Message
 
 from .api_base import Gone, answer, body_of, object_of, principal_of, problem
+from .api_consume import consume_routes
+from .api_cors import Cors
+from .api_watch import watch_routes
 from .handshake import PATH
 from .ports import Gateway
 from .refusal import Refusal, Refused
 
+if TYPE_CHECKING:
+    from .gateway import Gateway as RunningGateway
 
-def make_app(gateway: Gateway, *routes: Route) -> Starlette:
+
+def make_app(gateway: Gateway, *routes: Route) -> ASGIApp:
     """The HTTP API, followed by the routes of others."""
     api = _Api(gateway)
+    running = cast("RunningGateway", gateway)  # the port asks less of it, and tests of the port have no more
     app = Starlette(
         routes=[
             Route("/v1/topics/{topic}/messages", api.publish, methods=["POST"]),
+            *consume_routes(running),
+            *watch_routes(running),
             Route(PATH.decode(), api.websocket_only),
             Route("/livez", api.livez),
             Route("/readyz", api.readyz),
@@ -43,7 +53,7 @@ def make_app(gateway: Gateway, *routes: Route) -> Starlette:
     )
     # A redirect would be built from the Host header, which anybody can choose.
     app.router.redirect_slashes = False
-    return app
+    return Cors(app, frozenset(gateway.settings.origins))
 
 
 class _Api:
@@ -52,7 +62,7 @@ class _Api:
 
     async def publish(self, request: Request) -> Response:
         """Store one message or a batch, all or none. Answers 200 with receipts once they are durable."""
-        principal = principal_of(self._gateway, request)
+        principal = await principal_of(self._gateway, request)
         body = await body_of(request, self._gateway.settings.http_body_bytes_max)
         frame = self._decode(request.path_params["topic"], body)
         done: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()

@@ -26,15 +26,16 @@ class Gone(Exception):
     """The client left before its request was complete: nobody is there to answer, and nothing was done."""
 
 
-def principal_of(gateway: Gateway, request: Request) -> Principal:
-    """Who asks, by the bearer token. Raises Refused."""
+async def principal_of(gateway: Gateway, request: Request) -> Principal:
+    """Who asks, by the bearer token. Waits for nothing unless its key may have been published a moment ago. Raises
+    Refused."""
     # A subprotocol can carry a token as well, but here it would be a second place to look.
     lines = [line for line in request.headers.raw if line[0] == b"authorization"]
     try:
         token, _ = token_from_headers(lines)
         if token is None:
             raise Unauthorized("transport")
-        principal = gateway.verifier.verify(token, gateway.clock.now())
+        principal = await gateway.verifier.verify_token(token, gateway.clock.now())
     except Unauthorized:
         raise Refused(Refusal("unauthorized")) from None
     known(request)

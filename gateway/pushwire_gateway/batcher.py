@@ -13,6 +13,7 @@ from pushwire_storage.base import (
     Append,
     Batch,
     Change,
+    Done,
     Event,
     Settlement,
     Store,
@@ -20,10 +21,17 @@ from pushwire_storage.base import (
     StoreError,
 )
 
+from .clock import to_ms
+from .histogram import Histogram
+
 Callback = Callable[[StoreError | None], None]
 Defer = Callable[[Callable[[], None]], object]
 Later = Callable[[float, Callable[[], None]], object]
 
+COMMIT_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""From a disk that does not wait to one that hardly works."""
+BATCH_BOUNDS_ROWS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Publishes' messages and settlements of one transaction, up to beyond the largest that is written."""
 RETRY_S = 0.25
 """Pause after a batch that was rolled back (disk full, foreign writer): long enough not to spin, short enough to meet
 the promise of recovering within 5 s."""
@@ -35,7 +43,7 @@ class Batcher:
     def __init__(  # noqa: PLR0913 - the seams of a pure part: store, clock, loop
         self,
         store: Store,
-        now_ms: Callable[[], int],
+        now: Callable[[], float],
         defer: Defer,
         later: Later,
         on_broken: Callable[[StoreError], None],
@@ -47,7 +55,8 @@ class Batcher:
         waiting_bytes_max: int,
     ) -> None:
         self._store = store
-        self._now_ms = now_ms
+        self._now = now
+        self._submitted_at = 0.0
         self._defer = defer
         self._later = later
         self._on_broken = on_broken
@@ -71,7 +80,13 @@ class Batcher:
         self.waiting_bytes = 0
         self.broken: StoreError | None = None
         self.commits = 0
+        self.failed = 0
+        """Batches that were rolled back."""
         self.messages_committed = 0
+        self.settlements_committed = 0
+        self.events_committed = 0
+        self.commit_s = Histogram(COMMIT_BOUNDS_S)
+        self.batch_rows = Histogram(BATCH_BOUNDS_ROWS)
 
     # --- what goes in ------------------------------------------------------------------------------------------
 
@@ -191,7 +206,7 @@ class Batcher:
             appends=[append for append, _, _ in appends],
             settlements=self._settlements,
             events=self._events,
-            now_ms=self._now_ms(),
+            now_ms=to_ms(self._now()),
         )
         self._settlements, self._events = [], []
         self._settled_bytes = [0, self._settled_bytes[0]]
@@ -204,6 +219,7 @@ class Batcher:
         done = [callback for _, callback in changes]
         done += [callback for _, _, callback in appends]
         self._in_flight = batch
+        self._submitted_at = self._now()
         self._store.write(batch, lambda written: self._written(written, appends, done, callbacks))
 
     def _cut(self) -> tuple[list[tuple[Append, int, Callback]], list[tuple[Append, int, Callback]]]:
@@ -227,12 +243,12 @@ class Batcher:
         error = batch.error
         if error is None:
             self._settled_bytes[1] = 0
-            self.commits += 1
-            self.messages_committed += sum(len(a.messages) for a in batch.appends if a.refused is None)
+            self._count(batch)
         elif isinstance(error, StoreBroken) or not error.definite:
             self.broken = error
             self._on_broken(error)
         else:
+            self.failed += 1
             self._owe(batch, confirmations)
             confirmations = []
         for append, size_bytes, _ in appends:
@@ -248,6 +264,17 @@ class Batcher:
             for relief in relieved:
                 relief()
         self._after()
+
+    def _count(self, batch: Batch) -> None:
+        """One batch is durable. Numbers for people only."""
+        self.commits += 1
+        self.commit_s.observe(self._now() - self._submitted_at)
+        messages = sum(len(append.messages) for append in batch.appends if append.refused is None)
+        self.messages_committed += messages
+        settled = sum(len(one.messages) if type(one) is Done else 1 for one in batch.settlements)
+        self.settlements_committed += settled
+        self.events_committed += len(batch.events)
+        self.batch_rows.observe(messages + settled)
 
     def _owe(self, batch: Batch, confirmations: list[Callback]) -> None:
         """The batch was rolled back whole. Its settlements are still owed, and their confirmations with them: they go

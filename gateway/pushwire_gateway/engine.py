@@ -8,6 +8,7 @@ right, no SQL.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import random
@@ -32,7 +33,19 @@ from pushwire_storage.base import Counted as StoreCounted
 from .batcher import Batcher
 from .clock import Clock, to_ms
 from .core.delivery import Delivery
-from .core.model import OVERHEAD_BYTES, Counted, Died, Effects, Pending, Policy, Retried, Session, Settled, Subscription
+from .core.model import (
+    OVERHEAD_BYTES,
+    Counted,
+    Died,
+    Effects,
+    KeyWant,
+    Pending,
+    Policy,
+    Retried,
+    Session,
+    Settled,
+    Subscription,
+)
 from .core.retry import RetryPolicy
 from .settings import Settings
 from .tails import Tails
@@ -71,6 +84,14 @@ class Client(Flushed, Protocol):
 Outcome = Callable[[Append, StoreError | None], None]
 
 
+def _outline(message: Message) -> Message:
+    """What it takes to settle the message once its body has left memory."""
+    outline = Message("", b"", message.published_at_ms, priority=message.priority, key=message.key)
+    outline.seq, outline.size_bytes = message.seq, message.size_bytes
+    outline.due_ms, outline.expires_ms = message.due_ms, message.expires_ms
+    return outline
+
+
 class Engine:
     """Everything between the sessions and the store."""
 
@@ -93,10 +114,11 @@ class Engine:
             release_hold_s=settings.release_hold_s,
             lease_age_s_max=settings.lease_age_s_max,
             unhealthy_timeouts=settings.unhealthy_timeouts,
+            outline=_outline,
         )
         self.batcher = Batcher(
             store,
-            lambda: to_ms(clock.now()),
+            clock.now,
             loop.call_soon,
             loop.call_later,
             on_broken,
@@ -107,11 +129,14 @@ class Engine:
             waiting_bytes_max=settings.batcher_bytes_max,
         )
         self.tails = Tails(store, self)
+        self.died: Counter[str] = Counter()
+        """Dead letters made, by reason."""
         self._timer: Any = None
         self._timer_at = float("inf")
         self._dirty: dict[Flushed, None] = {}
         self._opening: dict[Group, dict[int, int]] = {}  # groups whose first demand waits for older settlements
         self._open: set[Group] = set()
+        self._looking: dict[Callable[[], None], Group] = {}  # who waits for what the store has now
 
     async def start(self) -> None:
         """Open the store. Raises its errors."""
@@ -163,6 +188,19 @@ class Engine:
 
     # --- the turn ----------------------------------------------------------------------------------------------
 
+    def coming(self, group: Group) -> bool:
+        """Whether the store is being asked for messages that it has of this group."""
+        return group in self._opening or self.core.coming(group)
+
+    def when_looked(self, group: Group, callback: Callable[[], None]) -> None:
+        """Call once at the end of a turn, when nothing is coming any more and what came was handed out. The callback
+        must not end a turn itself."""
+        self._looking[callback] = group
+
+    def forget_looking(self, callback: Callable[[], None]) -> None:
+        """Whoever asked waits no more."""
+        self._looking.pop(callback, None)
+
     def touch(self, client: Flushed) -> None:
         """The client has something to flush at the end of the turn."""
         self._dirty[client] = None
@@ -170,6 +208,11 @@ class Engine:
     def turn(self) -> None:
         """End of an entry point: carry out what the core decided, write once to each connection, arm the timer."""
         self._drain()
+        for callback, group in list(self._looking.items()):
+            if callback in self._looking and not self.coming(group):
+                del self._looking[callback]
+                callback()
+                self._drain()
         while self._dirty:
             dirty, self._dirty = self._dirty, {}
             for client in dirty:
@@ -189,8 +232,7 @@ class Engine:
             if effects.wants:
                 self._want(effects)
             for want in effects.key_wants:
-                if want.group in self._open:
-                    self.store.want_key(want.group, want.priority, want.key, want.after_seq, want.count)
+                self._want_key(want)
             for sub in effects.unhealthy:
                 sub.session.link.unhealthy(sub)
             for session in effects.ended:
@@ -251,6 +293,7 @@ class Engine:
             return StoreCounted(group, message, deliveries, failures, last)
         if effect.drop:
             return Done(group, [message])
+        self.died[effect.reason] += 1
         return Dead(group, message, effect.reason, error, deliveries, failures, now_ms, last)
 
     def _note(self, group: Group, held: Sequence[Pending], event: str, session: Session) -> None:
@@ -270,6 +313,18 @@ class Engine:
                 self._opening[group][priority] = count
             else:
                 self._open_group(group, {priority: count})
+
+    def _want_key(self, want: KeyWant) -> None:
+        """The store will read what the core let go of; what was said of it before must be durable by then."""
+
+        def ask(error: StoreError | None) -> None:
+            if error is None and want.group in self._open:
+                self.store.want_key(want.group, want.priority, want.key, want.after_seq, want.count)
+
+        if self.batcher.settled:
+            ask(None)
+        else:
+            self.batcher.after_commit(ask)
 
     def _open_group(self, group: Group, demand: dict[int, int]) -> None:
         """The store will read the group from the beginning. What was settled before must be durable by then, or it
@@ -322,10 +377,17 @@ class Engine:
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         """Nobody has these in hand, so the core knows nothing of them, but that they may hold keys."""
         now = self.clock.now()
-        settlements: list[Settlement] = [Done(group, messages)]
-        if group.topic.config.expired != "drop":
-            settlements = [Dead(group, message, "expired", None, 0, 0, to_ms(now)) for message in messages]
-        self.batcher.settle(settlements, sum(message.size_bytes + OVERHEAD_BYTES for message in messages))
+        now_ms = to_ms(now)
+        size_bytes = sum([message.size_bytes + OVERHEAD_BYTES for message in messages])
+        if group.topic.config.expired == "drop":
+            settlements: list[Settlement] = [Done(group, messages)]
+        else:
+            self.died["expired"] += len(messages)
+            settlements = [Dead(group, message, "expired", None, 0, 0, now_ms) for message in messages]
+        self.batcher.settle(settlements, size_bytes)
+        if group.topic.config.ledger != "off":
+            over = [Event(group.topic, m.seq, group.name, now_ms, "dead", "", "", 0, "expired") for m in messages]
+            self.batcher.note(over)
         for priority in {message.priority for message in messages}:
             seqs = [message.seq for message in messages if message.priority == priority]
             self.core.vanished(group, priority, seqs, now)

@@ -20,13 +20,15 @@ from .engine import Engine, Loop
 from .following import Batches
 from .ids import uuid7
 from .outbox import Outbox
+from .polling import Polls
 from .ports import Link, ServerCodec
 from .refusal import Refusal
 from .rights import Principal
 from .session import Session
 from .sessions import Held, Sessions
 from .settings import Settings
-from .sysstats import SysStats, Tally, numbers
+from .streams import Streams
+from .sysstats import TALLY_FIELDS, SysStats, Tally, numbers
 from .throttle import Throttle, Verdict
 from .tokens import Tokens
 from .topics import Topics
@@ -63,6 +65,8 @@ class Gateway:
         self.registry = Sessions(engine, self.topics, settings)
         self.stats = SysStats(engine, lambda tenant: numbers(self, tenant))
         self.batches = Batches()
+        self.polls = Polls(self)
+        self.streams = Streams(self)
         self.sessions: set[Session] = set()
         self.draining = False
         self._tallies: dict[str, Tally] = {}  # as many as tenants have shown a token
@@ -70,6 +74,9 @@ class Gateway:
         self._loop: Loop | None = None
         self._timer: Any = None
         self._revocations_seen = 0
+        self._tick_due = 0.0
+        self.loop_lag_s = 0.0
+        """How late the newest tick was: what everything else waits for as well."""
 
     # --- life --------------------------------------------------------------------------------------------------
 
@@ -90,19 +97,24 @@ class Gateway:
         self.draining = True
         for session in sorted(self.sessions, key=lambda session: session.id):
             session.drain(retry_after_ms())
+        self.polls.drain(retry_after_ms)
+        self.streams.drain()
         self.registry.end_away(lambda _: True, drained=True)
         self.engine.turn()
 
     def _arm(self) -> None:
         if self._loop is not None:
+            self._tick_due = self.clock.now() + TICK_S
             self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
-        self._arm()
         now = self.clock.now()
+        self.loop_lag_s = max(0.0, now - self._tick_due)
+        self._arm()
         self.batches.forget()
         self.topics.expire_groups(now)
         self.stats.tick(now)
+        self.streams.tick(now)
         self.end_revoked()
 
     def end_revoked(self) -> None:
@@ -111,8 +123,15 @@ class Gateway:
             self._revocations_seen = self.revocations.version
             for session in sorted(self.sessions, key=lambda session: session.id):
                 session.check(self.clock.now())
+            self.polls.end_revoked(self.revocations.affected)
+            self.streams.end_revoked(self.revocations.affected)
             self.registry.end_away(self.revocations.affected)
         self.engine.turn()
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Any:
+        """A timer of the engine's loop, to be cancelled by who does not need it any more."""
+        assert self._loop is not None  # nobody is served before the start or after the end
+        return self._loop.call_later(delay_s, callback)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run this beside everything else. For what must wait for the store's reader."""
@@ -355,6 +374,11 @@ class Gateway:
         if tally is None:
             tally = self._tallies[tenant] = Tally()
         return tally
+
+    def tallied(self) -> Tally:
+        """What is counted, of all tenants together."""
+        tallies = self._tallies.values()
+        return Tally(*(sum(getattr(tally, name) for tally in tallies) for name in TALLY_FIELDS))
 
     def sessions_of(self, tenant: str) -> list[Session]:
         """The tenant's WebSockets, by id."""

@@ -21,6 +21,7 @@ from .connection import Connection, negotiate
 from .handshake import UpgradeRequest, values
 from .hub import Hub
 from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES, StallWatch
+from .ports import WAITS
 from .problems import raw_response
 from .refusal import BUSY_RETRY_MS, Refusal
 from .tcp import held_back_bytes
@@ -82,12 +83,16 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's closes at once, answer or not
-        """The client sends no more, but may be waiting for its answer (`shutdown(SHUT_WR)` behind the request)."""
+        """The client sends no more, but may be waiting for its answer (`shutdown(SHUT_WR)` behind the request); not
+        where an answer takes long: there it is taken to be gone, as most then are."""
         if self._phase == BODY:
             self._refuse("eof", Refusal("bad_request", "the request ended before its body"))
-        elif self._phase < LAST_ANSWER and not self._answered():
+        elif self._phase < LAST_ANSWER and not self._answered() and not self._waits():
             self._last_answer(self.cycle)
         return self._phase == LAST_ANSWER and not self._secure
+
+    def _waits(self) -> bool:
+        return self._served is not None and bool(self._served.scope["state"].get(WAITS))
 
     def check(self, now: float) -> None:
         """The sweep: deadlines, and who does not read."""

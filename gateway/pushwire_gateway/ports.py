@@ -7,7 +7,7 @@ written, tested and replaced without each other. Times are seconds of the gatewa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pushwire.wire.codec import Codec
 from pushwire.wire.frames import ClientFrame, ServerFrame
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .outbox import Outbox
 
 ServerCodec = Codec[ClientFrame, ServerFrame]
+
+WAITS: Final = "waits"
+"""In the state of an HTTP request: the end of what its client sends is to be taken for the end of its client."""
 
 PublishDone = Callable[[Refusal | None], None]
 """None: durable, and every message has its `seq` and `duplicate`. A Refusal: see `refusal.py`."""
@@ -94,6 +97,9 @@ class Verifier(Protocol):
     def verify(self, token: str | bytes, now: float) -> Principal:
         """The principal of a good token. Raises Unauthorized and nothing else; as UnknownKey when the issuer may have
         published its key a moment ago."""
+
+    async def verify_token(self, token: str | bytes, now: float) -> Principal:
+        """As `verify`, and asks the issuer for a key that it may have published a moment ago."""
 
     def redeem(self, ticket: str, origins: Collection[str], now: float) -> Principal:
         """The principal of a ticket, which is used up, if it was issued to one of these Origins or to none. Raises

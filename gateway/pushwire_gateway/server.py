@@ -18,6 +18,7 @@ from pushwire_storage.base import Revocation, Store, StoreError
 from pushwire_storage.memory import MemoryStore
 from pushwire_storage.sqlite import SqliteStore
 
+from .app import whole_app
 from .caps import Caps
 from .clock import AnchoredClock, Clock
 from .engine import Engine, Loop
@@ -121,7 +122,7 @@ class Server:
             Caps(self.settings),
         )
         self.gateway.start(loop)
-        listener = self.listener = Listener(self.gateway)
+        listener = self.listener = Listener(self.gateway, whole_app(self.gateway, lambda: listener.stats))
         self.url = await listener.start()
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again

@@ -63,6 +63,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_secret)
 
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._by_secret.values())
+
     def open(self, holder: Holder, principal: Principal) -> Held:
         """A session for a client that brings none."""
         node = self._settings.node

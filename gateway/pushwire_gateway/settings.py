@@ -153,6 +153,14 @@ class Settings(BaseSettings):
     resume_grace_s_max: float = _float(60, 0, 60, "longest that leases may outlive their connection")
     sessions_away_max: int = _int(10_000, 0, 1_000_000, "sessions that may still come back, in total")
     sessions_away_per_subject: int = _int(16, 0, 1000, "sessions of one subject that may still come back")
+    polls_max: int = _int(10_000, 1, 1_000_000, "long polls being served, in total; each has a connection besides")
+    polls_per_subject: int = _int(16, 1, 10_000, "long polls of one subject being served")
+    poll_sessions_max: int = _int(10_000, 1, 1_000_000, "sessions of long-polling clients, in total")
+    poll_sessions_per_subject: int = _int(
+        64, 1, 10_000, "sessions of long-polling clients of one subject: one that never names its own leaves many"
+    )
+    streams_max: int = _int(10_000, 1, 1_000_000, "event streams, in total; each queues up to 256 KiB and a page")
+    streams_per_subject: int = _int(16, 1, 10_000, "event streams of one subject")
     release_hold_s: float = _float(1, 0, 60, "a released message is not offered to the same session for this long")
     dedupe_window_s: int = _int(600, 1, 86_400, "how long a message id is remembered")
     topic_messages_max: int = _int(1_000_000, 1, 1_000_000_000, "messages a topic keeps")
@@ -174,6 +182,19 @@ class Settings(BaseSettings):
         10, 0, 1_000_000, "subscribe, unsubscribe, flow and auth operations a second of one connection"
     )
     controls_burst: int = _int(128, 1, 1_000_000, "such operations at once of one connection")
+
+    # --- for who looks after it ---
+    backup_dir: Path | None = Field(None, description="existing folder for copies made by POST /v1/admin/backup")
+    admin_long_max: int = _int(
+        8, 1, 1000, "redrives, discards, backups and pages of messages at once; of one tenant half of them"
+    )
+    metrics_token: SecretStr | None = Field(
+        None, min_length=16, description="bearer token that may read /metrics and nothing else"
+    )
+    metrics_loopback: bool = Field(False, description="whoever connects from this machine may read /metrics")
+    metrics_series_max: int = _int(
+        0, 0, 10_000, "topics, and groups, with series of their own at /metrics; 0: only sums over all"
+    )
 
     # --- inside ---
     batch_messages_max: int = _int(4096, 1, 100_000, "messages of one transaction")
@@ -213,6 +234,8 @@ class Settings(BaseSettings):
             raise ValueError("keys: two keys have the same kid")
         if self.jwks_url is not None and self.jwks_file is not None:
             raise ValueError("give one of jwks_url and jwks_file")
+        if self.backup_dir is not None and not self.backup_dir.is_dir():
+            raise ValueError("backup_dir: is no folder that exists")
         if any(network.prefixlen == 0 for network in self.trusted_proxies):
             raise ValueError("trusted_proxies: a network of every address trusts the word of every client")
         return self

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import islice
@@ -397,6 +397,8 @@ class Throttle:
         self._addresses = TokenBucketStorage(clock=clock, keys_max=keys_max)
         self._node = TokenBucketStorage(clock=clock, keys_max=1)
         self._sessions = TokenBucketStorage(clock=clock, keys_max=keys_max)
+        self.refused: Counter[str] = Counter()
+        """Refusals by scope: publish, publish_bytes, connect, control."""
 
     @property
     def keys_held(self) -> int:
@@ -424,6 +426,7 @@ class Throttle:
             return ALLOWED
         hits_wait_s, bytes_wait_s = self._publishers.waits(key, hits_s, burst_s, bytes_s, bytes_burst_s)
         # The longer wait names the limit: the other will be over by then.
+        self.refused["publish_bytes" if bytes_wait_s > hits_wait_s else "publish"] += 1
         if bytes_wait_s > hits_wait_s:
             return _refused("rate_limited_bytes", bytes_wait_s)
         return _refused("rate_limited", hits_wait_s)
@@ -448,6 +451,7 @@ class Throttle:
             self._node.take(None, total.unit_s, total.burst_s)
             return ALLOWED
         ip_wait_s = self._addresses.waits(key, per_ip.unit_s, per_ip.burst_s)[0]
+        self.refused["connect"] += 1
         return _refused("rate_limited", max(ip_wait_s, node_wait_s))
 
     def control(self, session_key: Hashable) -> Verdict:
@@ -455,6 +459,7 @@ class Throttle:
         unit_s, _, burst_s = self._controls
         if self._sessions.take(session_key, unit_s, burst_s):
             return ALLOWED
+        self.refused["control"] += 1
         return _refused("rate_limited", self._sessions.waits(session_key, unit_s, burst_s)[0])
 
     def _claimed(self, rate_per_s: int) -> _Limit:

@@ -7,10 +7,11 @@ a key or a ticket lives here, and nothing here logs one.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from .auth import TokenVerifier, Unauthorized, UnknownKey, VerifyKey, build_ring
+from .auth import Reason, TokenVerifier, Unauthorized, UnknownKey, VerifyKey, build_ring
 from .fetch import parse_address
 from .jwks import FileSource, Jwks, UrlSource
 from .refusal import Refusal
@@ -39,6 +40,8 @@ class Tokens:
         self.jwks = jwks
         self.revocations = revocations
         self.tickets = tickets
+        self.failures: Counter[str] = Counter()
+        """Refused credentials, by reason."""
         self._clock_now = clock_now
         self._late: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references to tasks
 
@@ -62,7 +65,11 @@ class Tokens:
         asking again with `verify_token` or `verify_late`."""
         if self.jwks is not None:
             self.jwks.renew_if_old()
-        return self.verifier.verify(token, now)
+        try:
+            return self.verifier.verify(token, now)
+        except Unauthorized as failure:
+            self.failures[failure.reason] += 1
+            raise
 
     async def verify_token(self, token: str | bytes, now: float) -> Principal:
         """The principal of a good token, also of one whose key was published a moment ago: then the issuer is asked,
@@ -105,10 +112,10 @@ class Tokens:
         """The principal of a ticket, which is used up. `origins` are those the request may come from
         (`origins.origins_of`). Raises Unauthorized and nothing else."""
         principal = self.tickets.take(ticket, origins, now)
-        if principal is None:
-            raise Unauthorized("ticket")
-        if self.revocations.affected(principal):
-            raise Unauthorized("revoked")
+        reason: Reason = "ticket" if principal is None else "revoked"
+        if principal is None or self.revocations.affected(principal):
+            self.failures[reason] += 1
+            raise Unauthorized(reason)
         return principal
 
 

@@ -63,6 +63,7 @@ _CHECKS: dict[str, Check] = {
     "strict": _flag,
     "retain_ms": _integer(0, AGE_MS_MAX, optional=False),
     "max_age_ms": _integer(0, AGE_MS_MAX, optional=False),
+    "retain_bytes": _integer(1, 1024**4, optional=True),
     "quota_messages": _integer(1, 1_000_000_000, optional=True),
     "quota_bytes": _integer(64 * 1024, 1024**4, optional=True),
     "expired": _one_of("dead", "drop"),

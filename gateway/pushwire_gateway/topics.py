@@ -6,9 +6,11 @@ the store let go of them, is committed, and only then are they handed out again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, TypeVar
 
 from pushwire_storage.base import (
     Change,
@@ -31,6 +33,7 @@ from pushwire_storage.base import (
 from .core.model import Subscription
 from .engine import Engine
 
+T = TypeVar("T")
 TopicReady = Callable[[CreateTopic, StoreError | None], None]
 GroupReady = Callable[[Group | None, StoreError | None], None]
 Changed = Callable[[StoreError | None], None]
@@ -44,6 +47,9 @@ class Topics:
         self._engine = engine
         self._topics_coming: dict[tuple[str, str], list[TopicReady]] = {}
         self._groups_coming: dict[tuple[int, str], list[GroupReady]] = {}
+        # How many of those, by tenant and by topic id: counted at every creation, and a disk may make thousands wait.
+        self._topics_coming_of: Counter[str] = Counter()
+        self._groups_coming_of: Counter[int] = Counter()
         self._by_tenant: dict[str, dict[str, Topic]] = {}
         self._going: set[Group] = set()  # being deleted: as good as gone
         self._idle: list[tuple[float, int, Group]] = []  # heap: groups without members, by when they expire
@@ -72,15 +78,13 @@ class Topics:
 
     def count(self, tenant: str) -> int:
         """Topics the tenant has, those being created included."""
-        coming = sum(of == tenant for of, _ in self._topics_coming) if self._topics_coming else 0
-        return len(self.of(tenant)) + coming
+        return len(self.of(tenant)) + self._topics_coming_of[tenant]
 
     def may_add_group(self, topic: Topic, name: str, groups_max: int) -> bool:
         """Whether the topic may have one group more, those being created included; or is being given this one."""
         if (topic.id, name) in self._groups_coming:
             return True
-        coming = sum(of == topic.id for of, _ in self._groups_coming) if self._groups_coming else 0
-        return len(topic.groups) + coming < groups_max
+        return len(topic.groups) + self._groups_coming_of[topic.id] < groups_max
 
     # --- create ------------------------------------------------------------------------------------------------
 
@@ -95,8 +99,10 @@ class Topics:
             ready(change, None)
             return
         self._topics_coming[(tenant, name)] = [ready]
+        self._topics_coming_of[tenant] += 1
 
         def done(error: StoreError | None) -> None:
+            _one_less(self._topics_coming_of, tenant)
             if change.result is not None:
                 self._by_tenant.setdefault(tenant, {})[name] = change.result
             for waiting in self._topics_coming.pop((tenant, name)):
@@ -116,8 +122,10 @@ class Topics:
             ready(group, None)
             return
         self._groups_coming[(topic.id, name)] = [ready]
+        self._groups_coming_of[topic.id] += 1
 
         def done(error: StoreError | None) -> None:
+            _one_less(self._groups_coming_of, topic.id)
             for waiting in self._groups_coming.pop((topic.id, name)):
                 waiting(change.result, error)
             if change.result is not None:
@@ -179,15 +187,18 @@ class Topics:
 
     def _change(self, change: Change, groups: Sequence[Group], changed: Changed, *, reset: bool) -> None:
         engine = self._engine
-        if reset:
-            for group in groups:
-                engine.core.reset(group)
+
+        def let_go() -> None:
+            for group in groups if reset else ():
+                engine.core.reset(group, engine.clock.now())
 
         def done(error: StoreError | None) -> None:
+            let_go()  # of what members that came meanwhile were given: the store hands it out afresh
             for group in groups:
                 engine.reconfigure(group)
             changed(error)
 
+        let_go()
         engine.batcher.change(change, done)
         engine.turn()
 
@@ -195,7 +206,7 @@ class Topics:
         active = self._engine.core.group(group)
         if active is None:
             return
-        subs = list(active.members)
+        subs = sorted(active.members, key=lambda sub: sub.prefix)
         for sub in subs:
             self._engine.unsubscribe(sub.session, [sub])
         ended(subs)
@@ -228,12 +239,19 @@ class Topics:
                 self.find(group.topic.tenant, group.topic.name) is group.topic
                 and self.find_group(group.topic, group.name) is group
             ):
-                self.delete_group(group, _nobody, _ignore)
+                self.delete_group(group, _nobody, partial(self._expired, group))
+
+    def _expired(self, group: Group, error: StoreError | None) -> None:
+        if error is not None:
+            self.left(group)  # it could not be deleted now; again when as much time has passed
 
 
 def _nobody(_subs: Sequence[Any]) -> None:
     """A group without members ends no subscription."""
 
 
-def _ignore(_error: StoreError | None) -> None:
-    """A group that could not be deleted now is met again after the next start."""
+def _one_less(counter: Counter[T], key: T) -> None:
+    """Nothing is kept of what is not there any more."""
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -19,6 +19,7 @@ class TopicConfig(TypedDict, total=False):
     strict: bool
     retain_ms: int
     max_age_ms: int
+    retain_bytes: int | None
     quota_messages: int | None
     quota_bytes: int | None
     expired: Literal["dead", "drop"]

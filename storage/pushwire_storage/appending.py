@@ -82,8 +82,7 @@ def _plan(txn: Txn, appends: Sequence[Append], later: dict[int, list[Message]]) 
         book.messages += count
         book.bytes += size_bytes
         book.ids += ids
-        if book.config.retain_ms:
-            txn.await_sweep(topic_id, now_ms + book.config.retain_ms)
+        txn.grown(book)
         txn.payload_bytes += payload_bytes
 
 
@@ -98,8 +97,7 @@ def _plan_careful(txn: Txn, appends: Sequence[Append], later: dict[int, list[Mes
         ids = known[topic_id]
         book = txn.book(topic_id)
         stored, remember = plan_append(append, book, ids.get, txn.limits, txn.holder, txn.now_ms)
-        if book.config.retain_ms:
-            txn.await_sweep(topic_id, txn.now_ms + book.config.retain_ms)
+        txn.grown(book)
         ids.update(remember)
         for message in stored:
             scheduled = message.due_ms is not None and message.due_ms > txn.now_ms

@@ -49,7 +49,6 @@ from .queries import (
     FORGET_TOPIC,
     INSERT_GROUP,
     INSERT_TOPIC,
-    KEEP_IDS,
     MOVE_GROUP,
     PAUSE_GROUP,
     RAISE_GROUPS,
@@ -61,7 +60,7 @@ from .txn import Txn
 
 
 @singledispatch
-def apply(change: Change, txn: Txn) -> None:
+def apply(change: Change, txn: Txn) -> None:  # noqa: ARG001 - its siblings, registered below, take it
     """Carry out one change."""
     raise TypeError(f"no change: {change!r}")
 
@@ -128,6 +127,7 @@ def _configure_topic(change: ConfigureTopic, txn: Txn) -> None:
     if config.max_age_ms != before.max_age_ms:
         kind = f"{chores.AGED}:{before.max_age_ms}:{config.max_age_ms}"
         chores.begin(txn, kind, topic.id, book.floor, book.last_seq)
+    txn.grown(book)
     txn.shows.append(lambda _: setattr(topic, "config", config))
 
 
@@ -138,11 +138,11 @@ def _delete_topic(change: DeleteTopic, txn: Txn) -> None:
         return
     book = txn.books.pop(topic.id, None) or txn.state.books[topic.id]
     execute = txn.execute
-    execute(DELETE_TOPIC, (topic.id,))
+    # As this transaction has left them: what was redriven before has used up seqs.
+    execute(DELETE_TOPIC, (book.last_seq, book.ids, topic.id))
     execute(DELETE_GROUPS, (topic.id,))
     for group in book.groups.values():
         _forget_retries(txn, group)
-    execute(KEEP_IDS, (book.ids, topic.id))
     execute(DELETE_DEAD_OF_TOPIC, (topic.id,))
     chores.begin(txn, chores.PURGED, topic.id, 0, book.last_seq)
     chores.begin_ledger(txn, topic.id)
@@ -164,6 +164,7 @@ def _purge_topic(change: PurgeTopic, txn: Txn) -> None:
         return
     book = txn.book(topic.id)
     through = book.last_seq if change.through_seq is None else min(change.through_seq, book.last_seq)
+    txn.closed += book.groups.values()  # also where nothing is left to purge: the caller has let go of everything
     if through <= book.floor:
         return
     messages, size_bytes, scheduled = _count(txn, book, through)
@@ -179,7 +180,6 @@ def _purge_topic(change: PurgeTopic, txn: Txn) -> None:
     chores.begin(txn, chores.PURGED, topic.id, book.floor, through)
     book.floor = through
     book.set_groups(book.groups, starts)
-    txn.closed += book.groups.values()
 
     def show(_: Registry) -> None:
         change.removed = messages

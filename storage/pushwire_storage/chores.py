@@ -7,12 +7,15 @@ looks at everything once more then. It must not commit; it runs on the writer's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
+from heapq import merge
+from itertools import islice, takewhile
 
 from . import ledger
 from .base import PRIORITIES
 from .planning import (
+    ID_BYTES,
     SCHEDULED,
     SEQ_BITS,
     SEQ_MAX,
@@ -21,6 +24,7 @@ from .planning import (
     lane_base,
 )
 from .queries import (
+    COUNT_SETTLED,
     COUNT_SETTLED_RANGE,
     DELETE_CHORE,
     DELETE_RANGE,
@@ -34,7 +38,7 @@ from .queries import (
     UPDATE_CHORE,
     Execute,
 )
-from .txn import Chore, Txn
+from .txn import Chore, Trim, Txn
 
 PIECE_ROWS = 2_000
 """Rows one transaction looks at for a chore or for retention: 3 to 6 ms of the writer's time."""
@@ -42,6 +46,13 @@ PURGED_ROW_BYTES = 400
 """What a row removed unread is guessed to add to the WAL: the page it lies on is written once more."""
 SWEEP_PERIOD_MS = 1_000
 """Retention looks at a topic at most this often: a retained message goes up to so much late, and never early."""
+
+TRIM_PAUSE_MS = 100
+"""A look for bytes to give up goes on where its last step ended; what it has passed over because a group was owed it
+is met by the next look. That begins so long after it for every PIECE_ROWS rows it looked at, and SWEEP_PERIOD_MS at
+least: a long backlog that stays costs the writer a few parts in a hundred of its time."""
+TRIM_ROWS_MIN = 64
+"""Rows that one step looks at, beside twice as many as the topic has too many."""
 
 PURGED, UNOWED, AGED, LEDGER = "purged", "unowed", "aged", "ledger"
 """Kinds: remove what lies below the topic's floor; remove what no group is owed any more; give messages another age
@@ -140,9 +151,19 @@ def retain(txn: Txn) -> None:
         return
     topic_id = state.sweeps[0][1]
     txn.sweep_at[topic_id] = None
-    book = txn.book(topic_id) if txn.exists(topic_id) else None
-    if book is None or not book.config.retain_ms or not book.groups:
-        return  # without a group everything waits for the first one
+    if not txn.exists(topic_id):
+        return
+    book = txn.book(topic_id)
+    times = (_retain_by_age(txn, book), _retain_by_bytes(txn, book))
+    next_ms = min((at_ms for at_ms in times if at_ms is not None), default=None)
+    if next_ms is not None:
+        txn.sweep_at[topic_id] = next_ms
+
+
+def _retain_by_age(txn: Txn, book: TopicBook) -> int | None:
+    """Returns when to look again."""
+    if not book.config.retain_ms or not book.groups:
+        return None  # without a group everything waits for the first one
     rows, next_ms = PIECE_ROWS, None
     for priority in range(PRIORITIES):
         if rows <= 0:
@@ -153,8 +174,7 @@ def retain(txn: Txn) -> None:
         if young_ms is not None:
             at_ms = max(young_ms + book.config.retain_ms, txn.now_ms + SWEEP_PERIOD_MS)
             next_ms = at_ms if next_ms is None else min(next_ms, at_ms)
-    if next_ms is not None:
-        txn.sweep_at[topic_id] = next_ms
+    return next_ms
 
 
 def _retain_lane(txn: Txn, book: TopicBook, priority: int, limit: int) -> tuple[int, int | None]:
@@ -173,3 +193,51 @@ def _retain_lane(txn: Txn, book: TopicBook, priority: int, limit: int) -> tuple[
     gone = {pos: size_bytes for pos, _, size_bytes in old if settled.get(pos, 0) >= book.needed(pos & SEQ_MAX)}
     txn.remove(book, gone)
     return len(rows), young_ms
+
+
+def _retain_by_bytes(txn: Txn, book: TopicBook) -> int | None:
+    """Remove what no group is owed, oldest first, while the topic keeps too many bytes. Returns when to look again."""
+    excess_bytes, topic_id, now_ms = book.excess_bytes(), book.topic.id, txn.now_ms
+    if excess_bytes <= 0:
+        return None
+    trim = txn.state.trims.get(topic_id)
+    if trim is None or _following_ms(trim) <= now_ms:
+        trim = txn.state.trims[topic_id] = Trim(now_ms)
+    if trim.next_ms > now_ms:
+        return trim.next_ms
+    share = excess_bytes / (book.bytes - book.ids * ID_BYTES)
+    limit = min(PIECE_ROWS, TRIM_ROWS_MIN + int(2 * book.messages * share))
+    rows = _oldest(txn, topic_id, max(trim.seq, book.floor), limit)
+    settled = dict(COUNT_SETTLED.fetch(txn.execute, [pos for pos, _, _ in rows]))
+    gone: dict[int, int] = {}
+    for pos, _, size_bytes in rows:
+        if excess_bytes <= 0:
+            break
+        trim.seq = pos & SEQ_MAX
+        trim.rows += 1
+        if settled.get(pos, 0) >= book.needed(trim.seq):
+            gone[pos] = size_bytes
+            excess_bytes -= size_bytes
+    txn.remove(book, gone)
+    if excess_bytes <= 0:
+        return None  # `Txn.grown` will say when it is too much again
+    trim.next_ms = now_ms if len(rows) == limit else _following_ms(trim)
+    return trim.next_ms
+
+
+def _following_ms(trim: Trim) -> int:
+    """When the look after this one may begin."""
+    return trim.since_ms + max(SWEEP_PERIOD_MS, trim.rows * TRIM_PAUSE_MS // PIECE_ROWS)
+
+
+def _oldest(txn: Txn, topic_id: int, after_seq: int, limit: int) -> Sequence[tuple[int, int, int]]:
+    """The next rows of the topic in the order of their seqs, of all priorities: (pos, published_at, bytes)."""
+    lanes = [
+        txn.execute(SELECT_PUBLISHED, (base | after_seq, base | SEQ_MAX, limit))
+        for base in bases(topic_id)[:PRIORITIES]  # what is scheduled stays
+    ]
+    try:
+        return list(islice(merge(*lanes, key=lambda row: row[0] & SEQ_MAX), limit))
+    finally:
+        for lane in lanes:
+            lane.close()

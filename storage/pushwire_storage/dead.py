@@ -27,11 +27,13 @@ from .planning import (
     topic_lane,
 )
 from .queries import (
+    DELETE_FIRST_LETTERS,
     DELETE_LETTERS,
     INSERT_DEAD,
     INSERT_MARKS,
     INSERT_REDRIVEN,
     SELECT_ATTEMPTS,
+    SELECT_FIRST_LETTERS,
     SELECT_LETTER,
     SELECT_RECORD,
 )
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
 REDRIVE_BYTES_MAX = 16 << 20
 """Bytes one transaction may put back, but at least one message: they are in memory, and the writer is busy for about
 50 ms with so many."""
+FORGET_MAX = 500
+"""Letters that one transaction looks at to forget old ones: each is a row and the pages of its body."""
+FORGET_PERIOD_MS = 60_000
+"""From one look to the next, where some are left that are not old: a letter goes up to so much late."""
 LETTER_COLUMNS = 12
 """Columns of a letter that are its message's; see `planning.message_of`."""
 
@@ -64,14 +70,17 @@ def joined(*texts: str) -> str:
 
 def attempts_of(text: str) -> tuple[Attempt, ...]:
     """What the text tells. Of a damaged one: the lines that can be read."""
-    found: list[Attempt] = []
-    for line in text.split("\n") if text else ():
-        try:
-            at_ms, how, subject, error = json.loads(line)
-        except (ValueError, TypeError):
-            continue  # dead letters are for people to look at: better a history with a hole than none
-        found.append(Attempt(int(at_ms), str(how), str(subject), error))
-    return tuple(found)
+    lines = text.split("\n") if text else ()
+    return tuple(attempt for line in lines if (attempt := _attempt_of(line)) is not None)
+
+
+def _attempt_of(line: str) -> Attempt | None:
+    """None for a damaged one: dead letters are for people to look at, and a history with a hole is better than none."""
+    try:
+        at_ms, how, subject, error = json.loads(line)
+        return Attempt(int(at_ms), str(how), str(subject), None if error is None else str(error))
+    except (ValueError, TypeError):
+        return None
 
 
 def known_attempts(txn: Txn, added: Mapping[tuple[int, int], str]) -> dict[tuple[int, int], str]:
@@ -104,10 +113,37 @@ def bury(txn: Txn, dead: Dead, pos: int, waiting: tuple[int, int, str] = (0, 0, 
     attempts = joined(before[2], waiting[2], line_of(dead.last))
     why = (dead.reason, dead.error, deliveries, failures, dead.at_ms, attempts)
     values = (group.topic.id, group.id, group.name, *why, pos, group.id)
-    return txn.execute(INSERT_DEAD, values).rowcount == 1
+    if txn.execute(INSERT_DEAD, values).rowcount != 1:
+        return False
+    until_ms = keep_until(txn, dead.at_ms)
+    txn.letters_ms = until_ms if txn.letters_ms is None else min(txn.letters_ms, until_ms)
+    return True
+
+
+def keep_until(txn: Txn, at_ms: int) -> int:
+    """When a letter that died then has been kept long enough."""
+    return at_ms + int(txn.limits.dead_letters_keep_s * 1000) + 1
 
 
 # -- out
+
+
+def forget_old(txn: Txn) -> None:
+    """Remove letters that have been kept long enough, oldest first, a piece per transaction."""
+    if txn.letters_ms is None or txn.letters_ms > txn.now_ms:
+        return
+    rows = txn.execute(SELECT_FIRST_LETTERS, (FORGET_MAX,)).fetchall()
+    # Not only those before the first young one: the clock may have been set back between two starts.
+    old = {number: topic_id for number, topic_id, at_ms in rows if keep_until(txn, at_ms) <= txn.now_ms}
+    DELETE_FIRST_LETTERS.run(txn.execute, list(old))
+    for topic_id in old.values():
+        if txn.exists(topic_id):
+            txn.book(topic_id).dead_letters -= 1
+    young = [at_ms for number, _, at_ms in rows if number not in old]
+    if young:
+        txn.letters_ms = max(keep_until(txn, min(young)), txn.now_ms + FORGET_PERIOD_MS)
+    else:
+        txn.letters_ms = txn.now_ms if len(rows) == FORGET_MAX else None
 
 
 def redrive(txn: Txn, change: Redrive) -> list[int] | Refused:
@@ -153,8 +189,8 @@ def _put_back(txn: Txn, book: TopicBook, letters: Mapping[int, tuple[Message, in
         book.messages += 1
         book.bytes += message.size_bytes
         txn.payload_bytes += message.size_bytes
-    if seqs and book.config.retain_ms:
-        txn.await_sweep(topic_id, txn.now_ms + book.config.retain_ms)
+    if seqs:
+        txn.grown(book)
     INSERT_REDRIVEN.run(txn.execute, rows)
     INSERT_MARKS.run(txn.execute, marks)
     book.dead_letters -= DELETE_LETTERS.run(txn.execute, list(seqs), topic_id)

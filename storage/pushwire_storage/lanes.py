@@ -27,8 +27,7 @@ from .planning import SEQ_MAX, Lapsed, group_lane, topic_lane
 from .scans import SCAN_MESSAGES_MAX, Mark, Scan, Scanned
 
 SCANS_QUEUED_MAX = 2
-"""Scans given to the writer and not yet back. A batch waits behind these at most, however many lanes are hungry; two,
-so that the writer has the next one at hand while the loop hands out the last."""
+"""Scans given to the writer and not yet back: a batch waits behind these at most; the writer has the next at hand."""
 DUES_SLACK = 64
 """Stale entries the heap of dues may hold beside one per lane, before it is built anew."""
 
@@ -48,6 +47,7 @@ class Lane:
         "horizon",
         "next_on_disk_ms",
         "noted_ms",
+        "owed_until_ms",
         "priority",
         "told",
         "topic_lane",
@@ -76,6 +76,8 @@ class Lane:
         """Due of the first retry above the horizon; may be too early, never too late."""
         self.asked_until_ms: int | None = None
         """`due` was called: retries up to this are to be handed over."""
+        self.owed_until_ms: int | None = None
+        """Messages that the lane had passed were promoted while nobody wanted any: they go before its backlog."""
         self.noted_ms: int | None = None
         """Due of this lane's valid entry in the heap of dues."""
 
@@ -123,13 +125,21 @@ class LaneFeed:
 
     def want(self, group: Group, priority: int, count: int) -> None:
         key = group_lane(group.id, priority)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(group, priority, self.now_ms)
-            self._tell(lane)
+        if key not in self._lanes:
+            self._open(group)
+        lane = self._lanes[key]
         lane.demand = count
         if count > 0:
+            if lane.owed_until_ms is not None:
+                lane.asked_until_ms, lane.owed_until_ms = lane.owed_until_ms, None
             self._feed(lane)
+
+    def _open(self, group: Group) -> None:
+        """All lanes of a group at once: what the first one brings may have to wait for the others."""
+        opened = {group_lane(group.id, each): Lane(group, each, self.now_ms) for each in range(PRIORITIES)}
+        self._lanes.update(opened)
+        for lane in opened.values():
+            self._tell(lane)
 
     def forget(self, group: Group) -> None:
         for priority in range(PRIORITIES):
@@ -143,13 +153,15 @@ class LaneFeed:
         return frozenset(self._lanes)
 
     def gone(self, group: Group) -> None:
-        """The group was deleted, or moved: nothing of what was said of it holds."""
+        """The group was deleted, or moved: nothing of what was said of it holds, and may have to be said again."""
         self.forget(group)
-        self._reported = {each for each in self._reported if each[0] != group.id}
+        held = {each for each in self._reported if each[0] != group.id}
+        if len(held) < len(self._reported):
+            self._reported = held
+            self.returns += 1
 
     def want_key(self, group: Group, priority: int, key: str, after_seq: int, count: int) -> None:
-        lane = self._lanes.get(group_lane(group.id, priority))
-        assert lane is not None, "a key is asked for in an open lane"
+        lane = self._lanes[group_lane(group.id, priority)]
         self._hungry.append(KeyWant(lane, key, after_seq, count))
         self._pump()
 
@@ -227,10 +239,8 @@ class LaneFeed:
         """Messages that were scheduled have become due: (group lane, seq, due). A lane that has passed their place gets
         them like retries."""
         asked: dict[Lane, int] = {}
-        for key, seq, due_ms in rows:
-            lane = self._lanes.get(key)
-            if lane is None:
-                continue
+        for key, seq, due_ms in [row for row in rows if row[0] in self._lanes]:
+            lane = self._lanes[key]
             asked[lane] = due_ms
             if seq <= lane.cursor:
                 self._retry(lane, (due_ms, seq))
@@ -241,6 +251,8 @@ class LaneFeed:
             if lane.demand > 0:
                 lane.asked_until_ms = max(due_ms, lane.asked_until_ms or 0)
                 self._feed(lane)
+            elif lane.next_due_ms() is not None:
+                lane.owed_until_ms = due_ms
             self._tell(lane)
 
     def committed(self, fresh: dict[int, list[Message]], *, expiring: bool) -> None:
@@ -329,12 +341,13 @@ class LaneFeed:
         if result.failed:
             self._stalled_keys.append(KeyWant(lane, scan.key, scan.cursor, scan.limit))
             return
-        # Those that wait are due, but they come through the lane's demand, like every retry.
-        taken = [index for index, message in enumerate(result.messages) if message.seq not in lane.waiting]
-        counts = [result.counts[index] for index in taken] if result.counts else None
-        messages = [result.messages[index] for index in taken]
-        # Nor is anything said of those that have expired: the lane has handed them out, so they are the gateway's.
-        self._consumer.arrived_key(lane.group, lane.priority, scan.key, messages, counts, result.cursor)
+        # Those that wait come through the lane's demand, like every retry. Those whose TTL is over are the gateway's to
+        # settle too: the lane has handed them out.
+        counts = result.counts or [(0, 0)] * len(result.messages)
+        rows = [*zip(result.messages, counts, strict=True), *((message, (0, 0)) for message in result.expired)]
+        found = sorted((row for row in rows if row[0].seq not in lane.waiting), key=lambda row: row[0].seq)
+        messages, each = [row[0] for row in found], [row[1] for row in found] if result.counts else None
+        self._consumer.arrived_key(lane.group, lane.priority, scan.key, messages, each, result.cursor)
 
     # -- TTLs
 

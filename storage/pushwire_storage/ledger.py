@@ -34,8 +34,9 @@ KEEP_MS = 86_400_000
 PASS_PAUSE_MS = 3_600_000
 """From the end of one look through the old entries to the next: what stays because its messages do is looked at again
 then, so this bounds that work, and how much longer than needed an entry is kept."""
-CLEAN_ROWS = 16
-"""Old rows looked at per batch beside twice the new ones: so that it ends, and costs no batch more than its own did."""
+CLEAN_ROWS, CLEAN_ROWS_IDLE = 16, 1_000
+"""Old rows looked at per batch beside twice the new ones: so that it ends, and costs no batch more than its own did.
+More in a batch that has nothing else to do."""
 HISTORY_ROWS_MAX = 10_000
 """Entries of one message that `history` returns, oldest first: 100 groups, 50 deliveries each, a start and an end."""
 
@@ -48,21 +49,28 @@ class Ledger:
     """How far the look through the old entries has come. What a rolled-back transaction changed of it does no harm:
     rows passed over are met by the next look."""
 
-    __slots__ = ("cursor", "next_ms")
+    __slots__ = ("cursor", "holds", "next_ms")
 
     def __init__(self) -> None:
         self.cursor = 0
         self.next_ms = 0
+        self.holds = False
+        """There may be entries."""
+
+    def tick_ms(self) -> int | None:
+        """When the next piece of the cleaning is due, whether anything else happens or not."""
+        return self.next_ms if self.holds else None
 
 
-def write(txn: Txn, events: Sequence[Event]) -> None:
+def write(txn: Txn, events: Sequence[Event], *, idle: bool) -> None:
     """Note the events, and do a piece of the cleaning. Part of every batch, with or without events."""
     values = gathered(events) if events else []
+    cleaning = txn.state.ledger
     if values:
         txn.rows += INSERT_EVENTS.run(txn.execute, values)
-    cleaning = txn.state.ledger
+        cleaning.holds = True
     if txn.now_ms >= cleaning.next_ms:
-        _clean(txn, cleaning, CLEAN_ROWS + 2 * len(values) // INSERT_EVENTS.width)
+        _clean(txn, cleaning, (CLEAN_ROWS_IDLE if idle else CLEAN_ROWS) + 2 * len(values) // INSERT_EVENTS.width)
 
 
 def gathered(events: Sequence[Event]) -> list[Any]:
@@ -127,6 +135,7 @@ def _clean(txn: Txn, cleaning: Ledger, rows_max: int) -> None:
     if old:
         cleaning.cursor = old[-1][0]
     if len(old) < rows_max:
+        cleaning.holds = cleaning.cursor > 0 or bool(rows)
         cleaning.cursor = 0
         cleaning.next_ms = txn.now_ms + PASS_PAUSE_MS
 

@@ -10,6 +10,8 @@ from .base import Group, Topic
 from .planning import TOPIC_SHIFT, TopicBook
 from .queries import (
     GENERATIONS,
+    SELECT_ANY_EVENT,
+    SELECT_FIRST_LETTERS,
     SELECT_GROUPS,
     SELECT_META,
     SELECT_NEXT_EXPIRY,
@@ -37,7 +39,10 @@ def load(execute: Execute, now_ms: int) -> State:
     state.scheduled_ms = execute(SELECT_NEXT_SCHEDULED).fetchone()[0]
     expiry = execute(SELECT_NEXT_EXPIRY, state.expiry_mark).fetchone()
     state.expiry_ms = expiry[0] if expiry else None
-    retaining = [topic_id for topic_id, book in state.books.items() if book.config.retain_ms]
+    if execute(SELECT_FIRST_LETTERS, (1,)).fetchone() is not None:
+        state.letters_ms = now_ms  # the first look finds out when the next is due
+    state.ledger.holds = execute(SELECT_ANY_EVENT).fetchone() is not None
+    retaining = [topic_id for topic_id, book in state.books.items() if book.config.retain_ms or book.excess_bytes() > 0]
     state.plan_sweeps(dict.fromkeys(retaining, now_ms))
     return state
 

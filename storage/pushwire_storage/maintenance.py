@@ -17,7 +17,7 @@ from typing import Any
 
 from . import schema
 from .base import PRIORITIES, StoreError, StoreRefused
-from .planning import ID_BYTES, SEQ_MAX, TOPIC_SHIFT, bases, message_of
+from .planning import ID_BYTES, SCHEDULED, SEQ_MAX, TOPIC_SHIFT, bases, message_of
 from .queries import (
     BEGIN_READ,
     CHECK_COUNTERS,
@@ -39,6 +39,8 @@ FINDINGS_MAX = 100
 """Findings reported one by one; a damaged file can have as many as rows."""
 ROWS_PER_LOOK = 128
 """Rows read in one snapshot, with the interpreter's lock held for most of it: a few ms."""
+DUE = 9
+"""Place of `due` among the columns of a message; see `queries._COLUMNS`."""
 PAUSE_S = 0.001
 """Rest after each look, so that a busy gateway gets its turn in between."""
 
@@ -173,7 +175,7 @@ class _Looking:
             ("dead letters", self._letters),
         )
         try:
-            schema.check(self._execute)
+            schema.check_current(self._execute)
         except StoreRefused:
             raise
         except Exception as error:
@@ -243,9 +245,13 @@ class _Looking:
                 self._report(f"{count} {what}")
 
     def _messages(self) -> None:
-        for row in self._rows(CHECK_MESSAGES):
-            if message_of(row[1:]) is None:
-                self._report(f"message {_place(row[0])}: its checksum does not match")
+        for pos, *row in self._rows(CHECK_MESSAGES):
+            message = message_of(row)
+            if message is None:
+                self._report(f"message {_place(pos)}: its checksum does not match")
+            elif bool(pos & SCHEDULED) != ((row[DUE] or 0) > 0):
+                # Nothing would ever bring such a one into its lane, or something would move it a second time.
+                self._report(f"message {_place(pos)}: its place does not fit its due time {row[DUE]}")
 
     def _letters(self) -> None:
         for row in self._rows(CHECK_LETTERS):

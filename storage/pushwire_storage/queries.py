@@ -101,9 +101,8 @@ REVIVE_TOPIC = "UPDATE topics SET deleted = 0, config = ? WHERE id = ?"
 FORGET_TOPIC = "DELETE FROM topics WHERE id = ?"
 CONFIGURE_TOPIC = "UPDATE topics SET config = ? WHERE id = ?"
 DELETE_TOPIC = """
-    UPDATE topics SET deleted = 1, floor = last_seq, messages = 0, bytes = 0, dead_letters = 0, scheduled = 0
-    WHERE id = ?"""
-KEEP_IDS = "UPDATE topics SET ids = ? WHERE id = ?"
+    UPDATE topics SET deleted = 1, last_seq = ?1, floor = ?1, ids = ?2,
+        messages = 0, bytes = 0, dead_letters = 0, scheduled = 0 WHERE id = ?3"""
 FORGET_IDS_OF_DELETED = "UPDATE topics SET ids = ids - ? WHERE id = ? AND deleted = 1"
 INSERT_GROUP = """
     INSERT INTO groups(topic_id, name, start_seq, owner, inactive_ttl) VALUES (?, ?, ?, ?, ?) RETURNING id"""
@@ -132,34 +131,50 @@ SELECT_CHORES = "SELECT number, kind, topic_id, after_pos, through_pos FROM chor
 # (it looks for an adapter), so these get a statement of their own.
 INSERT_PLAIN = Bulk("INSERT INTO messages(pos, id, encoding, published_at, crc, data) VALUES ", "(?,?,?,?,?,?)")
 INSERT_FULL = Bulk(
-    "INSERT INTO messages(pos, id, encoding, published_at, crc, data, key, headers, content_type, due, expires) VALUES ",
+    "INSERT INTO messages(pos, id, encoding, published_at, crc, data, key, headers, content_type, due, expires)"
+    " VALUES ",
     "(?,?,?,?,?,?,?,?,?,?,?)",
 )
 _COLUMNS = "pos, id, key, encoding, content_type, headers, published_at, crc, data, due, expires, redriven"
-_M_COLUMNS = ", ".join(f"m.{name}" for name in _COLUMNS.split(", "))
-_BYTES = "length(data) + ifnull(length(headers), 0) + ifnull(length(key), 0)"  # as `Message.size_bytes`
+_NAMED = {
+    "COLUMNS_OF_M": ", ".join(f"m.{name}" for name in _COLUMNS.split(", ")),
+    "LETTER": f"{_COLUMNS}, number, group_id, group_name, reason, error, deliveries, failures, at, attempts",
+    "COLUMNS": _COLUMNS,
+    "BYTES": "length(data) + ifnull(length(headers), 0) + ifnull(length(key), 0)",  # as `Message.size_bytes`
+    "UNSETTLED": "NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?)",
+}
+
+
+def _named(text: str) -> str:
+    """The statement with its lists of columns put in: they are written down once, in the order that
+    `planning.message_of` reads."""
+    for name, part in _NAMED.items():
+        text = text.replace(name, part)
+    return text
+
+
 DELETE_MESSAGES = Bulk("DELETE FROM messages WHERE pos IN (", "?", ")")
 SELECT_KEPT = Bulk("SELECT pos FROM messages WHERE pos IN (", "?", ")")
-SELECT_MESSAGE = f"SELECT {_COLUMNS} FROM messages WHERE pos = ?"
-SELECT_RANGE = f"SELECT {_COLUMNS} FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?"
+SELECT_MESSAGE = _named("SELECT COLUMNS FROM messages WHERE pos = ?")
+SELECT_RANGE = _named("SELECT COLUMNS FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?")
 SELECT_OLDEST = "SELECT pos FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT 1"
 # The last of the next n rows: what bounds the work of a scan that skips rows.
 SELECT_NTH = "SELECT pos FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT 1 OFFSET ?"
 SELECT_NTH_OF_KEY = "SELECT pos FROM messages WHERE key = ? AND pos > ? AND pos <= ? ORDER BY pos LIMIT 1 OFFSET ?"
 # The backlog of a lane of which some rows are settled by this group or wait for their retry: lane, range, then the
 # horizon (due, pos) above which a row is left to `SELECT_DUE`; if it has a key, it is named without its body.
-_WITH_RETRY = f"""
-    SELECT {_M_COLUMNS}, r.deliveries, r.failures, r.due
-    FROM messages AS m LEFT JOIN retries AS r ON r.lane = ? AND r.pos = m.pos"""
-_UNSETTLED = "NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?)"
+_WITH_RETRY = _named("""
+    SELECT COLUMNS_OF_M, r.deliveries, r.failures, r.due
+    FROM messages AS m LEFT JOIN retries AS r ON r.lane = ? AND r.pos = m.pos""")
 SELECT_BACKLOG = (
     _WITH_RETRY.replace("m.data", "CASE WHEN (r.due, r.pos) > (?, ?) THEN NULL ELSE m.data END")
-    + f" WHERE m.pos > ? AND m.pos <= ? AND (m.key IS NOT NULL OR r.due IS NULL OR (r.due, r.pos) <= (?, ?))"
-    f" AND {_UNSETTLED} ORDER BY m.pos LIMIT ?"
+    + " WHERE m.pos > ? AND m.pos <= ? AND (m.key IS NOT NULL OR r.due IS NULL OR (r.due, r.pos) <= (?, ?))"
+    + _named(" AND UNSETTLED ORDER BY m.pos LIMIT ?")
 )
 SELECT_BY_KEY = (
-    _WITH_RETRY + f" WHERE m.key = ? AND m.pos > ? AND m.pos <= ?"
-    f" AND (r.due IS NULL OR (r.due, r.pos) <= (?, ?)) AND {_UNSETTLED} ORDER BY m.pos LIMIT ?"
+    _WITH_RETRY
+    + " WHERE m.key = ? AND m.pos > ? AND m.pos <= ? AND (r.due IS NULL OR (r.due, r.pos) <= (?, ?))"
+    + _named(" AND UNSETTLED ORDER BY m.pos LIMIT ?")
 )
 SELECT_FLOOR = "SELECT floor FROM topics WHERE id = ?"
 SELECT_PUBLISHED_FROM = "SELECT pos, published_at FROM messages WHERE pos >= ? AND pos <= ? ORDER BY pos LIMIT 1"
@@ -170,15 +185,15 @@ SELECT_SCHEDULED_DUE = "SELECT pos FROM messages WHERE due > 0 AND due <= ? ORDE
 SELECT_NEXT_SCHEDULED = "SELECT min(due) FROM messages WHERE due > 0"
 PROMOTE = Bulk("UPDATE messages SET pos = pos - ?, due = -due WHERE pos IN (", "?", ")")
 INSERT_PROMOTED = Bulk("INSERT OR IGNORE INTO retries(lane, pos, due, deliveries, failures) VALUES ", "(?,?,?,0,0)")
-SELECT_EXPIRED = f"""
-    SELECT {_COLUMNS} FROM messages
-    WHERE expires IS NOT NULL AND (expires, pos) > (?, ?) AND expires <= ? ORDER BY expires, pos LIMIT ?"""
+SELECT_EXPIRED = _named("""
+    SELECT COLUMNS FROM messages
+    WHERE expires IS NOT NULL AND (expires, pos) > (?, ?) AND expires <= ? ORDER BY expires, pos LIMIT ?""")
 SELECT_NEXT_EXPIRY = """
     SELECT expires FROM messages
     WHERE expires IS NOT NULL AND (expires, pos) > (?, ?) ORDER BY expires, pos LIMIT 1"""
-SELECT_PUBLISHED = f"""
-    SELECT pos, published_at, {_BYTES} FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?"""
-COUNT_RANGE = f"SELECT count(*), ifnull(sum({_BYTES}), 0) FROM messages WHERE pos > ? AND pos <= ?"
+SELECT_PUBLISHED = _named("""
+    SELECT pos, published_at, BYTES FROM messages WHERE pos > ? AND pos <= ? ORDER BY pos LIMIT ?""")
+COUNT_RANGE = _named("SELECT count(*), ifnull(sum(BYTES), 0) FROM messages WHERE pos > ? AND pos <= ?")
 DELETE_RANGE = "DELETE FROM messages WHERE pos > ? AND pos <= ?"
 # max_age became another: every message gets the earlier of its own TTL and the new age (0: none), where its TTL is not
 # just the old age. Parameters: old age, new age, new age, range.
@@ -233,26 +248,19 @@ SELECT_NEXT_SETTLED = "SELECT pos FROM settled WHERE pos > ? ORDER BY pos LIMIT 
 # -- dead letters
 
 DELETE_DEAD_OF_TOPIC = "DELETE FROM dead_letters WHERE topic_id = ?"
-INSERT_DEAD = f"""
-    INSERT INTO dead_letters({_COLUMNS}, topic_id, group_id, group_name,
-                             reason, error, deliveries, failures, at, attempts)
-    SELECT {_COLUMNS}, ?, ?, ?, ?, ?, ?, ?, ?, ?
-    FROM messages AS m
-    WHERE pos = ? AND NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?)"""
+INSERT_DEAD = _named("""
+    INSERT INTO dead_letters(COLUMNS, topic_id, group_id, group_name, reason, error, deliveries, failures, at, attempts)
+    SELECT COLUMNS, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM messages AS m WHERE pos = ? AND UNSETTLED""")
 DELETE_DEAD_OLDEST = """
     DELETE FROM dead_letters WHERE number IN (
         SELECT number FROM dead_letters WHERE topic_id = ? ORDER BY number LIMIT ?)"""
-# Only among the oldest few: a look at all of them would cost more with every one kept.
-DELETE_DEAD_EXPIRED = """
-    DELETE FROM dead_letters WHERE number IN (
-        SELECT number FROM (SELECT number, at FROM dead_letters WHERE topic_id = ? ORDER BY number LIMIT ?)
-        WHERE at < ?)"""
-_LETTER = f"{_COLUMNS}, number, group_id, group_name, reason, error, deliveries, failures, at, attempts"
-SELECT_LETTER = f"SELECT {_LETTER} FROM dead_letters WHERE number = ? AND topic_id = ?"
-SELECT_LETTERS = f"""
-    SELECT {_LETTER} FROM dead_letters
+SELECT_FIRST_LETTERS = "SELECT number, topic_id, at FROM dead_letters ORDER BY number LIMIT ?"
+DELETE_FIRST_LETTERS = Bulk("DELETE FROM dead_letters WHERE number IN (", "?", ")")
+SELECT_LETTER = _named("SELECT LETTER FROM dead_letters WHERE number = ? AND topic_id = ?")
+SELECT_LETTERS = _named("""
+    SELECT LETTER FROM dead_letters
     WHERE topic_id = ?1 AND number > ?2 AND (?3 IS NULL OR group_name = ?3) AND (?4 IS NULL OR reason = ?4)
-      AND (?5 IS NULL OR key = ?5) ORDER BY number LIMIT ?6"""
+      AND (?5 IS NULL OR key = ?5) ORDER BY number LIMIT ?6""")
 DELETE_LETTERS = Bulk("DELETE FROM dead_letters WHERE topic_id = ? AND number IN (", "?", ")")
 INSERT_REDRIVEN = Bulk(
     "INSERT INTO messages(pos, id, key, encoding, content_type, headers, published_at, crc, data, expires, redriven)"
@@ -282,6 +290,7 @@ SELECT_HISTORY = """
     SELECT group_name, at, event, subject, session, attempt, detail FROM ledger
     WHERE topic_id = ? AND seq BETWEEN ? AND ? AND bits >> (? - seq) & 1
     ORDER BY at, attempt, event, number LIMIT ?"""
+SELECT_ANY_EVENT = "SELECT 1 FROM ledger LIMIT 1"
 SELECT_EVENTS_FROM = "SELECT number, at, topic_id, seq, bits FROM ledger WHERE number > ? ORDER BY number LIMIT ?"
 DELETE_EVENTS = Bulk("DELETE FROM ledger WHERE number IN (", "?", ")")
 DELETE_EVENTS_OF_TOPIC = "DELETE FROM ledger WHERE number IN (SELECT number FROM ledger WHERE topic_id = ? LIMIT ?)"
@@ -298,8 +307,8 @@ CHECK_COUNTERS = """
 CHECK_IDS = """
     SELECT (SELECT count(*) FROM dedupe_a WHERE topic_id = ?) + (SELECT count(*) FROM dedupe_b WHERE topic_id = ?)"""
 CHECK_DEAD = "SELECT count(*) FROM dead_letters WHERE topic_id = ?"
-CHECK_MESSAGES = f"SELECT pos, {_COLUMNS} FROM messages WHERE pos > ? ORDER BY pos LIMIT ?"
-CHECK_LETTERS = f"SELECT number, {_COLUMNS} FROM dead_letters WHERE number > ? ORDER BY number LIMIT ?"
+CHECK_MESSAGES = _named("SELECT pos, COLUMNS FROM messages WHERE pos > ? ORDER BY pos LIMIT ?")
+CHECK_LETTERS = _named("SELECT number, COLUMNS FROM dead_letters WHERE number > ? ORDER BY number LIMIT ?")
 _ORPHANS = (
     ("groups of no topic", "groups", "topics AS o WHERE o.id = t.topic_id"),
     ("dead letters of no topic", "dead_letters", "topics AS o WHERE o.id = t.topic_id"),
@@ -314,9 +323,9 @@ _ORPHANS = (
         "groups AS o WHERE o.id = t.group_id UNION ALL SELECT 1 FROM chores AS o WHERE o.topic_id = t.pos >> 45",
     ),
 )
+_COUNT_ORPHANS = "SELECT count(*) FROM TABLE_ AS t WHERE NOT EXISTS (SELECT 1 FROM OWNER)"
 CHECK_ORPHANS = [
-    (what, f"SELECT count(*) FROM {table} AS t WHERE NOT EXISTS (SELECT 1 FROM {owner})")
-    for what, table, owner in _ORPHANS
+    (what, _COUNT_ORPHANS.replace("TABLE_", table).replace("OWNER", owner)) for what, table, owner in _ORPHANS
 ]
 
 

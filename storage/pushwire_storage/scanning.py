@@ -101,16 +101,15 @@ class Scanner:
     def _backlog(self, book: TopicBook) -> None:
         scan, result, base = self._scan, self.result, self._base
         low, high = base | scan.cursor, base | SEQ_MAX
-        stop: int | None = None
-        if self._lane in self._state.retry_lanes or not book.plain:
-            rows_max = min(max(SCAN_ROWS_MIN, 4 * scan.limit), SCAN_ROWS_MAX)
-            nth = self._execute(SELECT_NTH, (low, high, rows_max - 1)).fetchone()
-            stop = nth[0] if nth else None
-            mark = (scan.horizon[0], base | scan.horizon[1])
-            values = (*mark, self._lane, low, stop or high, *mark, scan.group.id, SCAN_ROWS_MAX)
-            rows = self._execute(SELECT_BACKLOG, values)
-        else:
-            rows = self._execute(SELECT_RANGE, (low, high, SCAN_ROWS_MAX))
+        if book.plain and self._lane not in self._state.retry_lanes:
+            self._plain_backlog(low, high, book.last_seq)
+            return
+        rows_max = min(max(SCAN_ROWS_MIN, 4 * scan.limit), SCAN_ROWS_MAX)
+        nth = self._execute(SELECT_NTH, (low, high, rows_max - 1)).fetchone()
+        stop = nth[0] if nth else None
+        mark = (scan.horizon[0], base | scan.horizon[1])
+        values = (*mark, self._lane, low, stop or high, *mark, scan.group.id, SCAN_ROWS_MAX)
+        rows = self._execute(SELECT_BACKLOG, values)
         seen = 0
         try:
             for row in rows:
@@ -126,10 +125,37 @@ class Scanner:
             result.cursor = max(scan.cursor, book.last_seq)
             result.exhausted = True
 
+    def _plain_backlog(self, low: int, high: int, last_seq: int) -> None:
+        """The same where no row is to be skipped and none has counts: as little as can be done per row."""
+        scan, result, now_ms = self._scan, self.result, self._now_ms
+        found, limit, size_bytes, seen = result.messages, scan.limit, 0, 0
+        rows = self._execute(SELECT_RANGE, (low, high, SCAN_ROWS_MAX))
+        try:
+            for row in rows:
+                seen += 1
+                message = message_of(row)
+                if message is None:
+                    result.cursor = row[0] & SEQ_MAX
+                    self.damaged = (result.cursor, _size_bytes(row), 0, 0)
+                    return
+                size_bytes += message.size_bytes
+                if message.expires_ms is not None and message.expires_ms <= now_ms:
+                    result.expired.append(message)
+                else:
+                    found.append(message)
+                if len(found) >= limit or size_bytes >= SCAN_BYTES_MAX:
+                    result.cursor = message.seq
+                    return
+        finally:
+            rows.close()
+        if seen < SCAN_ROWS_MAX:
+            result.cursor = max(scan.cursor, last_seq)
+            result.exhausted = True
+        else:
+            result.cursor = row[0] & SEQ_MAX
+
     def _pass(self, row: Sequence[Any]) -> bool:
         """Come across a row of the backlog; False when it is damaged."""
-        if len(row) <= MESSAGE_COLUMNS:
-            return self._take(row, (0, 0)) != DAMAGED
         deliveries, failures, due_ms = row[MESSAGE_COLUMNS:]
         if due_ms is not None and (due_ms, row[0] & SEQ_MAX) > self._scan.horizon:
             self.result.blocked.append((row[0] & SEQ_MAX, row[2]))

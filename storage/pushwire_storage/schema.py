@@ -17,9 +17,7 @@ APPLICATION_ID = 0x50574952
 
 _FIRST = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    # AUTOINCREMENT: an id is part of every position and lane, so it must never come back. A topic that was deleted stays
-    # as a row, so that its name goes on with its seqs. floor: messages up to this seq were purged; chores remove them.
-    # bytes include `ids` remembered ids. config: the JSON of what differs from the defaults.
+    # AUTOINCREMENT: an id is part of every position and lane, so it must never come back.
     """CREATE TABLE topics (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         tenant TEXT NOT NULL,
@@ -28,24 +26,15 @@ _FIRST = (
         messages INTEGER NOT NULL DEFAULT 0,
         bytes INTEGER NOT NULL DEFAULT 0,
         dead_letters INTEGER NOT NULL DEFAULT 0,
-        scheduled INTEGER NOT NULL DEFAULT 0,
-        ids INTEGER NOT NULL DEFAULT 0,
-        floor INTEGER NOT NULL DEFAULT 0,
-        deleted INTEGER NOT NULL DEFAULT 0,
-        config TEXT,
         UNIQUE (tenant, name))""",
     """CREATE TABLE groups (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         topic_id INTEGER NOT NULL,
         name TEXT NOT NULL,
         start_seq INTEGER NOT NULL,
-        paused INTEGER NOT NULL DEFAULT 0,
-        owner TEXT,
-        inactive_ttl INTEGER NOT NULL DEFAULT 0,
         UNIQUE (topic_id, name))""",
-    # pos: see planning.py. due: above 0 while the message is scheduled, its negative afterwards. expires: the sender's
-    # TTL or the topic's max_age, whichever ends first. data comes last, so that reading the rest never touches the
-    # overflow pages of a large body.
+    # pos: see planning.py. due and expires are for scheduled and expiring messages. data comes last, so that reading
+    # the rest never touches the overflow pages of a large body.
     """CREATE TABLE messages (
         pos INTEGER PRIMARY KEY,
         id TEXT NOT NULL,
@@ -56,30 +45,15 @@ _FIRST = (
         published_at INTEGER NOT NULL,
         due INTEGER,
         expires INTEGER,
-        redriven INTEGER,
         crc INTEGER NOT NULL,
         data BLOB NOT NULL)""",
-    # Partial ones: a message without key, delay and TTL is in none of them. A rowid table's index ends in the rowid, so
-    # that one key of one lane is one range of messages_by_key.
-    "CREATE INDEX messages_by_due ON messages (due) WHERE due > 0",
-    "CREATE INDEX messages_by_expiry ON messages (expires, pos) WHERE expires IS NOT NULL",
-    "CREATE INDEX messages_by_key ON messages (key) WHERE key IS NOT NULL",
-    # Work left over from changes that concern many messages, done piece by piece: see chores.py.
-    """CREATE TABLE chores (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        kind TEXT NOT NULL,
-        topic_id INTEGER NOT NULL,
-        after_pos INTEGER NOT NULL,
-        through_pos INTEGER NOT NULL)""",
     # lane is group id << 2 | priority. due 0: in the gateway's hands, or due as soon as the lane is opened again.
-    # attempts: see dead.py.
     """CREATE TABLE retries (
         lane INTEGER NOT NULL,
         pos INTEGER NOT NULL,
         due INTEGER NOT NULL,
         deliveries INTEGER NOT NULL,
         failures INTEGER NOT NULL,
-        attempts TEXT NOT NULL DEFAULT '',
         PRIMARY KEY (lane, pos)) WITHOUT ROWID""",
     "CREATE INDEX retries_by_due ON retries (lane, due, pos)",
     # Who has settled a message that is owed to several groups, until the last of them has.
@@ -97,8 +71,63 @@ _FIRST = (
             PRIMARY KEY (id, topic_id)) WITHOUT ROWID"""
         for generation in "ab"
     ),
-    # The message as it lay in its topic, checksum included, and what became of it. The group by name too, because it
-    # may be deleted before its letters are.
+    """CREATE TABLE dead_letters (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        topic_id INTEGER NOT NULL,
+        group_id INTEGER NOT NULL,
+        pos INTEGER NOT NULL,
+        id TEXT NOT NULL,
+        key TEXT,
+        encoding INTEGER NOT NULL,
+        content_type TEXT,
+        headers BLOB,
+        published_at INTEGER NOT NULL,
+        crc INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        error TEXT,
+        deliveries INTEGER NOT NULL,
+        failures INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        data BLOB NOT NULL)""",
+    "CREATE INDEX dead_letters_by_topic ON dead_letters (topic_id, number)",
+)
+
+_WHOLE_QUEUE = (
+    # A topic that was deleted stays as a row, so that its name goes on with its seqs. floor: messages up to this seq
+    # were purged; chores remove them. bytes include `ids` remembered ids. config: JSON, see configs.py.
+    "ALTER TABLE topics ADD COLUMN scheduled INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE topics ADD COLUMN ids INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE topics ADD COLUMN floor INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE topics ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE topics ADD COLUMN config TEXT",
+    """UPDATE topics SET ids = counted.ids FROM (
+        SELECT topic_id, count(*) AS ids FROM (
+            SELECT topic_id FROM dedupe_a UNION ALL SELECT topic_id FROM dedupe_b) GROUP BY topic_id) AS counted
+        WHERE counted.topic_id = topics.id""",
+    "ALTER TABLE groups ADD COLUMN paused INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE groups ADD COLUMN owner TEXT",
+    "ALTER TABLE groups ADD COLUMN inactive_ttl INTEGER NOT NULL DEFAULT 0",
+    # due: above 0 while the message is scheduled, its negative afterwards. expires: the sender's TTL or the topic's
+    # max_age, whichever ends first. redriven, NULL or 1, may stand behind data: neither takes a byte beyond the header.
+    "ALTER TABLE messages ADD COLUMN redriven INTEGER",
+    # Partial ones: a message without key, delay and TTL is in none of them. A rowid table's index ends in the rowid, so
+    # that one key of one lane is one range of messages_by_key.
+    "CREATE INDEX messages_by_due ON messages (due) WHERE due > 0",
+    "CREATE INDEX messages_by_expiry ON messages (expires, pos) WHERE expires IS NOT NULL",
+    "CREATE INDEX messages_by_key ON messages (key) WHERE key IS NOT NULL",
+    # attempts: see dead.py.
+    "ALTER TABLE retries ADD COLUMN attempts TEXT NOT NULL DEFAULT ''",
+    # Work left over from changes that concern many messages, done piece by piece: see chores.py.
+    """CREATE TABLE chores (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,
+        topic_id INTEGER NOT NULL,
+        after_pos INTEGER NOT NULL,
+        through_pos INTEGER NOT NULL)""",
+    # Made anew, so that data still comes last. The message as it lay in its topic, checksum included, and what became
+    # of it. The group by name too, because it may be deleted before its letters are. No number comes back.
+    "ALTER TABLE dead_letters RENAME TO dead_letters_before",
+    "DROP INDEX dead_letters_by_topic",
     """CREATE TABLE dead_letters (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         topic_id INTEGER NOT NULL,
@@ -122,6 +151,14 @@ _FIRST = (
         at INTEGER NOT NULL,
         attempts TEXT NOT NULL DEFAULT '',
         data BLOB NOT NULL)""",
+    """INSERT INTO sqlite_sequence(name, seq)
+        SELECT 'dead_letters', seq FROM sqlite_sequence WHERE name = 'dead_letters_before'""",
+    """INSERT INTO dead_letters(number, topic_id, group_id, group_name, pos, id, key, encoding, content_type, headers,
+            published_at, crc, reason, error, deliveries, failures, at, data)
+        SELECT number, d.topic_id, group_id, ifnull(g.name, ''), pos, d.id, key, encoding, content_type, headers,
+            published_at, crc, reason, error, deliveries, failures, at, data
+        FROM dead_letters_before AS d LEFT JOIN groups AS g ON g.id = d.group_id ORDER BY number""",
+    "DROP TABLE dead_letters_before",
     "CREATE INDEX dead_letters_by_topic ON dead_letters (topic_id, number)",
     # bits: of which messages it tells, from `seq` on; see ledger.py.
     """CREATE TABLE ledger (
@@ -147,7 +184,7 @@ _FIRST = (
         PRIMARY KEY (issuer, jti, subject)) WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[Sequence[str], ...] = (_FIRST,)
+MIGRATIONS: tuple[Sequence[str], ...] = (_FIRST, _WHOLE_QUEUE)
 
 
 def _number(cursor: Cursor) -> int:
@@ -166,6 +203,14 @@ def check(execute: Execute) -> int:
             f"the file has schema version {version}, this program knows up to {len(MIGRATIONS)}: a newer one wrote it"
         )
     return version
+
+
+def check_current(execute: Execute) -> None:
+    """For those who cannot migrate the file. Raises StoreRefused unless it has the newest version."""
+    version = check(execute)
+    if version != len(MIGRATIONS):
+        wanted = f"this program wants {len(MIGRATIONS)}: start the gateway on it once, which brings it up to date"
+        raise StoreRefused(f"the file has schema version {version}, {wanted}" if version else "the database is empty")
 
 
 def migrate(connection: Connection, version: int) -> None:

@@ -15,7 +15,6 @@ from .dead import bury, joined, known_attempts, line_of
 from .planning import SEQ_BITS, SEQ_MAX, TOPIC_SHIFT, TopicBook, group_lane, position
 from .queries import (
     COUNT_SETTLED,
-    DELETE_DEAD_EXPIRED,
     DELETE_DEAD_OLDEST,
     DELETE_MESSAGES,
     DELETE_RETRIES,
@@ -26,9 +25,6 @@ from .queries import (
     UPSERT_RETRIES,
 )
 from .txn import Surprise, Txn
-
-DEAD_EXPIRED_MAX = 100
-"""Expired dead letters removed per topic and transaction, and only when a new one comes in: more than come in."""
 
 
 def settle_all(txn: Txn, settlements: Sequence[Settlement]) -> None:
@@ -196,10 +192,8 @@ class _Settling:
             txn.payload_bytes += size_bytes
 
     def _trim(self, book: TopicBook) -> None:
-        """Keep the topic's dead letters within number and age."""
+        """Keep the topic's dead letters within their number. (Their age is `dead.forget_old`'s.)"""
         txn, limits, topic_id = self._txn, self._txn.limits, book.topic.id
         too_many = book.dead_letters - limits.dead_letters_max
         if too_many > 0:
             book.dead_letters -= txn.execute(DELETE_DEAD_OLDEST, (topic_id, too_many)).rowcount
-        expired_ms = txn.now_ms - int(limits.dead_letters_keep_s * 1000)
-        book.dead_letters -= txn.execute(DELETE_DEAD_EXPIRED, (topic_id, DEAD_EXPIRED_MAX, expired_ms)).rowcount

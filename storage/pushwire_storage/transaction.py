@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from . import changes, chores, ledger, loading, scheduling
+from . import changes, chores, dead, ledger, loading, scheduling
 from .appending import append_all
 from .base import Batch, Dead, Message, StoreBroken, StoreBusy, StoreError, Topic
 from .planning import Limits, Outcome, reset
@@ -108,13 +108,14 @@ class Writer:
         if passing is not None:
             scheduling.promote(txn, passing.open_lanes)
             chores.retain(txn)
+            dead.forget_old(txn)
         for change in batch.changes:
             changes.apply(change, txn)
             chores.work(txn)  # a small change is over before the next one
         chores.work(txn)
         append_all(txn, batch.appends)
         settle_all(txn, batch.settlements)
-        ledger.write(txn, batch.events)
+        ledger.write(txn, batch.events, idle=not (batch.appends or batch.settlements or batch.events))
         if passing is not None:
             # Last, so that it sees what the batch has settled.
             scheduling.expire(txn, look_again=passing.look_again)
@@ -183,9 +184,9 @@ class Writer:
         message = Message("", b"", 0, priority=scan.priority)
         message.seq, message.size_bytes = seq, size_bytes
         error = "the stored bytes do not match their checksum"
-        dead = Dead(scan.group, message, "corrupt", error, deliveries, failures, self.state.now_ms)
+        burial = Dead(scan.group, message, "corrupt", error, deliveries, failures, self.state.now_ms)
         log.error("damaged message seq %d of topic %s: moved to the dead letters", seq, scan.group.topic.name)
-        outcome = self.run(Batch(settlements=[dead]), None)
+        outcome = self.run(Batch(settlements=[burial]), None)
         self.state.corrupt_rows += outcome.error is None
         result.books = outcome.books
         if outcome.error is not None:

@@ -51,6 +51,19 @@ class Chore:
     through_pos: int
 
 
+@dataclass(slots=True)
+class Trim:
+    """How far a look through a topic has come that keeps it within its bytes. What a rolled-back transaction changed of
+    it does no harm: what was passed over is met by the next look."""
+
+    since_ms: int
+    seq: int = 0
+    rows: int = 0
+    """Looked at so far."""
+    next_ms: int = 0
+    """The next step may be taken then."""
+
+
 class State:
     """The writer's memory between transactions. Bounded by topics, groups and chores, never by messages."""
 
@@ -73,6 +86,8 @@ class State:
         """When the first message above the mark expires."""
         self.left = False
         """Some below it were left to the gateway, which had them in its hands."""
+        self.letters_ms: int | None = None
+        """When dead letters are to be looked at for old ones."""
         self.chores: tuple[Chore, ...] = ()
         self.sweep_at: dict[int, int] = {}
         """Topics with retention: id -> when something may go."""
@@ -80,6 +95,8 @@ class State:
         """Heap of those, and of entries that hold no longer; never at its head."""
         self.swept: dict[tuple[int, int], int] = {}
         """(topic id, priority) -> seq up to which retention has looked at everything, since this start."""
+        self.trims: dict[int, Trim] = {}
+        """By topic id, where there is a limit of bytes."""
         self.expired = 0
         """Messages that the store removed because their TTL was over and no group was owed them."""
         self.commits = 0
@@ -104,7 +121,8 @@ class State:
         """When the next batch is due although nobody writes one."""
         if self.chores:
             return self.now_ms
-        times = [at for at in (self.scheduled_ms, self.expiry_ms) if at is not None]
+        waiting = (self.scheduled_ms, self.expiry_ms, self.letters_ms, self.ledger.tick_ms())
+        times = [at_ms for at_ms in waiting if at_ms is not None]
         if self.sweeps:
             times.append(self.sweeps[0][0])
         return min(times, default=None)
@@ -143,6 +161,7 @@ class Txn:
         self.expiry_mark = state.expiry_mark
         self.expiry_ms = state.expiry_ms
         self.left = state.left
+        self.letters_ms = state.letters_ms
         self.chores = state.chores
         self.chore_rows = 0
         """Rows that chores have looked at."""
@@ -178,6 +197,14 @@ class Txn:
             self.expiry_ms = at_ms if self.expiry_ms is None else min(self.expiry_ms, at_ms)
             # What expires behind the mark would not be looked at again.
             self.expiry_mark = min(self.expiry_mark, (at_ms, 0))
+
+    def grown(self, book: TopicBook) -> None:
+        """The topic got messages, or another configuration: retention will have to look at it."""
+        if book.config.retain_ms:
+            self.await_sweep(book.topic.id, self.now_ms + book.config.retain_ms)
+        if book.excess_bytes() > 0:
+            trimming = self.state.trims.get(book.topic.id)
+            self.await_sweep(book.topic.id, self.now_ms if trimming is None else max(self.now_ms, trimming.next_ms))
 
     def await_sweep(self, topic_id: int, at_ms: int) -> None:
         """Retention looks at the topic then, or before if it was to do so before."""
@@ -251,6 +278,7 @@ class Txn:
         for topic_id, name in self.removed.items():
             state.books.pop(topic_id, None)
             state.topic_ids.pop(name, None)
+            state.trims.pop(topic_id, None)
         for topic_id, book in self.books.items():
             if topic_id not in state.books:
                 state.topic_ids[(book.topic.tenant, book.topic.name)] = topic_id
@@ -262,6 +290,7 @@ class Txn:
         state.older_empty = self.older_empty
         state.scheduled_ms, state.expiry_ms = self.scheduled_ms, self.expiry_ms
         state.expiry_mark, state.left = self.expiry_mark, self.left
+        state.letters_ms = self.letters_ms
         state.chores = self.chores
         state.swept.update(self.swept)
         if self.sweep_at:

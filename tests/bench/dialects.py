@@ -6,6 +6,7 @@ as one more module in protocols/.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -109,6 +110,8 @@ class PushwireV1:
     def __init__(self, body_bytes: int) -> None:
         text = ("The quick brown fox jumps over the lazy dog. " * (body_bytes // 45 + 1))[: max(0, body_bytes - 2)]
         self._tail = b'","data":' + orjson.dumps(text) + b"}"
+        self._tails: Iterator[bytes] | None = None
+        """When messages differ in more than their id."""
 
     def talk(self, plan: Plan) -> PushwireV1:
         return self
@@ -119,6 +122,14 @@ class PushwireV1:
     def setup(self, refs: Iterator[int]) -> list[bytes]:
         return []  # subscribing creates what it needs
 
+    def rotate(self, fields: Sequence[bytes]) -> None:
+        """Messages published from now on carry these fields in turn; each ends with a comma."""
+        self._tails = itertools.cycle([b'",' + field + self._tail[2:] for field in fields])
+
+    def delay(self, delay_ms: int) -> None:
+        """What is published from now on is not to be delivered before so long."""
+        self._tail = f'","delay_ms":{delay_ms},'.encode() + self._tail[2:]
+
     def subscribe(self, topic: str, group: str, prefetch: int, ref: int) -> bytes:
         # start: a group that the bench creates misses nothing, whoever comes first
         op = {"op": "subscribe", "topic": topic, "group": group, "prefetch": prefetch, "start": "earliest", "ref": ref}
@@ -126,6 +137,9 @@ class PushwireV1:
 
     def publish(self, topic: str, ids: Sequence[str], ref: int) -> bytes:
         head = f'{{"op":"publish","ref":{ref},"topic":"{topic}",'.encode()
+        if self._tails is not None:
+            rows = b',{"id":"'.join([id.encode() + next(self._tails) for id in ids])
+            return head + b'"messages":[{"id":"' + rows + b"]}"
         if len(ids) == 1:
             return head + b'"id":"' + ids[0].encode() + self._tail
         between = self._tail + b',{"id":"'

@@ -20,7 +20,7 @@ from bench.protocols.mqtt import Mqtt
 from bench.protocols.nats import Nats
 from bench.protocols.resp import Redis
 from bench.protocols.stomp import Stomp
-from bench.scenarios import backlog, fanout, idle, latency, throughput
+from bench.scenarios import backlog, bare, fanout, growth, idle, latency, sdk, throughput
 from bench.scenarios.base import Load
 
 SCENARIOS: dict[str, ModuleType] = {
@@ -29,6 +29,9 @@ SCENARIOS: dict[str, ModuleType] = {
     "fan-out": fanout,
     "idle": idle,
     "backlog": backlog,
+    "growth": growth,
+    "sdk": sdk,
+    "bare": bare,
 }
 DIALECTS: dict[str, Callable[[int], Dialect]] = {
     "pushwire.v1": PushwireV1,

@@ -94,11 +94,12 @@ class Producer(Peer):
         if self.on_receipt:
             self.on_receipt(event.ids)
 
-    def fill(self, window: int, per_op: int, ledger: Ledger) -> None:
+    def fill(self, window: int, per_op: int, ledgers: Sequence[Ledger]) -> None:
         """Publish whole operations up to the window of unconfirmed messages and the common backlog."""
-        free = min(window - self.in_flight, BACKLOG_MAX - ledger.outstanding) // per_op * per_op
+        backlog = max(ledger.outstanding for ledger in ledgers)
+        free = min(window - self.in_flight, BACKLOG_MAX - backlog) // per_op * per_op
         if free > 0:
-            self.publish(free, per_op, (ledger,))
+            self.publish(free, per_op, ledgers)
 
 
 class Consumer(Peer):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import bounds, processes, report
+from bench.contestants.bare import BareBroadcast, BareFrames
 from bench.contestants.base import Contestant
 from bench.contestants.mosquitto import Mosquitto
 from bench.contestants.naive import Naive
@@ -37,9 +38,11 @@ from bench.stats import median
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build"
-CONTESTANTS: tuple[type[Contestant], ...] = (Pushwire, Naive, RabbitMQ, Nats, NatsAlways, Redis, Mosquitto)
+CONTESTANTS: tuple[type[Contestant], ...] = (
+    Pushwire, Naive, RabbitMQ, Nats, NatsAlways, Redis, Mosquitto, BareFrames, BareBroadcast,
+)  # fmt: skip
 """The first is compared with each other one."""
-QUICK = ("pushwire", "naive", "nats")
+QUICK = ("pushwire", "naive", "nats", "bare-frames", "bare-broadcast")
 """In a quick run, unless others are named."""
 BODY_BYTES = 200
 ROUNDS = 3
@@ -85,7 +88,7 @@ class Bench:
                 if case.scenario == "throughput" and case is self.cases[0]:
                     self.measure_bounds()
                 for contestant in turned(self.contestants, number):
-                    if not case.lone or contestant is self.contestants[0]:
+                    if report.concerns(case, contestant.name):
                         self.round(case, contestant)
             longest_s = max(longest_s, time.monotonic() - began)
             say(f"round {number + 1} of {self.options.rounds} done")
@@ -133,6 +136,7 @@ class Bench:
             raise ProcessFailed(f"{case.connections} connections need a higher limit of open files than {limit}")
         if contestant.alive and not case.fresh:
             return
+        contestant.extra_env = case.env
         failures = self.start_failures.get(contestant.name, 0)
         if failures >= START_FAILURES_MAX:
             raise ProcessFailed("does not start")
@@ -162,13 +166,13 @@ class Bench:
             "scenario": case.scenario,
             "params": case.params,
             "topic": f"bench.t{number}",
-            "body_bytes": BODY_BYTES,
+            "body_bytes": case.params.get("body_bytes", BODY_BYTES),
             "seed": number,
             "tokens": contestant.tokens(case.connections),
         }
         busy_s = case.params.get("warm_s", 0) + case.params.get("measure_s", 0)
         # Every wait inside has its own end; this one is for a load generator that hangs.
-        within_s = busy_s + 2 * CONNECT_S + SETUP_S + (STAGE_S if case.stages else DRAIN_S) + 10
+        within_s = busy_s + 2 * CONNECT_S + SETUP_S + (STAGE_S if case.stages or case.fresh else DRAIN_S) + 10
         return processes.run([sys.executable, str(HERE / "loadgen.py")], self.env, self.load_cpu, job, within_s)
 
     def stop(self) -> None:
@@ -219,6 +223,8 @@ def conclude(bench: Bench, seconds: float) -> int:
         known = ", ".join(f"{name} {value}" for name, value in versions[contestant.name].items())
         raised = ", ".join(f"{name}={value}" for name, value in limits[contestant.name].items()) or "none"
         print(f"{contestant.name}: {contestant.durable}\n  versions: {known}\n  limits raised: {raised}")
+    for name, reason in bench.missing.items():
+        print(f"{name}: MISSING: {reason}")
     for name, values in results.bounds.items():
         print(f"bound: {name}: {report.number(median(values))} rows/s")
     share = results.naive_share(bounds.THREE_HOPS)
@@ -235,6 +241,8 @@ def conclude(bench: Bench, seconds: float) -> int:
         "machine": place,
         "seconds": round(seconds, 1),
         "naive_share_of_three_hops": share,
+        "missing": bench.missing,
+        "durable": {contestant.name: contestant.durable for contestant in bench.contestants},
         "rows": report.rows(results, versions, limits),
     }
     report.write(bench.options.out, document)

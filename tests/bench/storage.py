@@ -26,10 +26,11 @@ NOW_MS = 1_700_000_000_000
 GROUPS = (1, 10, 100, 500)
 
 
-def uuid7_like(count: int) -> list[str]:
-    """Time-ordered ids as the SDK makes them: 48 bits of milliseconds, then randomness; 100 per millisecond."""
+def uuid7_like(count: int, first: int = 0) -> list[str]:
+    """Time-ordered ids as the SDK makes them: 48 bits of milliseconds, then randomness; 100 per millisecond.
+    `first`: how many were made before."""
     ids = []
-    for index in range(count):
+    for index in range(first, first + count):
         tail = secrets.token_hex(8)
         stamp = f"{NOW_MS + index // 100:012x}"
         ids.append(f"{stamp[:8]}-{stamp[8:]}-7{index % 100 * 40:03x}-8{tail[:3]}-{tail[3:15]}")
@@ -82,6 +83,7 @@ class Nobody:
     """A consumer that takes no notice."""
 
     def arrived(self, *_: object) -> None: ...
+    def caught_up(self, *_: object) -> None: ...
     def arrived_key(self, *_: object) -> None: ...
     def tailed(self, *_: object) -> None: ...
     def expired(self, *_: object) -> None: ...

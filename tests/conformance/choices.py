@@ -19,10 +19,12 @@ from pushwire_storage.base import (
     Dead,
     DeleteGroup,
     DeleteTopic,
+    Discard,
     Done,
     Group,
     Message,
     PurgeTopic,
+    Redrive,
     Retry,
     SeekGroup,
     Settlement,
@@ -60,6 +62,11 @@ class Choices:
             changes.append(CreateGroup(random.choice(topics), random.choice(GROUPS), self._start()))
         if topics and random.random() < 0.15:
             changes.append(self._to_topic(random.choice(topics)))
+        # First, so that what it needs room for is known.
+        changes = [
+            *(self._to_letters(topic) for topic in topics if self._dead(topic) and random.random() < 0.4),
+            *changes,
+        ]
         groups = [group for topic in topics for group in topic.groups.values()]
         if groups and random.random() < 0.15:
             changes.append(self._to_group(random.choice(groups)))
@@ -74,6 +81,7 @@ class Choices:
         return TopicConfig(
             retain_ms=random.choice([0, 0, 40, 100_000]),
             max_age_ms=random.choice([0, 0, 60, 900]),
+            retain_bytes=random.choice([None, None, 0, 60]),
             quota_messages=random.choice([None, None, 20]),
             expired=random.choice(["dead", "drop"]),
         )
@@ -94,6 +102,17 @@ class Choices:
             start = self._start()
             return SeekGroup(group, "earliest" if start is None else start)
         return DeleteGroup(group)
+
+    def _dead(self, topic: Topic) -> bool:
+        return bool(self._driver.model.topics[topic.name].dead)
+
+    def _to_letters(self, topic: Topic) -> Change:
+        """One that is not there among them, and one twice, now and then. A full topic is tested elsewhere."""
+        model = self._driver.model.topics[topic.name]
+        numbers = [letter.number for letter in model.dead] + [10**9] * (self.random.random() < 0.2)
+        ids = self.random.choices(numbers, k=self.random.randrange(1, 4))
+        room = (topic.config.quota_messages or self._driver.model.quota_messages) - len(model.kept)
+        return Redrive(topic, ids) if self.random.random() < 0.7 and len(ids) <= room else Discard(topic, ids)
 
     def concerns(self, change: Change) -> list[tuple[str, str]]:
         """(topic, group) whose lanes must be closed before the change."""

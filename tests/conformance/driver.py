@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -27,6 +27,7 @@ from pushwire_storage.sqlite import DATABASE
 
 QUOTA_MESSAGES = 60
 FAR_MS = 10**9
+LETTERS = "SELECT number FROM dead_letters WHERE topic_id = ? ORDER BY number"
 KEPT = "SELECT pos FROM messages WHERE pos > ? AND pos <= ?"
 
 
@@ -76,11 +77,14 @@ class Driver:
         self.frozen: set[tuple[str, str]] = set()
         """(topic, group) that a change under way concerns: their lanes stay closed."""
         self.failures: list[BaseException] = []
+        self.arrivals = 0
+        """Messages that arrived, in all."""
         self.choices = Choices(self.random, self)
 
     # -- what the store says
 
     def _arrived(self, group: Group, priority: int, messages: Sequence[Message]) -> None:
+        self.arrivals += len(messages)
         for message in messages:
             self.hands[(group.topic.name, group.name, message.seq)] = message
         if self.restless and self.random.random() < 0.2:
@@ -115,9 +119,10 @@ class Driver:
                 floor = self.model.topics[topic.name].floor
                 low, high = topic.id << TOPIC_SHIFT, (topic.id + 1 << TOPIC_SHIFT) - 1
                 found = {pos & SEQ_MAX for (pos,) in self._rows(KEPT, (low, high))}
-                self.model.found(topic.name, {seq for seq in found if seq > floor})
+                letters = [number for (number,) in self._rows(LETTERS, (topic.id,))]
+                self.model.found(topic.name, {seq for seq in found if seq > floor}, letters)
 
-    def _rows(self, sql: str, values: tuple[int, int]) -> list[tuple[int]]:
+    def _rows(self, sql: str, values: tuple[int, ...]) -> list[tuple[int]]:
         store = self.world.store
         if isinstance(store, MemoryStore):
             assert store._connection is not None
@@ -133,7 +138,7 @@ class Driver:
         self.outstanding = None
         for _ in range(steps):
             outcome = self.random.choice(self._actions())()
-            if outcome is not None:
+            if isinstance(outcome, Awaitable):
                 await outcome
             self._check_callbacks()
         await self.settle_down()
@@ -169,7 +174,8 @@ class Driver:
         self.outstanding = self.world.give(self.batch)
 
     def _settle_lapsed(self, share: float = 0.7) -> list[Settlement]:
-        now, later = [], []
+        now: list[tuple[Group, Message]] = []
+        later: list[tuple[Group, Message]] = []
         for each in self.lapsed:
             (now if self.random.random() < share else later).append(each)
         self.lapsed = later
@@ -333,7 +339,7 @@ class Driver:
             self.model.check_books(topic)
             letters = await self.world.letters(topic)
             got = [(letter.group, letter.message.seq) for letter in letters]
-            assert got == self.model.topics[topic.name].dead
+            assert got == [(letter.group, letter.seq) for letter in self.model.topics[topic.name].dead]
 
     async def _everything_arrives(self) -> None:
         lanes = [(group, p) for topic in self.topics() for group in topic.groups.values() for p in (0, 1, 3)]
@@ -353,6 +359,7 @@ class Driver:
         for topic in self.model.topics.values():
             retained = {seq for seq, kept in topic.kept.items() if kept.loose and not kept.looked_at}
             assert not retained, "what retention has let go of is still there"
+            assert not topic.too_large() or not topic.spared(), "more bytes are kept than are retained"
 
     async def _end_ttls(self) -> None:
         """As the gateway does: settle what has expired, in its hands or not, until nothing is left to do."""

@@ -52,7 +52,8 @@ class Ears:
         world = self._world
         world.turn.append("arrived")
         for index, each in enumerate(messages):
-            world.arrived.append((group.name, priority, each.seq, tuple(counts[index]) if counts else (0, 0)))
+            deliveries, failures = counts[index] if counts else (0, 0)
+            world.arrived.append((group.name, priority, each.seq, (deliveries, failures)))
             world.messages[(group.name, each.seq)] = each
         world.blocked += [(group.name, priority, *each) for each in blocked]
         if world.on_arrivals is not None:

@@ -22,10 +22,12 @@ from pushwire_storage.base import (
     Dead,
     DeleteGroup,
     DeleteTopic,
+    Discard,
     Done,
     Group,
     Message,
     PurgeTopic,
+    Redrive,
     Retry,
     SeekGroup,
     Settlement,
@@ -56,10 +58,13 @@ class Kept:
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     retry_ms: dict[str, int] = field(default_factory=dict)
     """By group: it waits for its retry since the last `Retry`, or is in hand (0) since the last `Counted`."""
+    redriven: bool = False
     promoted_ms: int | None = None
     looked_at: bool = False
     """Its TTL is over, and the store has seen to that once."""
     loose: bool = False
+    spare: bool = False
+    """The topic had too many bytes, and no group was owed it: the next batch may remove it."""
 
     @property
     def priority(self) -> int:
@@ -74,6 +79,19 @@ class Kept:
 
 
 @dataclass
+class Letter:
+    """A dead letter."""
+
+    group: str
+    seq: int
+    kept: Kept
+    number: int = 0
+    """Its id, once the store has told."""
+    orphan: bool = False
+    """Its group was deleted."""
+
+
+@dataclass
 class ModelTopic:
     """A topic as it must be after the last commit."""
 
@@ -81,10 +99,14 @@ class ModelTopic:
     kept: dict[int, Kept] = field(default_factory=dict)
     ids: dict[str, tuple[int, Content]] = field(default_factory=dict)
     starts: dict[str, int] = field(default_factory=dict)
-    dead: list[tuple[str, int]] = field(default_factory=list)
+    dead: list[Letter] = field(default_factory=list)
     floor: int = 0
     config: TopicConfig = field(default_factory=TopicConfig)
     paused: set[str] = field(default_factory=set)
+    by_time: set[str] = field(default_factory=set)
+    """Groups that started at a time."""
+    before: tuple[int, int] = (0, 0)
+    """When the last batch began: bytes of messages kept, and retained."""
 
     def owners(self, seq: int) -> set[str]:
         return {name for name, start in self.starts.items() if start < seq}
@@ -100,10 +122,26 @@ class ModelTopic:
         return kept.published_at_ms + self.config.retain_ms > now_ms
 
     def firm(self) -> set[int]:
-        return {seq for seq, kept in self.kept.items() if not kept.loose}
+        return {seq for seq, kept in self.kept.items() if not kept.loose and not kept.spare}
+
+    def payload_bytes(self) -> int:
+        return sum(kept.size_bytes for kept in self.kept.values())
 
     def bytes(self) -> int:
-        return sum(kept.size_bytes for kept in self.kept.values()) + ID_BYTES * len(self.ids)
+        return self.payload_bytes() + ID_BYTES * len(self.ids)
+
+    def too_large(self) -> bool:
+        return self.config.retain_bytes is not None and self.payload_bytes() > self.config.retain_bytes
+
+    def spared(self) -> set[int]:
+        """What may go because of that."""
+        return {seq for seq, kept in self.kept.items() if self.unowed(seq) and not kept.scheduled}
+
+    def spare(self) -> None:
+        """A batch begins."""
+        self.before = (self.payload_bytes(), self.config.retain_bytes or 0)
+        for seq in self.spared() if self.too_large() else ():
+            self.kept[seq].spare = True
 
     def let_go(self, seqs: Sequence[int], now_ms: int) -> None:
         """Of these, what no group is owed goes, unless it is retained."""
@@ -139,15 +177,16 @@ class Model:
                     kept.scheduled, kept.promoted_ms = False, self.now_ms
             for seq, kept in topic.kept.items():
                 self._retain(topic, seq, kept)
+            topic.spare()
         moved = {each.group for each in batch.changes if isinstance(each, SeekGroup)}
         for change in batch.changes:
             self._change(change, receipts)
         for append in batch.appends:
             self._append(append, receipts)
         for settlement in batch.settlements:
-            topic = self.topics.get(settlement.group.topic.name)
-            if topic is not None and settlement.group.name in topic.starts and settlement.group not in moved:
-                self._settle(topic, settlement)
+            settled = self.topics.get(settlement.group.topic.name)
+            if settled is not None and settlement.group.name in settled.starts and settlement.group not in moved:
+                self._settle(settled, settlement)
         for topic in self.topics.values():
             self._pass(topic)
 
@@ -162,7 +201,8 @@ class Model:
         if topic is None or (group is not None and group.name not in topic.starts):
             return
         if isinstance(change, CreateGroup):
-            topic.starts.setdefault(change.name, self._start(topic, change.start))
+            if change.name not in topic.starts:
+                topic.starts[change.name] = self._start(topic, change.start, change.name)
         elif isinstance(change, ConfigureTopic):
             self._configure(topic, change.config)
         elif isinstance(change, PurgeTopic):
@@ -174,8 +214,16 @@ class Model:
         elif isinstance(change, DeleteGroup):
             before = topic.starts.pop(change.group.name)
             topic.paused.discard(change.group.name)
+            for letter in topic.dead:
+                letter.orphan = letter.orphan or letter.group == change.group.name
             self._leave(topic, change.group)
             topic.let_go([seq for seq in topic.kept if seq > before], self.now_ms)
+        elif isinstance(change, Redrive):
+            self._redrive(topic, change, receipts)
+        elif isinstance(change, Discard):
+            gone = [letter for letter in topic.dead if letter.number in change.ids]
+            assert not receipts or change.removed == len(gone)
+            topic.dead = [letter for letter in topic.dead if letter not in gone]
         elif isinstance(change, ConfigureGroup):
             (topic.paused.add if change.paused else topic.paused.discard)(change.group.name)
 
@@ -186,12 +234,14 @@ class Model:
             self.topics[change.name] = ModelTopic(before.last_seq, ids=before.ids, floor=before.last_seq, config=config)
 
     @staticmethod
-    def _start(topic: ModelTopic, start: str | int | None) -> int:
+    def _start(topic: ModelTopic, start: str | int | None, name: str) -> int:
+        topic.by_time.discard(name)
         if start is None:
             start = "new" if topic.starts else "earliest"
         if isinstance(start, str):
             return topic.floor if start == "earliest" else topic.last_seq
         if start < 0:
+            topic.by_time.add(name)
             later = [seq for seq, kept in topic.kept.items() if kept.published_at_ms >= -start]
             start = min(later, default=topic.last_seq + 1)
         return max(topic.floor, min(start - 1, topic.last_seq))
@@ -217,7 +267,7 @@ class Model:
         through = topic.last_seq if change.through_seq is None else min(change.through_seq, topic.last_seq)
         gone = [seq for seq in topic.kept if seq <= through]
         if receipts:
-            assert sum(not topic.kept[seq].loose for seq in gone) <= change.removed <= len(gone)
+            assert len(topic.firm().intersection(gone)) <= change.removed <= len(gone)
         for seq in gone:
             del topic.kept[seq]
         topic.floor = max(topic.floor, through)
@@ -226,7 +276,7 @@ class Model:
     def _seek(self, topic: ModelTopic, change: SeekGroup) -> None:
         name = change.group.name
         before = topic.starts[name]
-        start = topic.starts[name] = self._start(topic, change.start)
+        start = topic.starts[name] = self._start(topic, change.start, name)
         self._leave(topic, change.group)
         topic.let_go([seq for seq in topic.kept if before < seq <= start], self.now_ms)
 
@@ -237,6 +287,34 @@ class Model:
             kept.settled.discard(group.name)
             kept.counts.pop(group.name, None)
             kept.retry_ms.pop(group.name, None)
+
+    def _redrive(self, topic: ModelTopic, change: Redrive, receipts: bool) -> None:
+        """Each is stored again, last, for the group that it died in alone."""
+        seqs = []
+        for number in change.ids:
+            letter = next((each for each in topic.dead if each.number == number and not each.orphan), None)
+            seqs.append(0)
+            if letter is None:
+                continue
+            topic.dead.remove(letter)
+            topic.last_seq += 1
+            seqs[-1] = topic.last_seq
+            age_ms = topic.config.max_age_ms
+            again = topic.kept[topic.last_seq] = Kept(
+                letter.kept.id,
+                letter.kept.content,
+                letter.kept.size_bytes,
+                self.now_ms,
+                None,
+                self.now_ms + age_ms if age_ms else None,
+                scheduled=False,
+                redriven=True,
+            )
+            again.settled = topic.owners(topic.last_seq) - {letter.group}
+            self.news.setdefault(change.topic.name, []).append(topic.last_seq)
+        if receipts:
+            assert change.refused is None
+            assert change.seqs == seqs
 
     # -- appends
 
@@ -310,7 +388,7 @@ class Model:
                     self.settled.add((settlement.group.topic.name, name, message.seq))
                 continue
             if isinstance(settlement, Dead):
-                topic.dead.append((name, message.seq))
+                topic.dead.append(Letter(name, message.seq, kept))
             kept.settled.add(name)
             self.settled.add((settlement.group.topic.name, name, message.seq))
             if topic.unowed(message.seq) and not topic.retains(kept, self.now_ms):
@@ -341,14 +419,23 @@ class Model:
         if topic.config.retain_ms and topic.starts and not retained and topic.unowed(seq):
             kept.loose = True
 
-    def found(self, name: str, seqs: set[int]) -> None:
-        """What the topic keeps in fact after the batch: everything that may not have gone, and nothing that must."""
+    def found(self, name: str, seqs: set[int], letters: Sequence[int]) -> None:
+        """What the topic keeps in fact after the batch: everything that may not have gone, and nothing that must; and
+        the ids of its dead letters."""
         topic = self.topics[name]
+        for letter, number in zip(topic.dead, letters, strict=True):
+            assert letter.number in {0, number}, "the id of a letter has changed"
+            letter.number = number
         assert topic.firm() <= seqs <= topic.kept.keys(), f"{name}: lacks {topic.firm() - seqs}, has {seqs}"
-        for seq in topic.kept.keys() - seqs:
-            del topic.kept[seq]
+        gone = [topic.kept.pop(seq) for seq in topic.kept.keys() - seqs]
+        given_up = [kept.size_bytes for kept in gone if kept.spare and not kept.loose]
+        if given_up:
+            before_bytes, limit_bytes = topic.before
+            left_bytes = before_bytes - sum(given_up) + max(given_up)
+            assert left_bytes > limit_bytes, f"{name}: more has gone than was too much"
         for seq, kept in topic.kept.items():
             kept.loose = kept.loose and topic.unowed(seq)
+            kept.spare = False
 
     def check_books(self, topic: Topic) -> None:
         model = self.topics[topic.name]
@@ -359,5 +446,10 @@ class Model:
         assert sum(not kept.looked_at for kept in scheduled) <= topic.scheduled <= len(scheduled)
         assert topic.bytes == model.bytes()
         assert topic.dead_letters == len(model.dead)
-        assert {name: group.start_seq for name, group in topic.groups.items()} == model.starts
+        assert topic.groups.keys() == model.starts.keys()
+        for name, start in model.starts.items():
+            # Nothing kept lies between: the first message of a time may have been one that retention took just before.
+            low, high = sorted((start, topic.groups[name].start_seq))
+            assert not model.kept.keys() & set(range(low + 1, high + 1))
+            assert low == high or name in model.by_time
         assert {name for name, group in topic.groups.items() if group.paused} == model.paused

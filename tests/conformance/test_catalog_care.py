@@ -198,6 +198,8 @@ async def test_a_good_database_has_nothing_wrong(shelves: Shelves) -> None:
         ("INSERT INTO groups(topic_id, name, start_seq) VALUES (9, 'x', 0)", "1 groups of no topic"),
         ("UPDATE messages SET data = x'7b7d' WHERE id = 'm7'", "message seq 8 of topic number 1"),
         ("UPDATE messages SET published_at = 1 WHERE id = 'm7'", "message seq 8 of topic number 1"),
+        ("UPDATE messages SET due = NULL WHERE due > 0", "does not fit its due time"),
+        ("UPDATE messages SET due = 5 WHERE id = 'm7'", "does not fit its due time"),
         ("UPDATE dead_letters SET id = CAST(x'ff' AS TEXT) WHERE number = 3", "dead letter 3"),
     ],
 )

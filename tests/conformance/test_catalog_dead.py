@@ -27,6 +27,9 @@ from pushwire_storage.base import (
 __all__ = ["shelves"]  # the fixture
 
 
+WEEK_MS = 7 * 86_400_000
+
+
 def nack(number: int, error: str | None = None) -> Attempt:
     return Attempt(START_MS + number, "nacked", "ann", error or f"error {number}")
 
@@ -249,6 +252,58 @@ async def test_redriving_is_bounded_in_messages_and_bytes(shelves: Shelves) -> N
     assert [letter.id for letter in await shelves.letters(group.topic)] == [letters[-2].id, letters[-1].id]
     unknown = await shelves.redrive(group.topic, *range(10_000, 10_001 + REDRIVE_MAX))
     assert unknown.seqs == [0] * REDRIVE_MAX
+
+
+async def test_a_topic_deleted_with_a_redrive_gives_no_seq_twice(shelves: Shelves) -> None:
+    topic = await shelves.topic()
+    group = await shelves.group(topic)
+    (letter,) = await shelves.bury(group, *await shelves.publish(topic, "a"))
+    redrive = Redrive(topic, [letter.id])
+    await shelves.write(redrive, DeleteTopic(topic))
+    assert redrive.seqs == [2]
+    (again,) = await shelves.publish(await shelves.topic(), "b")
+    assert again.seq == 3
+
+
+async def test_letters_go_after_a_week_although_nothing_else_happens(shelves: Shelves) -> None:
+    topic, other = await shelves.topic(), await shelves.topic("other")
+    group, elsewhere = await shelves.group(topic), await shelves.group(other)
+    old = await shelves.publish(topic, "a", "b")
+    await shelves.bury(group, *old)
+    shelves.now_ms += 1000
+    await shelves.bury(elsewhere, *await shelves.publish(other, "c"))
+    if shelves.persistent:
+        await shelves.reopen()
+        await shelves.write()
+    topic, other = (shelves.store.topics[("t", name)] for name in ("orders", "other"))
+    tick_ms = shelves.store.next_tick_ms()
+    assert tick_ms == START_MS + WEEK_MS + 1
+    shelves.now_ms = START_MS + WEEK_MS
+    await shelves.write()
+    assert topic.dead_letters == 2, "a whole week"
+    shelves.now_ms = tick_ms
+    await shelves.write()
+    assert await shelves.letters(topic) == []
+    assert (topic.dead_letters, other.dead_letters) == (0, 1)
+    tick_ms = shelves.store.next_tick_ms()
+    assert tick_ms == START_MS + WEEK_MS + 1 + dead.FORGET_PERIOD_MS, "looks are rare"
+    shelves.now_ms = tick_ms
+    await shelves.write()
+    assert other.dead_letters == 0
+    assert shelves.store.next_tick_ms() is None
+
+
+async def test_many_old_letters_go_in_bounded_pieces(shelves: Shelves) -> None:
+    topic = await shelves.topic()
+    group = await shelves.group(topic)
+    messages = await shelves.publish(topic, *map(str, range(dead.FORGET_MAX + 20)))
+    await shelves.bury(group, *messages)
+    shelves.now_ms += WEEK_MS + 1
+    await shelves.write()
+    assert topic.dead_letters == 20
+    assert shelves.store.next_tick_ms() == shelves.now_ms
+    await shelves.write()
+    assert topic.dead_letters == 0
 
 
 async def test_discarded_letters_are_gone(shelves: Shelves) -> None:

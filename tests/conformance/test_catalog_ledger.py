@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from conformance.catalog_harness import START_MS, Shelves, shelves
 from pushwire_storage import ledger
-from pushwire_storage.base import DeleteTopic, Done, Event, Topic
+from pushwire_storage.base import Append, DeleteTopic, Done, Event, Message, Topic
 
 __all__ = ["shelves"]  # the fixture
 
@@ -151,13 +151,37 @@ async def test_cleaning_is_a_bounded_piece_of_each_batch(shelves: Shelves) -> No
     topic = await shelves.topic()
     for start in range(0, 400, 100):
         await shelves.write(events=[acked(topic, start + seq, START_MS + seq) for seq in range(1, 101)])
+    other = await shelves.topic("other")
     shelves.now_ms += 2 * DAY_MS
     left = 400
     while left:
-        await shelves.write(events=[acked(topic, 1000, shelves.now_ms)] if left == 400 else ())
+        busy = [Append(other, [Message(f"m{left}", b"1", shelves.now_ms)])]
+        await shelves.write(appends=busy, events=[acked(topic, 1000, shelves.now_ms)] if left > 380 else ())
         (now,) = shelves.rows(f"SELECT count(*) FROM ledger WHERE at < {shelves.now_ms}")
         assert left - ledger.CLEAN_ROWS - 2 <= now[0] < left
         left = now[0]
+
+
+async def test_old_entries_go_although_nothing_else_happens(shelves: Shelves) -> None:
+    topic = await shelves.topic()
+    many = 2 * ledger.CLEAN_ROWS_IDLE
+    await shelves.write(events=[acked(topic, 2 * seq, START_MS + seq) for seq in range(many)])
+    if shelves.persistent:
+        await shelves.reopen()
+    shelves.now_ms += DAY_MS + many + 1
+    pieces = 0
+    while shelves.rows("SELECT count(*) FROM ledger") != [(0,)]:
+        tick_ms = shelves.store.next_tick_ms()
+        assert tick_ms is not None
+        shelves.now_ms = max(shelves.now_ms, tick_ms)
+        await shelves.write()
+        pieces += 1
+        assert pieces < 10
+    assert pieces >= 2, "not all at once"
+    for _ in range(2):
+        shelves.now_ms += ledger.PASS_PAUSE_MS
+        await shelves.write()
+    assert shelves.store.next_tick_ms() is None
 
 
 async def test_the_ledger_of_a_deleted_topic_goes_with_it(shelves: Shelves) -> None:

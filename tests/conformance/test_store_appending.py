@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from conformance.harness import START_MS, World, message
@@ -102,7 +104,7 @@ async def test_the_same_id_twice_in_one_batch_is_as_one_after_the_other(world: W
     ],
     ids=lambda other: next(iter(other)),
 )
-async def test_the_same_id_with_other_content_is_a_conflict(world: World, other: dict[str, object]) -> None:
+async def test_the_same_id_with_other_content_is_a_conflict(world: World, other: dict[str, Any]) -> None:
     topic = await world.topic()
     await world.publish(topic, "a", data=b"1")
     append = Append(topic, [message("fresh"), message("a", **{"data": b"1", **other})])

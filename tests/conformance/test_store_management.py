@@ -6,6 +6,7 @@ from conformance.harness import START_MS, World, message
 from pushwire_storage.base import (
     Append,
     Batch,
+    Change,
     ConfigureGroup,
     ConfigureTopic,
     CreateGroup,
@@ -37,7 +38,9 @@ async def again(world: World) -> tuple[Topic, Group]:
 
 
 async def test_configuration_is_kept(world: World) -> None:
-    config = TopicConfig(ack_timeout_ms=9, weights=(1, 1, 2, 3), strict=True, ledger="full", quota_messages=7)
+    config = TopicConfig(
+        ack_timeout_ms=9, weights=(1, 1, 2, 3), strict=True, ledger="full", quota_messages=7, retain_bytes=5
+    )
     change = CreateTopic("t", "orders", config)
     await world.change(change)
     assert change.result is not None
@@ -89,7 +92,8 @@ async def test_a_group_starts_where_it_is_told(world: World) -> None:
         await world.send(topic, message(str(n)))
         topic_messages = (await world.page(topic)).messages
         assert len(topic_messages) == n + 1
-    for start, seqs in [("earliest", [1, 2, 3, 4, 5]), ("new", []), (3, [3, 4, 5]), (99, [])]:
+    starts: list[tuple[str | int, list[int]]] = [("earliest", [1, 2, 3, 4, 5]), ("new", []), (3, [3, 4, 5]), (99, [])]
+    for start, seqs in starts:
         group = await world.group(topic, f"from-{start}", start)
         assert await world.want(group, 1, 9) == seqs
     for published_at_ms, seqs in [(START_MS, [1, 2, 3, 4, 5]), (START_MS + 1, [])]:
@@ -258,7 +262,7 @@ async def test_changes_of_what_is_gone_change_nothing(world: World) -> None:
     topic = await world.topic()
     group = await world.group(topic)
     other = await world.topic("other")
-    gone = [DeleteGroup(group), DeleteTopic(topic)]
+    gone: list[Change] = [DeleteGroup(group), DeleteTopic(topic)]
     await world.change(*gone)
     create, purge = CreateGroup(topic, "x"), PurgeTopic(topic)
     await world.change(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from conformance.harness import START_MS, World, message
 from pushwire_storage.base import (
     DUE_MAX,
@@ -11,18 +15,23 @@ from pushwire_storage.base import (
     Dead,
     Done,
     Message,
+    PurgeTopic,
     Retry,
+    SeekGroup,
     TopicConfig,
 )
-from pushwire_storage.chores import SWEEP_PERIOD_MS
+from pushwire_storage.chores import PIECE_ROWS, SWEEP_PERIOD_MS
+from pushwire_storage.planning import ID_BYTES
 from pushwire_storage.scheduling import EXPIRED_MAX
 
+DAY_MS = 86_400_000
 
-def later(id_: str, ms: int, **fields: object) -> Message:
+
+def later(id_: str, ms: int, **fields: Any) -> Message:
     return message(id_, due_ms=START_MS + ms, **fields)
 
 
-def short(id_: str, ms: int, **fields: object) -> Message:
+def short(id_: str, ms: int, **fields: Any) -> Message:
     return message(id_, expires_ms=START_MS + ms, **fields)
 
 
@@ -57,12 +66,11 @@ async def test_what_falls_due_respects_demand(world: World) -> None:
     assert await world.want(group, 1, 1) == [6]
     await world.tick(START_MS + 10)
     assert world.seqs() == [6], "nobody wants more"
-    await world.want(group, 1, 2)
-    assert world.store.next_due_ms() is not None
-    assert await world.due(START_MS + 10) == [1, 2] or world.seqs() == [6, 1, 2]
+    await world.send(topic, message("above"))
+    assert await world.want(group, 1, 2) == [1, 2], "before what lies above them"
     await world.want(group, 1, 9)
     await world.due(START_MS + 10)
-    assert world.seqs() == [6, 1, 2, 3, 4, 5]
+    assert sorted(world.seqs()) == [1, 2, 3, 4, 5, 6, 7]
 
 
 async def test_a_due_time_in_the_past_is_none_and_survives_a_restart(world: World) -> None:
@@ -126,7 +134,7 @@ async def test_an_expired_message_is_said_to_be_so_once_and_never_arrives(world:
     await world.ack(two, a, b)
     assert [(each.group, each.reason) for each in await world.letters(topic)] == [("one", "expired")]
     assert await world.kept(topic) == [2]
-    assert world.store.next_tick_ms() is None
+    assert world.store.next_tick_ms() == START_MS + 60 + 7 * DAY_MS + 1, "nothing but the letter waits for its end"
 
 
 async def test_what_a_closed_group_had_in_hand_expires_with_the_store(world: World) -> None:
@@ -156,6 +164,29 @@ async def test_a_message_that_waits_for_its_retry_expires_with_the_store(world: 
     await world.settle(Done(group, [a, b]))
     assert topic.messages == 0
     assert await world.due(START_MS + 200) == []
+
+
+@pytest.mark.parametrize("through_seq", [0, 1])
+async def test_what_was_said_before_a_purge_is_said_again(world: World, through_seq: int) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.send(topic, message("a"), short("b", 10))
+    await world.tick(START_MS + 10)
+    assert world.expired == [("g", 2)]
+    world.store.forget(group)
+    await world.change(PurgeTopic(topic, through_seq))  # and what the gateway was about to settle is forgotten
+    await world.tick(START_MS + 11)
+    assert world.expired == [("g", 2), ("g", 2)]
+
+
+async def test_what_was_said_before_a_seek_is_said_again(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.send(topic, message("a"), short("b", 10))
+    await world.tick(START_MS + 10)
+    await world.change(SeekGroup(group, "earliest"))
+    await world.tick(START_MS + 11)
+    assert world.expired == [("g", 2), ("g", 2)]
 
 
 async def test_a_message_that_comes_too_late_is_not_handed_over(world: World) -> None:
@@ -268,3 +299,69 @@ async def test_an_empty_batch_lets_time_pass(world: World) -> None:
     batch = await world.over(world.give(Batch(now_ms=START_MS + 10)))
     assert batch.error is None
     assert topic.scheduled == 0
+
+
+# -- retention by bytes
+
+BODY_BYTES = len(message("a").data)
+
+
+async def test_what_nobody_is_owed_leaves_when_there_are_too_many_bytes(world: World) -> None:
+    topic = await world.topic(retain_ms=1_000_000, retain_bytes=5 * BODY_BYTES)
+    group = await world.group(topic)
+    sent = await world.publish(topic, *"abcdefgh")
+    await world.ack(group, *sent[2:])
+    await world.tick(world.now_ms)
+    await world.tick(world.now_ms + SWEEP_PERIOD_MS)
+    assert await world.kept(topic) == [1, 2, 6, 7, 8], "oldest first; what the group is owed stays"
+    assert (topic.messages, topic.bytes) == (5, 5 * BODY_BYTES + 8 * ID_BYTES)
+    await world.publish(topic, "i", priority=3)
+    await world.tick(world.now_ms + SWEEP_PERIOD_MS)
+    assert await world.kept(topic) == [1, 2, 7, 8, 9]
+    page = await world.page(topic)
+    assert page.gaps == [(3, 6)]
+
+
+async def test_bytes_of_what_a_group_is_owed_are_for_the_quota_to_bound(world: World) -> None:
+    topic = await world.topic(retain_ms=1_000_000, retain_bytes=2 * BODY_BYTES)
+    group = await world.group(topic)
+    sent = await world.publish(topic, *"abcd")
+    await world.tick(world.now_ms)
+    assert await world.kept(topic) == [1, 2, 3, 4]
+    tick_ms = world.store.next_tick_ms()
+    assert tick_ms is not None
+    assert tick_ms > world.now_ms, "it does not look again and again"
+    await world.ack(group, *sent[1:])
+    await world.tick(world.now_ms + SWEEP_PERIOD_MS)
+    assert await world.kept(topic) == [1, 4], "what was passed over is met by a later look"
+
+
+async def test_without_a_group_the_bytes_bound_what_tails_can_read(world: World) -> None:
+    topic = await world.topic(retain_bytes=3 * BODY_BYTES)
+    for name in "abcdef":
+        await world.publish(topic, name)
+    await world.send(topic, later("g", 50))
+    await world.tick(world.now_ms)
+    assert await world.kept(topic) == [5, 6, 7]
+    assert topic.scheduled == 1
+    group = await world.group(topic)
+    assert await world.want(group, 1, 9) == [5, 6]
+
+
+async def test_another_limit_of_bytes_counts_at_once_and_after_a_restart(world: World) -> None:
+    topic = await world.topic(retain_bytes=9 * BODY_BYTES)
+    await world.publish(topic, *"abcdef")
+    await world.change(ConfigureTopic(topic, TopicConfig(retain_bytes=4 * BODY_BYTES)))
+    if world.persistent:
+        await world.reopen()
+    await world.tick(world.now_ms)
+    assert await world.kept(world.store.topics[("t", "orders")]) == [3, 4, 5, 6]
+
+
+async def test_many_bytes_leave_in_bounded_pieces(world: World) -> None:
+    topic = await world.topic(retain_bytes=BODY_BYTES)
+    await world.publish(topic, *map(str, range(PIECE_ROWS + 500)))
+    await world.commit()
+    assert topic.messages == 500
+    await world.tick(world.now_ms)
+    assert topic.messages == 1

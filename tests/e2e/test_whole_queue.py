@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import pushwire
+from pushwire.admin_shapes import TopicConfig
 from support.gateway_process import GatewayProcess
 from support.ws_client import WsClient
 
@@ -30,7 +31,7 @@ async def publish(client: WsClient, rows: list[dict[str, Any]]) -> None:
         await client.ok({"op": "publish", "topic": TOPIC, "messages": rows[at : at + CHUNK]})
 
 
-async def configured(gateway: GatewayProcess, **config: Any) -> None:
+async def configured(gateway: GatewayProcess, config: TopicConfig) -> None:
     async with pushwire.Admin(gateway.url, gateway.token("admin", RIGHTS)) as admin:
         await admin.create_topic(TOPIC, config)
 
@@ -73,7 +74,7 @@ async def test_saturated_lanes_are_served_1_2_4_8(gateway: GatewayProcess) -> No
 
 
 async def test_under_strict_no_lower_lane_passes_a_higher(gateway: GatewayProcess) -> None:
-    await configured(gateway, strict=True)
+    await configured(gateway, {"strict": True})
     writer = await connected(gateway, "writer")
     rows = [{"data": n, "priority": random.Random(n).randrange(4)} for n in range(10_000)]
     await publish(writer, rows)
@@ -125,13 +126,13 @@ class Follower:
         self._gateway = gateway
         self.seen: list[int] = []
         self.gaps: list[tuple[int, int]] = []
-        self._at: dict[str, Any] = {"from": "earliest"}
         self._client: WsClient | None = None
 
     async def connect(self) -> None:
+        """From where it stopped; at first from before the first message, whether that is still there or not."""
         self._client = await connected(self._gateway, "follower")
-        granted = await self._client.ok({"op": "subscribe", "topic": TOPIC, "tail": True, **self._at})
-        self._at.setdefault("epoch", granted["epoch"])
+        at = {"epoch": self._client.welcome["epoch"], "after_seq": self.last}
+        await self._client.ok({"op": "subscribe", "topic": TOPIC, "tail": True, **at})
 
     async def read(self, through: int) -> None:
         """Up to this seq at least."""
@@ -155,7 +156,6 @@ class Follower:
         for notice in notices:
             self._note([], notice)
         self._client.abort()
-        self._at = {"epoch": self._at["epoch"], "after_seq": self.last}
 
     @property
     def last(self) -> int:
@@ -173,7 +173,7 @@ async def test_a_tail_that_comes_back_1000_times_during_100_000_publishes(
     gateway: GatewayProcess, retained: bool
 ) -> None:
     rounds, each = 1000, 100
-    await configured(gateway, retain_ms=3_600_000 if retained else 0)
+    await configured(gateway, {"retain_ms": 3_600_000 if retained else 0})
     writer, worker = await connected(gateway, "writer"), await connected(gateway, "worker")
     worker.on_deliveries = lambda rows: worker.send({"op": "ack", "leases": [row["lease"] for row in rows]})
     await worker.subscribe(TOPIC, prefetch=1000, start="earliest")

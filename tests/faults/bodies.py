@@ -16,6 +16,10 @@ KEYS = [None, "k1", "k2", "k3", "k4", "k5"]
 LARGE_BYTES = 16_000
 LARGE_SHARE = 0.02
 """Now and then a body that fills pages and socket buffers."""
+DELAY_SHARE, DELAY_MS = 0.1, (100, 1500)
+"""Scheduled messages; the longest wait outlives a kill and the start after it."""
+TTL_SHARE, TTL_MS = 0.1, (100, 600)
+"""Messages that expire, most of them only when a gateway dies in their time."""
 
 
 class Draft:
@@ -33,6 +37,11 @@ class Draft:
             self.fields["priority"] = rng.randrange(4)
         if rng.random() < 0.2:
             self.fields["headers"] = {"traceparent": f"00-{rng.getrandbits(128):032x}-{rng.getrandbits(64):016x}-01"}
+        self.delay_ns = self.ttl_ns = 0
+        if rng.random() < DELAY_SHARE:
+            self.delay_ns = self._time("delay_ms", rng.randrange(*DELAY_MS))
+        if rng.random() < TTL_SHARE:
+            self.ttl_ns = self._time("ttl_ms", rng.randrange(*TTL_MS))
         kind = rng.random()
         if kind < 0.6:
             self.fields["data"] = {"id": mid, "pad": pad, "n": [rng.random(), rng.getrandbits(50), None, True]}
@@ -41,6 +50,16 @@ class Draft:
         else:
             self.fields["data_b64"] = base64.b64encode(f"{mid} ".encode() + rng.randbytes(size)).decode()
         self.sha = sha_of_row(self.fields)
+
+    def _time(self, field: str, ms: int) -> int:
+        self.fields[field] = ms
+        return ms * 1_000_000
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the history says of it when it is published."""
+        times = {"delay_ns": self.delay_ns, "ttl_ns": self.ttl_ns}
+        return {"sha": self.sha, "key": self.key, **{name: time for name, time in times.items() if time}}
 
 
 def sha_of_row(row: dict[str, Any]) -> str:

@@ -17,8 +17,9 @@ READY_S_MAX = 2.0
 IN_FLIGHT_SHARE_MIN = 0.9
 
 REQUIRED = (
-    "ack_through", "backoff", "close", "dead_rejected", "delayed_nack", "duplicate", "expiry", "id_conflict",
-    "open_publish_kept", "redelivery_after_kill", "release", "retry_after_kill", "reverted_ack", "stale", "unsubscribe",
+    "ack_through", "backoff", "close", "dead_expired", "dead_rejected", "delayed", "delayed_nack", "delayed_over_stop",
+    "duplicate", "expiry", "id_conflict", "open_publish_kept", "redelivery_after_kill", "release", "retry_after_kill",
+    "reverted_ack", "stale", "unsubscribe",
 )  # fmt: skip
 """Rare states that every run must have seen. 20 kills see each of them many times."""
 

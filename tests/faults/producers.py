@@ -127,7 +127,7 @@ class Producer:
                 await asyncio.sleep(KNOCK_S)
                 continue
             op = f"{self.name}.{next(self._ops)}"
-            self._each("pub_inv", op, drafts, lambda draft: {"sha": draft.sha, "key": draft.key})
+            self._each("pub_inv", op, drafts, lambda draft: draft.recorded)
             try:
                 answer = await lane.publish(self._topic, drafts)
             except UNCLEAR:

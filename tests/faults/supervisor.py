@@ -23,6 +23,7 @@ from typing import Any
 
 from faults import database, history
 from faults.consumers import Consumer
+from faults.times import NAMES, Times
 from support.checker import Checker, Limits, Report
 from support.gateway_process import EVERYTHING, GatewayProcess, clean_env
 from support.ws_client import WsClient
@@ -259,17 +260,23 @@ class Supervisor:
     def _judge(self, required: Iterable[str]) -> Verdict:
         checker = Checker(Limits(10, 50, slack_ns=SLACK_NS))
         flights = Flights()
+        times = Times(SLACK_NS, checker.limits.late_ns)
         count = 0
         for event in history.stream(self.folder / "history"):
             checker.feed(event)
             flights.feed(event)
+            times.feed(event)
             count += 1
-        report = checker.report(required)
+        required = set(required)
+        report = checker.report(required - NAMES)
+        self.problems += times.problems
         self.problems += [f"{code} {text}" for code, text in report.violations]
-        self.problems += [f"never seen: {name}" for name in report.missing]
+        missing = [*report.missing, *sorted(name for name in required & NAMES if not times.seen[name])]
+        self.problems += [f"never seen: {name}" for name in missing]
         figures = {
             "seed": self.seed,
             **report.figures,
+            **times.seen,
             "deaths that met a publish in flight": sum(map(flights.met, self.lives)),
             "consumers that killed themselves": self._chaos_deaths,
             "ready s max": round(max(self.ready_s), 3),

@@ -50,6 +50,8 @@ class Want:
     prefetch: int
     ack_timeout_ms: int
     start: str | None = None
+    client_id: str | None = None
+    inactive_ttl_ms: int | None = None
 
 
 @dataclass
@@ -73,14 +75,18 @@ class Member:
 class Consumer(Peer):
     """Keeps its subscriptions up, and treats what comes according to its temper."""
 
-    def __init__(self, world: World, node: Node, tenant: str, name: str, temper: str, wants: Sequence[Want]) -> None:
+    def __init__(
+        self, world: World, node: Node, tenant: str, name: str, temper: str | dict[str, int], wants: Sequence[Want]
+    ) -> None:
         super().__init__(world, node, tenant, name)
         self.topics = tuple(sorted({want.topic for want in wants}))
         self.groups = tuple(sorted({want.group for want in wants}))
         self.wants = {f"s{index}": want for index, want in enumerate(wants)}
-        self._actions = list(TEMPERS[temper])
-        self._weights = list(TEMPERS[temper].values())
+        actions = TEMPERS[temper] if isinstance(temper, str) else temper
+        self._actions = list(actions)
+        self._weights = list(actions.values())
         self._members: dict[str, Member] = {}
+        self._kept: dict[str, Member] = {}  # of the session that may be gone on with
         self._coming: set[str] = set()
         self._ending: set[str] = set()
         self._old: list[str] = []  # leases that should count no more
@@ -91,6 +97,34 @@ class Consumer(Peer):
     def on_welcome(self) -> None:
         for name in self.wants:
             self._join(name)
+
+    def on_back(self, subs: dict[str, Any]) -> None:
+        """The session before goes on with these subscriptions and leases, or there was none to go on with."""
+        kept, self._kept = self._kept, {}
+        for name, leases in subs.items():
+            if name not in self.wants:
+                continue
+            member = self._members[name] = kept.pop(name) if name in kept else Member(self.wants[name])
+            self._old += [lease for lease in member.held if lease not in leases]
+            unknown = [lease for lease in leases if lease not in member.held]
+            member.held = {lease: member.held.get(lease) or Held(name, lease) for lease in leases}
+            for held in member.held.values():
+                held.settled = False  # what was asked before may have been lost on its way
+            if unknown:
+                self._settle("release", member, unknown, ref=True)
+            self._go_on(member, unknown)
+        for member in kept.values():
+            self._old += member.held
+        for name in self.wants:
+            if name not in self._members:
+                self._join(name)
+
+    def _go_on(self, member: Member, unknown: Sequence[str]) -> None:
+        for lease, held in member.held.items():
+            if lease not in unknown and not self.calm:
+                self._decide(member, held)
+        if self.calm:
+            self._clear(member)
 
     def _join(self, name: str) -> None:
         want = self.wants[name]
@@ -105,7 +139,19 @@ class Consumer(Peer):
                 self._members[name] = Member(want)
                 self.world.record("sub_ok", cid=cid, sub=name, q=q, grp=want.group)
 
-        self.request(Subscribe(want.topic, want.group, name, want.prefetch, want.ack_timeout_ms, want.start), then)
+        self.request(
+            Subscribe(
+                want.topic,
+                want.group,
+                name,
+                want.prefetch,
+                want.ack_timeout_ms,
+                want.start,
+                client_id=want.client_id,
+                inactive_ttl_ms=want.inactive_ttl_ms,
+            ),
+            then,
+        )
 
     def _leave(self, name: str) -> None:
         assert self.wire is not None
@@ -127,6 +173,9 @@ class Consumer(Peer):
             self._old += member.held
 
     def on_lost(self) -> None:
+        if self.grace_ms is not None:
+            self._kept.update(self._members)
+            self._members.clear()
         for name in list(self._members):
             self._forget(name)
         self._coming.clear()
@@ -167,6 +216,8 @@ class Consumer(Peer):
             mid=draft.id,
             sha=sha(draft),
             key=draft.key,
+            pri=draft.priority,
+            redriven=draft.redriven,
             lease=delivery.lease,
             attempt=delivery.deliveries,
             redelivered=delivery.redelivered,
@@ -283,6 +334,8 @@ class Consumer(Peer):
     # --- moods ----------------------------------------------------------------------------------------------------
 
     def on_tick(self) -> None:
+        if self.asking:
+            return
         for name in self.wants:
             if name not in self._members and name not in self._coming:
                 self._join(name)

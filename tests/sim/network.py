@@ -165,7 +165,7 @@ class ServerEnd:
     def start(self, token: str | None) -> None:
         node, now = self._node, self._node.now()
         try:
-            principal = None if token is None else node.gateway.verifier.verify(token, now)
+            principal = None if token is None else node.gateway.tokens.verify(token, now)
         except Unauthorized:
             self.close(4401, "token not accepted")
             return

@@ -11,21 +11,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pushwire_gateway import gateway as gateway_module
+from pushwire_gateway import outbox as outbox_module
+from pushwire_gateway import session as session_module
+from pushwire_gateway import sessions as sessions_module
+from pushwire_gateway import tails as tails_module
 from pushwire_gateway.auth import TokenVerifier, VerifyKey, build_ring
 from pushwire_gateway.caps import Caps
 from pushwire_gateway.core import model as core
 from pushwire_gateway.engine import Engine
 from pushwire_gateway.gateway import Gateway
+from pushwire_gateway.revocation import Revocations
 from pushwire_gateway.rights import Principal
-from pushwire_gateway.session import Session
+from pushwire_gateway.server import LateCatalog
+from pushwire_gateway.session import Leases, Session
 from pushwire_gateway.settings import Settings
 from pushwire_gateway.throttle import Throttle
-from pushwire_storage.base import Counts, Group, Message, StoreBroken, StoreBusy, StoreError, StoreFull
-from pushwire_storage.inline import InlineSqliteStore
+from pushwire_gateway.tickets import Tickets
+from pushwire_gateway.tokens import Tokens
+from pushwire_storage.base import (
+    Change,
+    Counts,
+    DeleteGroup,
+    Group,
+    Message,
+    StoreBroken,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+)
+from support.judges import FOREVER
 from support.tokens import AUDIENCE, ISSUER, SECRET
 
-from .network import ServerEnd, Wire
-from .world import Timer, World, ns
+from .coroutines import Asyncio, SlowReads, Task
+from .network import HIGH_BYTES, LOW_BYTES, ServerEnd, Wire
+from .world import SeededSecrets, Timer, World, ns
 
 VERIFIER_KEY = VerifyKey("HS256", "HS256", SECRET)
 POINTS = ("before_begin", "before_commit", "after_commit", "before_done")
@@ -42,6 +62,7 @@ class Faults:
     refuse: float = 0.0  # chance that a transaction is rolled back whole: disk full, or a foreign writer
     breaks: float = 0.0  # chance that a COMMIT's outcome cannot be told
     slow: float = 0.0  # chance that a step takes long
+    step_s_max: float = 0.004  # how long one takes otherwise, at most
     kill_at: str | None = None  # the next time this point is reached, the process dies
     fired: dict[str, int] = field(default_factory=dict)
 
@@ -59,29 +80,79 @@ class WatchedSession(Session):
             self.world.grants[pending.lease] = ns(now)
         super().push(sub, deliveries, now)
 
-    def _leave(self, *, drained: bool) -> None:
-        if not self.ended:
-            self.world.record("con_close", cid=self.cid)
-        super()._leave(drained=drained)
+    def _resume_session(self, frame: Any, principal: Principal, now: float) -> Leases | None:
+        leases = super()._resume_session(frame, principal, now)
+        if leases is not None and self._held is not None:
+            subs = {
+                name: [f"{principal.tenant}/{sub.group.handle.topic.name}", sub.group.handle.name, list(sub.leases)]
+                for name, sub in self._held.core.subs.items()
+            }
+            self.world.record("con_resume", cid=self.cid, subs=subs)
+        return leases
+
+    def _leave(self, *, drained: bool, grace: bool = False) -> None:
+        held, known = self._held, not self.ended
+        super()._leave(drained=drained, grace=grace)
+        if known:
+            away = None if held is None else held.core.away_until
+            self.world.record("con_close", cid=self.cid, until=None if away is None else ns(away))
 
 
 class WatchedEngine(Engine):
     """An engine that tells when it has been at work: only then is there something new to look at."""
 
     touched = False
+    world: World
+    _full: frozenset[tuple[Group, int]] = frozenset()
 
     def turn(self) -> None:
         self.touched = True
         super().turn()
-
-    def _arrived(self, group: Group, priority: int, messages: Sequence[Message], counts: Counts | None) -> None:
+        # By now the store has been told how much is wanted; within a turn every lane may still be given its share.
         core = self.core
-        known = core._groups.get(group)
-        if core._ready.tight and known is not None and messages:
-            assert not known.ready, (
-                f"{len(messages)} more for {group.name}, which has {known.ready}, and memory is full"
-            )
-        super()._arrived(group, priority, messages, counts)
+        self._full = frozenset(
+            (handle, lane.priority)
+            for handle, group in (core._groups.items() if core._ready.tight else ())
+            for lane in group.lanes
+            if len(lane)
+        )
+
+    def watch_changes(self) -> None:
+        """A group that is deleted, perhaps by itself, owes nothing any more; one of the same name begins anew. So does
+        one that the core lets go of."""
+        change, reset = self.batcher.change, self.core.reset
+
+        def let_go(group: Group, now: float) -> None:
+            self.world.record("grp_reset", q=f"{group.topic.tenant}/{group.topic.name}", grp=group.name, floor=0)
+            reset(group, now)
+
+        vars(self.core)["reset"] = let_go
+
+        def noted(what: Change, done: Callable[[StoreError | None], None]) -> None:
+            if isinstance(what, DeleteGroup):
+                q = f"{what.group.topic.tenant}/{what.group.topic.name}"
+                self.world.record("grp_reset", q=q, grp=what.group.name, floor=FOREVER)
+            change(what, done)
+
+        vars(self.batcher)["change"] = noted
+
+    def unsubscribe(self, session: core.Session, subs: Sequence[core.Subscription]) -> None:
+        leases = [lease for sub in subs for lease in sub.leases]
+        if leases:
+            self.world.record("over", leases=leases, why="parted")
+        super().unsubscribe(session, subs)
+
+    def arrived(
+        self,
+        group: Group,
+        priority: int,
+        messages: Sequence[Message],
+        counts: Counts | None,
+        blocked: Sequence[tuple[int, str]],
+    ) -> None:
+        full = (group, priority) in self._full
+        assert not full or not messages, f"{len(messages)} more for a lane of {group.name}, and memory is full"
+        super().arrived(group, priority, messages, counts, blocked)
 
 
 class Loop:
@@ -97,6 +168,9 @@ class Loop:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         return self._world.at(delay_s, lambda: callback() if self.alive else None)
 
+    def create_task(self, work: Any) -> Task:
+        return Task(self, work)
+
 
 class Node:
     """One gateway over one directory, through all its lives."""
@@ -106,6 +180,7 @@ class Node:
         self.settings = settings
         self.boot = 0
         self.alive = False
+        self.loop = Loop(world)
         self.faults = Faults()
         self.ends: dict[str, ServerEnd] = {}
         self.on_stop: Callable[[], None] = lambda: None  # the files lie still: look at them
@@ -120,12 +195,13 @@ class Node:
         self.boot += 1
         self.world.record("srv_start", boot=self.boot)
         self.loop = Loop(self.world)
-        limits = self._store_limits
-        self.store = InlineSqliteStore(self._path, durability="relaxed", hooks=self, **limits)
-        clock = self.world
-        self.engine = WatchedEngine(self.store, clock, self.loop, self.settings, self._broken, self.world.rng.random)
+        self.store = SlowReads(self.world, self._path, durability="relaxed", hooks=self, **self._store_limits)
+        self.store.failing = self.faults.breaks > 0
+        clock, settings = self.world, self.settings
+        self.engine = WatchedEngine(self.store, clock, self.loop, settings, self._broken, self.world.rng.random)
+        self.engine.world = self.world
+        self.engine.watch_changes()
         _finish(self.engine.start())
-        settings = self.settings
         throttle = Throttle(
             clock.now,
             publish_per_s=settings.publish_per_s,
@@ -134,11 +210,24 @@ class Node:
             controls_per_s=settings.controls_per_s,
             controls_burst=settings.controls_burst,
         )
-        verifier = TokenVerifier(
-            build_ring([VERIFIER_KEY]), audience=AUDIENCE, issuer=ISSUER, leeway_s=settings.token_leeway_s
-        )
-        self.gateway = Gateway(settings, clock, self.engine, throttle, verifier, Caps(settings, 4096))
+        tokens = self._tokens()
+        _finish(tokens.start())
+        self.gateway = Gateway(settings, clock, self.engine, throttle, tokens, Caps(settings, 4096))
+        self.gateway.start(self.loop)
         self.alive = True
+
+    def _tokens(self) -> Tokens:
+        settings = self.settings
+        revocations = Revocations(LateCatalog(self.store), ISSUER)
+        verifier = TokenVerifier(
+            build_ring([VERIFIER_KEY]),
+            audience=AUDIENCE,
+            issuer=ISSUER,
+            leeway_s=settings.token_leeway_s,
+            lifetime_s_max=settings.token_lifetime_s_max,
+            revoked=revocations.affected,
+        )
+        return Tokens(verifier, None, revocations, Tickets(settings.node), self.world.now)
 
     def crash(self, why: str) -> None:
         """The process dies, its queued work with it."""
@@ -151,16 +240,14 @@ class Node:
 
     def drain(self, then: Callable[[], None]) -> None:
         """What `Server.drain` does: goodbye to all, finish what was promised, close the files."""
-        self.gateway.draining = True
-        for session in sorted(self.gateway.sessions, key=lambda session: session.id):
-            session.drain(0)
-        self.engine.turn()
+        self.gateway.drain(lambda: 0)
         self._finish_drain(then)
 
     def _finish_drain(self, then: Callable[[], None]) -> None:
         if not self.engine.batcher.idle and self.engine.batcher.broken is None:
             self.later(0.01, lambda: self._finish_drain(then))
             return
+        self.gateway.stop()
         self.engine.stop()
         _finish(self.store.close())
         self.world.record("srv_exit", boot=self.boot)
@@ -196,7 +283,7 @@ class Node:
         if self.alive and self._step is None and self.store.pending():
             world = self.world
             slow = self.faults.slow and world.chance(self.faults.slow)
-            delay_s = world.between(0.05, 0.4) if slow else world.between(0.0001, 0.004)
+            delay_s = world.between(0.05, 0.4) if slow else world.between(0.0001, self.faults.step_s_max)
             loop = self.loop
             self._step = world.at(delay_s, lambda: self._do_step(loop))
 
@@ -246,3 +333,42 @@ def _finish(coroutine: Any) -> None:
     except StopIteration:
         return
     raise AssertionError("the simulated store waited for an event loop")
+
+
+class StandIns:
+    """Module globals of the gateway that a simulation replaces while it runs: chance, the loop, and (`small`) limits
+    that a few messages reach."""
+
+    def __init__(self, seed: int, node: Node, *, small: bool = True) -> None:
+        loop = Asyncio(lambda: node.loop)
+        secrets = SeededSecrets(seed)
+        self._new: list[tuple[Any, str, Any]] = [
+            (session_module, "secrets", secrets),
+            (sessions_module, "secrets", secrets),
+            (tails_module, "asyncio", loop),
+            (gateway_module, "asyncio", loop),
+        ]
+        if small:
+            self._new += self._limits()
+        self._old: list[tuple[Any, str, Any]] = []
+
+    def _limits(self) -> list[tuple[Any, str, Any]]:
+        return [
+            (tails_module, "PAGE_MESSAGES_MAX", 5),
+            (outbox_module, "TRANSPORT_HIGH_BYTES", HIGH_BYTES),
+            (outbox_module, "TRANSPORT_LOW_BYTES", LOW_BYTES),
+        ]
+
+    def put_in(self, module: Any, name: str, value: Any) -> None:
+        """One more, before the run."""
+        self._new.append((module, name, value))
+
+    def __enter__(self) -> None:
+        for module, name, value in self._new:
+            self._old.append((module, name, vars(module)[name]))
+            vars(module)[name] = value
+
+    def __exit__(self, *_: object) -> None:
+        while self._old:
+            module, name, value = self._old.pop()
+            vars(module)[name] = value

@@ -15,6 +15,7 @@ from pushwire.wire.frames import (
     Auth,
     ClientFrame,
     Error,
+    Gap,
     Goodbye,
     Malformed,
     Messages,
@@ -22,6 +23,7 @@ from pushwire.wire.frames import (
     Ping,
     Pong,
     ServerFrame,
+    Tailed,
     Welcome,
 )
 from pushwire.wire.jsonv1 import JsonClientCodec
@@ -41,7 +43,7 @@ CODEC = JsonClientCodec()
 
 @cache
 def signed(tenant: str, subject: str, topics: tuple[str, ...], groups: tuple[str, ...], iat: int, exp: int) -> str:
-    caps = [{"topics": list(topics), "groups": list(groups), "allow": ["publish", "consume", "create"]}]
+    caps = [{"topics": list(topics), "groups": list(groups), "allow": ["publish", "consume", "create", "replay"]}]
     claims = tokens.claims(sub=subject, tenant=tenant, caps=caps, iat=iat, exp=exp)
     return tokens.token("HS256", payload=claims)
 
@@ -63,7 +65,11 @@ class Peer:
         self.left = False  # never to come back
         self.mute = False  # answers no ping
         self.lifetime_s = 3600
+        self.grace_ms: int | None = None  # asks for its session to be kept so long, and comes back to it
+        self._secret: str | None = None  # of the session before
         self._serial = 0
+        self._resumes = False  # has still to ask for its session
+        self.asking = False  # does not know yet whether it was given back
         self._waiting: dict[int, Then] = {}
         self._heard_s = 0.0
         self._silence_s = 3.0
@@ -91,13 +97,38 @@ class Peer:
         wire = self.wire = Wire(self.world, self.node, self, cid, token if in_handshake else None)
         if not in_handshake:
             dawdles_s = self.world.rng.choice((0.0, 0.0, 0.1, 0.5))
-            self.world.at(dawdles_s, lambda: wire.send(CODEC.encode(Auth(token))))
+            self.world.at(dawdles_s, lambda: self._introduce(wire, token))
+        self._resumes = self.asking = self.grace_ms is not None
+
+    def _introduce(self, wire: Wire, token: str) -> None:
+        """The first frame of a client that had no token in its handshake."""
+        if self.grace_ms is None:
+            wire.send(CODEC.encode(Auth(token)))
+        elif self.wire is wire:
+            self._come_back(token)
+
+    def _come_back(self, token: str) -> None:
+        """Ask for the session before, and to be waited for the next time."""
+        self._resumes = False
+        self.request(Auth(token, None, self._secret, self.grace_ms), self._came_back)
+
+    def _came_back(self, answer: Answer) -> None:
+        if isinstance(answer, Ok):
+            self._secret, self.asking = answer.session, False
+            self.on_back(dict(answer.subs or {}))
+        elif answer is not None:
+            self.world.note("not resumed", name=self.name, code=answer.code)
+            self.drop()
 
     def _token(self, groups: tuple[str, ...] = ()) -> str:
         now = int(self.world.clock_s)
         lifetime_s = 3600 if self.calm else self.lifetime_s
         self._until_s = now + lifetime_s + self.node.settings.token_leeway_s
         return signed(self.tenant, self.name, self.topics, groups or self.groups, now, now + lifetime_s)
+
+    def patience(self, seconds: float) -> None:
+        """How long silence is borne."""
+        self._silence_s = seconds
 
     def drop(self) -> None:
         """Leave this connection, politely or without a word."""
@@ -185,6 +216,10 @@ class Peer:
             self.on_error(self.wire.cid, frame)
         elif isinstance(frame, Welcome):
             self._opened()
+        elif isinstance(frame, Tailed):
+            self.on_tailed(frame)
+        elif isinstance(frame, Gap):
+            self.on_gap(frame)
         elif isinstance(frame, Ping) and not self.mute:
             self.send(Pong(frame.ref))
         elif isinstance(frame, Goodbye):
@@ -196,12 +231,20 @@ class Peer:
         may = None if self.groups == ("*",) else [[self.q(t), g] for t in self.topics for g in self.groups]
         until = ns(self._until_s)
         self.world.record("con_open", cid=self.wire.cid, boot=self.wire.boot, until=until, may=may)
-        self.on_welcome()
+        if self.grace_ms is None:
+            self.on_welcome()
+        elif self._resumes:
+            token = self._token()  # a younger one than the handshake's
+            self.world.record("con_auth", cid=self.wire.cid, until=ns(self._until_s))
+            self._come_back(token)
 
     # --- what the kinds of client do ------------------------------------------------------------------------------
 
     def on_welcome(self) -> None: ...
     def on_messages(self, cid: str, frame: Messages) -> None: ...
     def on_error(self, cid: str, frame: Error) -> None: ...
+    def on_tailed(self, frame: Tailed) -> None: ...
+    def on_gap(self, frame: Gap) -> None: ...
+    def on_back(self, subs: dict[str, Any]) -> None: ...
     def on_lost(self) -> None: ...
     def on_tick(self) -> None: ...

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from dataclasses import dataclass
 
 from pushwire.wire.codes import DEFINITE_FAILURES
 from pushwire.wire.frames import BINARY, JSON, TEXT, Draft, Error, Publish
+from pushwire_gateway.clock import to_ms
 
 from .node import Node
 from .peer import Answer, Peer
@@ -28,6 +30,16 @@ def sha(draft: Draft) -> str:
     return fingerprint(draft.encoding, draft.data, draft.headers, draft.content_type, draft.priority)
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """What the messages of a simulation are like: shares of them that have a key, a delay, a TTL."""
+
+    keyed: float = 0.2
+    keys: int = 3
+    delayed: float = 0.0
+    mortal: float = 0.0
+
+
 class Batch:
     """Messages published together, under the ids they keep."""
 
@@ -38,11 +50,24 @@ class Batch:
         self.drafts = drafts
 
 
+def times_of(draft: Draft) -> dict[str, int]:
+    """When it may be delivered, as its producer asks for it."""
+    times: dict[str, int] = {}
+    if draft.due_ms is not None:
+        times["delay_ns" if draft.due_ms < 0 else "due_ns"] = abs(draft.due_ms) * 1_000_000
+    if draft.expires_ms is not None:
+        times["ttl_ns"] = -draft.expires_ms * 1_000_000
+    return times
+
+
 class Producer(Peer):
     """Publishes `count` messages, and keeps at nearly every one until it has a clear answer."""
 
-    def __init__(self, world: World, node: Node, tenant: str, name: str, topics: list[str], count: int) -> None:
+    def __init__(
+        self, world: World, node: Node, tenant: str, name: str, topics: list[str], count: int, style: Style
+    ) -> None:
         super().__init__(world, node, tenant, name)
+        self._style = style
         self._own_topics = topics
         self._left_to_make = count
         self._made = 0
@@ -105,8 +130,14 @@ class Producer(Peer):
         encoding = rng.choice((JSON, JSON, JSON, TEXT, BINARY))
         data = b'"%b"' % text.encode() if encoding == JSON else text.encode()
         draft = Draft(mid, data, 0, encoding, rng.choice((0, 1, 1, 1, 2, 3)))
-        if world.chance(0.2):
-            draft.key = f"k{rng.randrange(3)}"
+        style = self._style
+        if world.chance(style.keyed):
+            draft.key = f"k{rng.randrange(style.keys)}"
+        if world.chance(style.delayed):
+            delay_ms = rng.choice((10, 100, 700, 3000))
+            draft.due_ms = -delay_ms if world.chance(0.7) else to_ms(world.clock_s) + delay_ms
+        if world.chance(style.mortal):
+            draft.expires_ms = -rng.choice((20, 300, 2000))
         if world.chance(0.1):
             draft.headers = b'{"trace":"%d"}' % self._made
         return draft
@@ -119,7 +150,7 @@ class Producer(Peer):
         op = f"{self.name}:{self._ops}"
         q = self.q(batch.topic)
         for draft in batch.drafts:
-            self.world.record("pub_inv", op=op, q=q, mid=draft.id, sha=sha(draft), key=draft.key)
+            self.world.record("pub_inv", op=op, q=q, mid=draft.id, sha=sha(draft), key=draft.key, **times_of(draft))
         waiting = [True]
 
         def timeout() -> None:

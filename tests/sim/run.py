@@ -3,6 +3,7 @@
     python tests/sim/run.py --seeds 2000 --jobs 2          seeds 0 to 1999
     python tests/sim/run.py --seed 1234                    one seed, with the end of its trace if it fails
     python tests/sim/run.py --seed 1234 --trace            the same, with all of its trace
+    python tests/sim/run.py --scenario keys                what must be shown, at full size; `all`: one after the other
 
 Owns nothing but the counting; what a simulation is, simulation.py says.
 """
@@ -14,7 +15,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,11 +24,14 @@ from pathlib import Path
 import pushwire_gateway
 import pushwire_storage
 from pushwire import wire
+from sim.scenarios import FULL, SMALL, Shown
 from sim.simulation import Result, simulate
 from support.checker import SOMETIMES
 
 CHUNK = 25
 TRACE_LINES = 60
+QUICK = ("lanes", "strict")
+"""With --first: scenarios whose promises no single seed is large enough to judge, after the first seeds."""
 FAILURES_MAX = 10
 """After so many failed seeds the rest would say the same."""
 
@@ -108,12 +112,14 @@ def many(seeds: Sequence[int], jobs: int, *, first: bool) -> int:
     """Many seeds. Returns the exit code."""
     started = time.monotonic()
     total = Tally()
-    for tally in _in_parallel(seeds, jobs, first=first):
+    for number, tally in enumerate(_in_parallel(seeds, jobs, first=first)):
         for seed, problems in tally.failed.items():
             print(f"seed {seed} FAILED: {problems[0]}\n  again: python tests/sim/run.py --seed {seed}", flush=True)
         total.merge(tally)
         if total.enough(first=first):
             break
+        if first and not number and any(scenarios(name, SMALL) for name in QUICK):
+            return 1
     took_s = time.monotonic() - started
     print(f"{total.seeds} seeds, {total.steps} steps, {took_s:.1f} s ({total.seeds / took_s:.1f} seeds/s)")
     print("  " + ", ".join(f"{name} {count}" for name, count in total.figures.items()))
@@ -125,6 +131,22 @@ def many(seeds: Sequence[int], jobs: int, *, first: bool) -> int:
     return 1 if total.failed else 0
 
 
+def scenarios(name: str, sizes: Mapping[str, Callable[[], Shown]]) -> int:
+    """One scenario, or all of them. Returns the exit code."""
+    logging.disable(logging.CRITICAL)
+    failed = 0
+    for each in sizes if name == "all" else [name]:
+        started = time.monotonic()
+        shown = sizes[each]()
+        figures = ", ".join(f"{what}: {figure}" for what, figure in shown.figures.items())
+        verdict = "FAILED" if shown.problems else "shown"
+        print(f"{shown.name}: {verdict} in {time.monotonic() - started:.1f} s\n  {figures}")
+        for problem in shown.problems[:FAILURES_MAX]:
+            print(f"  scenario {each} FAILED: {problem}", flush=True)
+        failed += bool(shown.problems)
+    return 1 if failed else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Seeded simulation of the gateway.")
     parser.add_argument("--seed", type=int, help="run this one, and show its trace if it fails")
@@ -134,11 +156,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--sources", type=Path, help="fail unless what is simulated was loaded from here")
     parser.add_argument("--first", action="store_true", help="stop at the first seed that breaks a promise")
+    parser.add_argument("--scenario", choices=["all", *FULL], help="show this, instead of running seeds")
+    parser.add_argument("--small", action="store_true", help="with --scenario: at the size of the tests")
     options = parser.parse_args()
     for package in (pushwire_gateway, pushwire_storage, wire):
         loaded = Path(str(package.__file__)).resolve()
         if options.sources and options.sources.resolve() not in loaded.parents:
             parser.error(f"{package.__name__} was loaded from {loaded}")
+    if options.scenario is not None:
+        return scenarios(options.scenario, SMALL if options.small else FULL)
     if options.seed is not None:
         return replay(options.seed, whole=options.trace)
     return many(range(options.start, options.start + options.seeds), options.jobs, first=options.first)

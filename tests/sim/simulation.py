@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushwire_gateway import session as session_module
-from pushwire_gateway.core import lanes
+from pushwire_gateway.core import keys, lanes
 from pushwire_gateway.settings import Settings
 from pushwire_storage.sqlite import DATABASE
 from support.checker import Limits, check
@@ -24,10 +23,12 @@ from support.checker import Limits, check
 from . import invariants
 from .consumer import TEMPERS, Consumer, Want
 from .disk import Disk, read_disk
-from .node import POINTS, Node
+from .follower import Follower
+from .node import POINTS, Node, StandIns
+from .operator import Operator, configured
 from .peer import Peer
-from .producer import Producer, fingerprint
-from .world import START_S, SeededSecrets, World, ns
+from .producer import Producer, Style, fingerprint
+from .world import START_S, World, ns
 
 TROUBLE_S = 7.0
 """How long clients and faults do as they like."""
@@ -73,13 +74,15 @@ class Simulation:
         self.node.on_stop = self._look_at_disk
         self.calm = False
         self.ready_max = rng.choice((4, 8, 64, 4096))
+        self.parked_max = rng.choice((1, 2, 4, 32))
         self.producers: list[Producer] = []
         self.consumers: list[Consumer] = []
-        self._people()
+        self.followers: list[Follower] = []
+        self.operator = Operator(world, self.node, rng.choice((0.0, 0.0, 0.5, 1.0)))
+        self._slow = rng.choice((0.0, 0.02, 0.2))
+        self._refuse = rng.choice((0.0, 0.0, 0.1, 0.3))
+        self._breaks = rng.choice((0.0, 0.0, 0.01))
         self._violence = rng.choice((0.0, 0.5, 1.0, 2.0))
-        self.node.faults.slow = rng.choice((0.0, 0.02, 0.2))
-        self.node.faults.refuse = rng.choice((0.0, 0.0, 0.1, 0.3))
-        self.node.faults.breaks = rng.choice((0.0, 0.0, 0.01))
 
     # --- who takes part -------------------------------------------------------------------------------------------
 
@@ -87,18 +90,40 @@ class Simulation:
         world, rng = self.world, self.world.rng
         tenants = ["acme"] if world.chance(0.7) else ["acme", "blue"]
         topics = ["orders", "mail", "jobs"][: rng.choice((1, 1, 2, 3))]
+        self._configure(tenants, topics)
+        style = Style(
+            rng.choice((0.2, 0.2, 0.9)), rng.choice((1, 3)), rng.choice((0.0, 0.0, 0.3)), rng.choice((0.0, 0.0, 0.3))
+        )
         for number in range(rng.choice((1, 2, 3))):
             tenant = rng.choice(tenants)
             count = rng.choice((6, 15, 30))
-            self.producers.append(Producer(world, self.node, tenant, f"p{number}", topics, count))
+            self.producers.append(Producer(world, self.node, tenant, f"p{number}", topics, count, style))
         groups = ["default", "audit", "copy"][: rng.choice((1, 1, 2, 3))]
         for number in range(rng.choice((1, 2, 3, 4, 5))):
             wants = [self._want(topics, groups) for _ in range(rng.choice((1, 1, 2)))]
+            if number == 0 and world.chance(0.1):
+                wants.append(Want(topics[0], "own", 4, 600, client_id="phone", inactive_ttl_ms=rng.choice((300, 3000))))
             temper = rng.choice(list(TEMPERS))
             consumer = Consumer(world, self.node, rng.choice(tenants), f"c{number}", temper, wants)
             if world.chance(0.2):
                 consumer.lifetime_s = rng.choice((1, 2, 4))
+            if world.chance(0.4):
+                consumer.grace_ms = rng.choice((200, 1000, 3000))
             self.consumers.append(consumer)
+        for number in range(rng.choice((0, 0, 1, 2))):
+            start = rng.choice(("new", "earliest", 1, 4))
+            tail = Follower(world, self.node, rng.choice(tenants), f"t{number}", rng.choice(topics), start)
+            self.followers.append(tail)
+
+    def _configure(self, tenants: list[str], topics: list[str]) -> None:
+        """Some topics are there before anybody comes; the disk behaves until then."""
+        for tenant in tenants:
+            for topic in topics:
+                if self.world.chance(0.5):
+                    self.operator.create(tenant, topic, configured(self.world))
+        self.world.run(self.world.clock_s + 0.1, self._after)
+        faults = self.node.faults
+        faults.slow, faults.refuse, faults.breaks = self._slow, self._refuse, self._breaks
 
     def _want(self, topics: list[str], groups: list[str]) -> Want:
         rng = self.world.rng
@@ -108,7 +133,7 @@ class Simulation:
 
     @property
     def people(self) -> list[Peer]:
-        return [*self.producers, *self.consumers]
+        return [*self.producers, *self.consumers, *self.followers]
 
     # --- what goes wrong ------------------------------------------------------------------------------------------
 
@@ -169,16 +194,17 @@ class Simulation:
 
     def run(self) -> Result:
         problems: list[str] = []
-        vars(session_module)["secrets"] = SeededSecrets(self.seed)
-        kept, lanes.READY_MAX = lanes.READY_MAX, self.ready_max
+        stand_ins = StandIns(self.seed, self.node)
+        stand_ins.put_in(lanes, "READY_MAX", self.ready_max)
+        stand_ins.put_in(keys, "PARKED_MAX", self.parked_max)
         try:
-            self._run()
+            with stand_ins:
+                self._run()
         except AssertionError as error:
             problems.append(f"assertion: {error}")
         except Exception as error:  # noqa: BLE001 - whatever the gateway raises fails the seed, and the run goes on
             problems += [f"exception: {error!r}", *traceback.format_tb(error.__traceback__)[-4:]]
         finally:
-            lanes.READY_MAX = kept
             if self.node.alive:
                 self.node.store.crash()
         world = self.world
@@ -196,6 +222,7 @@ class Simulation:
     def _run(self) -> None:
         world = self.world
         self.node.start()
+        self._people()
         world.at(0.2, self._trouble)
         world.run(START_S + TROUBLE_S, self._after)
         self._calm_down()
@@ -216,6 +243,7 @@ class Simulation:
         node.faults.kill_at = None
         for peer in self.people:
             peer.calm, peer.mute = True, False
+        self.operator.put_right()
         if world.chance(0.5):
             for consumer in list(self.consumers):
                 fresh = Consumer(
@@ -276,6 +304,8 @@ def _settings(world: World) -> Settings:
         "publish_burst": 10,
         "controls_per_s": rng.choice((0, 2)),
         "controls_burst": 6,
+        "unhealthy_timeouts": rng.choice((4, 100)),
+        "sessions_away_max": rng.choice((1, 100)),
         "batch_messages_max": rng.choice((3, 4096)),
         "batcher_messages_max": rng.choice((6, 65_536)),
         "malformed_per_minute": 1000,

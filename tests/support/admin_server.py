@@ -19,9 +19,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 CONFIG: dict[str, Any] = {
     "ack_timeout_ms": None, "max_failures": None, "max_deliveries": None, "weights": [1, 2, 4, 8], "strict": False,
-    "retain_ms": 0, "max_age_ms": 0, "quota_messages": None, "quota_bytes": None, "expired": "dead", "ledger": "off",
+    "retain_ms": 0, "max_age_ms": 0, "retain_bytes": None,
+    "quota_messages": None, "quota_bytes": None, "expired": "dead", "ledger": "off",
     "dedupe": True,
 }  # fmt: skip
+STATS = (
+    "at_ms", "topics", "groups", "messages", "bytes", "scheduled", "dead_letters", "connections", "sessions",
+    "sessions_away", "subscriptions", "tails", "in_flight", "published", "refused", "delivered", "acked", "nacked",
+    "rejected", "released", "extended", "stale",
+)  # fmt: skip
 TOKEN = "good-token"
 PAGE = 2
 """Rows of one page: small, so that every list has several."""
@@ -49,6 +55,7 @@ class FakeAdmin:
         self.dead: dict[str, list[dict[str, Any]]] = {}
         self.connections: dict[str, dict[str, Any]] = {}
         self.revoked: list[dict[str, Any]] = []
+        self.backups: set[str] = set()
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         """(method, path, query, body), in the order in which they came."""
         self.tokens = {TOKEN}
@@ -256,7 +263,7 @@ class FakeAdmin:
         return 204, None
 
     def get_stats(self, **_: Any) -> Answer:
-        return 200, {"at_ms": 1, "topics": len(self.topics)}
+        return 200, dict.fromkeys(STATS, 0) | {"at_ms": 1, "topics": len(self.topics), "by_topic": {}}
 
     def get_revocations(self, **_: Any) -> Answer:
         return 200, {"revocations": self.revoked}
@@ -269,6 +276,9 @@ class FakeAdmin:
         return 201, made
 
     def post_backup(self, body: dict[str, Any], **_: Any) -> Answer:
+        if body["path"] in self.backups:
+            raise Refused(409, "conflict", "the file is there already")
+        self.backups.add(body["path"])
         return 201, {"path": f"backups/{body['path']}", "bytes": 4096}
 
 

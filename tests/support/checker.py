@@ -1,17 +1,27 @@
 """The history checker: judges what clients saw and what the disk holds, and knows nothing of how the gateway works.
 
-One file, standard library only, for the simulator and for real processes. Events carry `t` (ns of one clock) and
-`ev`; q is the topic with its tenant. What was not clearly answered may or may not have happened, for ever.
+Standard library only (with records.py, verdict.py and judges.py), for simulator and real processes. Events carry
+`t` (ns of one clock) and `ev`; q is the topic with its tenant. What was not clearly answered may or may not have
+happened, for ever.
 
-    pub_inv   op q mid sha [key]    one a message, before sending; `op` joins the messages of one frame
+    topic     q [expired: dead drop] [retain_ns] [age_ns]                  configured so before anything else
+    pub_inv   op q mid sha [key] [delay_ns | due_ns] [ttl_ns]              one a message; `op` joins those of a frame
     pub_ok    op q mid seq dup      pub_fail  op q mid code (definite)     pub_info  op q mid (unknown)
     sub_inv   cid sub q grp [start] sub_ok    cid sub q grp
     unsub_inv cid sub               unsub_ok  cid sub                      unsub_end cid sub (ended by the gateway)
-    dlv       cid sub q grp seq mid sha lease attempt redelivered expires_ns [key] [granted: by the gateway's clock]
+    dlv       cid sub q grp seq mid sha lease attempt redelivered expires_ns [key] [pri] [redriven]
+              [granted: by the gateway's clock]
     set_inv   op kind leases [also] [delay_ns] [cid]   kind: ack nack reject release extend; `also`: by ack_through
     set_ok    op leases [expires_ns]       set_stale  op leases [cid]      (op None: no ref; the cid's last on it)
     con_open  cid [boot] [until] [may: [[q, grp], ...]]                    con_auth  cid until (a refresh is sent)
-    con_close cid [since]           when the gateway saw it, or the earliest moment at which it can have
+    con_close cid [since] [until]   when the gateway saw it, or the earliest moment at which it can have; its leases
+                                    end then, or `until` a grace is over
+    con_resume cid subs: {sub: [q, grp, leases]}                           took these over from another connection
+    over      leases why            the gateway has ended these
+    grp_reset q grp floor           moved or purged: a life of its own begins, owed nothing to `floor` (grp None: all)
+    grp_pause q grp                 confirmed               grp_go  q grp  is to be resumed
+    redrive_inv q ids: [[grp, seq], ...]     redrive_ok  q seqs: [[grp, old seq, new seq, mid], ...]
+    tail_ok   tid q seq [resumed]   tail_shown  tid q seq mid sha [key]    tail_gap  tid q from to
     srv_start boot                  srv_kill  boot                         srv_exit  boot (after a drain)
     final     kind, rows or done    db_dump (owed, unsettled), dlq, orphans, counts (also after a kill), drain
 """
@@ -19,123 +29,21 @@ One file, standard library only, for the simulator and for real processes. Event
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable
 
-Event = Mapping[str, Any]
-Where = tuple[str, str, int]
-FOREVER = 1 << 62
-SOMETIMES = frozenset({
-    "ack_through", "backoff", "close", "dead_deliveries", "dead_failures", "dead_rejected", "delayed_nack",
-    "duplicate", "expiry", "expiry_extended", "id_conflict", "late_answer", "open_publish_kept", "open_publish_lost",
-    "redelivery_after_kill", "refused", "release", "retry_after_kill", "reverted_ack", "stale", "token", "unsubscribe",
-})  # fmt: skip
-"""Rare states. A run that has not seen those it asked for proves little: it is invalid, not passed."""
+from .judges import FOREVER
+from .records import SOMETIMES, Event, Lease, Limits, Pub, Report, Settle, Span, Where
+from .verdict import Verdict
+
+__all__ = ["SOMETIMES", "Checker", "Limits", "Report", "check"]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    max_failures: int
-    max_deliveries: int
-    forgotten_max: int = 2  # deliveries of one message that a stop forgets: the last, one given back a moment before
-    slack_ns: int = 50_000_000  # how far recorded times may be from the gateway's
-    late_ns: int = 1_000_000_000  # delivery stops so soon after a token's end; or is seen so late without `granted`
-
-
-@dataclass(slots=True)
-class Pub:
-    """One message id: what was asked (op -> content) and what was answered (op -> "" ok fail info)."""
-
-    first_t: int
-    floor: int  # highest seq of the topic that was confirmed before the first attempt
-    ops: dict[Any, str] = field(default_factory=dict)
-    shas: dict[Any, tuple[str, Any]] = field(default_factory=dict)
-    attempts: int = 0
-    seqs: set[int] = field(default_factory=set)
-    fresh: int = 0
-    ok_t: int = FOREVER
-
-
-@dataclass(slots=True)
-class Settle:
-    kind: str
-    ids: tuple[Any, Any]  # op, cid
-    t: int
-    named: bool  # else ack_through may cover it
-    delay_ns: int
-    result: str = ""  # "" | ok | stale
-
-
-@dataclass(slots=True)
-class Span:
-    """A connection or a subscription on one: why and when it may have ended."""
-
-    ends: list[tuple[str, int]]
-    boot: int = 0
-    scope: Any = None
-
-
-@dataclass(slots=True)
-class Lease:
-    token: str
-    con: Span
-    sub: Span
-    attempt: int
-    granted: int
-    exact: bool
-    expires: int
-    settles: list[Settle]
-    extended: bool = False
-
-    def has(self, kind: str, *results: str) -> bool:
-        return any(s.kind == kind and s.result in results for s in self.settles)
-
-
-@dataclass(slots=True)
-class Report:
-    violations: list[tuple[str, str]]
-    seen: Counter[str]
-    missing: list[str]
-    figures: dict[str, int]
-
-    @property
-    def passed(self) -> bool:
-        return not self.violations and not self.missing
-
-
-class Checker:
+class Checker(Verdict):
     """Feed it every event in order of time, then ask for the `report`."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.violations: list[tuple[str, str]] = []
-        self.seen: Counter[str] = Counter()
-        self.pubs: dict[tuple[str, str], Pub] = {}
-        self.top: dict[str, int] = defaultdict(int)
-        self.mids: dict[tuple[str, int], str] = {}
-        self.groups: dict[str, dict[str, list[Any]]] = defaultdict(dict)  # q -> grp -> [since, {start, ...}]
-        self.subs: dict[tuple[str, str], Span] = {}
-        self.cons: dict[str, Span] = {}
-        self.leases: dict[str, Lease] = {}
-        self.settles: dict[str, list[Settle]] = defaultdict(list)  # by lease, which may be seen later
-        self.by_message: dict[Where, list[Lease]] = defaultdict(list)
-        self.boots = 0
-        self.stops: dict[int, int] = {}
-        self.kills: list[int] = []
-        self.counts: dict[Where, tuple[int, int, int]] = {}  # deliveries, failures, boot that left them
-        self.dump: dict[Where, Event] | None = None
-        self.letters: dict[Where, Event] = {}
-        self.drained = False
-
-    def bad(self, code: str, where: Any, text: str) -> None:
-        self.violations.append((code, f"{where}: {text}"))
 
     def feed(self, e: Event) -> None:
         family, _, step = e["ev"].partition("_")
+        self.end_t = max(self.end_t, e["t"])
         getattr(self, f"_{family}")(step, e)
 
     def _pub(self, step: str, e: Event) -> None:
@@ -146,11 +54,13 @@ class Checker:
         if step == "inv":
             pub.shas[e["op"]] = (e["sha"], e.get("key"))
             pub.attempts += 1
+            pub.schedule.ask(e["op"], e["t"], e.get("delay_ns"), e.get("due_ns"), e.get("ttl_ns"))
         elif step == "fail":
             self.seen["id_conflict" if e["code"] == "id_conflict" else "refused"] += 1
         elif step == "ok":
             self._receipt(pub, q, mid, e["seq"], e["dup"])
             pub.ok_t = min(pub.ok_t, e["t"])
+            pub.answered[e["op"]] = e["t"]
 
     def _receipt(self, pub: Pub, q: str, mid: str, seq: int, duplicate: bool) -> None:
         pub.fresh += not duplicate
@@ -192,9 +102,11 @@ class Checker:
         if bool(e["redelivered"]) != (e["attempt"] > 1) or (con.boot > boot and e["attempt"] <= on_disk):
             self.bad("S7", where, f"attempt {e['attempt']} after {on_disk} on disk, redelivered {e['redelivered']}")
         at = e.get("granted", e["t"])
+        con, sub = self.owners.get(token, (con, sub))
         fields = sub or Span([]), e["attempt"], at, "granted" in e, at + e["expires_ns"], self.settles[token]
-        self.leases[token] = Lease(token, con, *fields)
-        self.by_message[where].append(self.leases[token])
+        lease = Lease(token, con, *fields, self.over[token], e.get("key"), e.get("pri", 1))
+        self.leases[token] = lease
+        self.by_message[where].append(lease)
         self._content("delivered", e)
 
     def _content(self, how: str, e: Event) -> None:
@@ -202,8 +114,26 @@ class Checker:
         pub = self.pubs.get((e["q"], e["mid"]))
         if pub is None or (e["sha"], e.get("key")) not in pub.shas.values():
             self.bad("S2", (e["q"], e["mid"]), f"{how} as {e['sha']}, but not published so")
-        if pub is not None:
+        if e.get("redriven"):
+            self._second_life(e)
+        elif pub is not None:
             self._one_seq(pub, e["q"], e["seq"], e["mid"])
+
+    def _second_life(self, e: Event) -> None:
+        """A redriven message has a new seq, and is the business of the group it died in alone."""
+        grp = e.get("grp")
+        known, mid = self.second_lives.get((e["q"], e["seq"]), (None, e["mid"]))
+        self.second_lives[e["q"], e["seq"]] = (known or grp, mid)
+        self.seen["redriven"] += 1
+        other = grp not in {None, known} and known is not None and self._was_there(e["q"], str(grp))
+        if mid != e["mid"] or other:
+            self.bad("S8", (e["q"], e["seq"]), f"{e['mid']} in {grp}, but {mid} was put back for {known}")
+        if self.mids.setdefault((e["q"], e["seq"]), mid) != mid:
+            self.bad("S10", (e["q"], e["seq"]), f"given to {self.mids[e['q'], e['seq']]} and to {mid}")
+
+    def _was_there(self, q: str, grp: str) -> bool:
+        """Before anything of the topic was put back, and untouched since: else it is owed whatever is kept."""
+        return self.groups[q][grp][0] < self.redrives.get(q, FOREVER) and not self.resets.get((q, grp))
 
     def _set(self, step: str, e: Event) -> None:
         if step != "inv":
@@ -227,14 +157,62 @@ class Checker:
                     lease.extended = True
 
     def _con(self, step: str, e: Event) -> None:
+        con = self.cons.setdefault(e["cid"], Span([]))
         if step == "open":
-            token = ("token", e.get("until", FOREVER))
-            self.cons[e["cid"]] = Span([token], e.get("boot", self.boots), e.get("may"))
-        elif con := self.cons.get(e["cid"]):
-            if step == "auth":
-                con.ends += [("auth", e["t"]), ("token", e["until"])]
-            else:
-                con.ends.append(("close", e.get("since", e["t"])))
+            con.ends.append(("token", e.get("until", FOREVER)))
+            con.boot, con.scope = e.get("boot", self.boots), e.get("may")
+        elif step == "auth":
+            con.ends += [("auth", e["t"]), ("token", e["until"])]
+        elif step == "close":
+            since = e.get("since", e["t"])
+            con.closed = min(con.closed, since)
+            con.ends.append(("close", e.get("until") or since))
+        else:
+            con.boot = con.boot or self.boots
+            for name, (q, grp, leases) in e["subs"].items():
+                sub = self.subs[e["cid"], name] = Span([], scope=(q, grp))
+                for token in leases:
+                    self.owners[token] = con, sub
+                    if (lease := self.leases.get(token)) is not None:
+                        lease.con, lease.sub = con, sub
+
+    def _over(self, _: str, e: Event) -> None:
+        for token in e["leases"]:
+            self.over[token].append((e["why"], e["t"]))
+
+    def _topic(self, _: str, e: Event) -> None:
+        self.topics[e["q"]] = e
+
+    def _grp(self, step: str, e: Event) -> None:
+        where = e["q"], e["grp"]
+        if step == "pause":
+            self.pauses[where].append((e["t"], FOREVER))
+            self.seen["paused"] += 1
+        elif step == "go":
+            if self.pauses[where] and self.pauses[where][-1][1] == FOREVER:
+                self.pauses[where][-1] = (self.pauses[where][-1][0], e["t"])
+        else:
+            self.seen["purged" if e["grp"] is None else "sought"] += e["floor"] > 0
+            if e["grp"] is None:
+                self.floors[e["q"]] = max(self.floors[e["q"]], e["floor"])
+            for grp in [e["grp"]] if e["grp"] is not None else list(self.groups[e["q"]]):
+                self.resets[e["q"], grp].append((e["t"], e["floor"]))
+            self.counts = {w: n for w, n in self.counts.items() if w[0] != e["q"] or e["grp"] not in {None, w[1]}}
+
+    def _redrive(self, step: str, e: Event) -> None:
+        if step == "inv":
+            self.redrives.setdefault(e["q"], e["t"])
+            for grp, seq in e["ids"]:
+                self.redriven.setdefault((e["q"], grp, seq), None)
+            return
+        for grp, old, new, mid in e["seqs"]:
+            self.redriven[e["q"], grp, old] = (e["q"], grp, new)
+            self._second_life({**e, "grp": grp, "seq": new, "mid": mid})
+
+    def _tail(self, step: str, e: Event) -> None:
+        self.tails.feed(step, e)
+        if step == "shown":
+            self._content("shown", e)
 
     def _srv(self, step: str, e: Event) -> None:
         self.boots = e["boot"]
@@ -257,138 +235,12 @@ class Checker:
 
     def _final_row(self, kind: str, where: Where, row: Event) -> None:
         if kind == "dlq":
-            if self.letters.setdefault(where, row) is not row:
-                self.bad("S8", where, "two dead letters")
+            self.letters[where].append(row)
             return
         before = self.counts.get(where, (0, 0, 0))
         self.counts[where] = row["deliveries"], row["failures"], self.boots
         if row["deliveries"] < before[0] or row["failures"] < before[1]:
             self.bad("S7", where, f"counts on disk went from {before} to {self.counts[where]}")
-
-    def report(self, required: Iterable[str] = ()) -> Report:
-        """Judge the whole history. `required`: rare states that must have been seen."""
-        for where, leases in self.by_message.items():
-            leases.sort(key=lambda lease: (lease.con.boot, lease.attempt))
-            self._judge_leases(where, leases)
-        for where, row in self.letters.items():
-            self._judge_letter(where, row, self.by_message.get(where, []))
-        for where, row in (self.dump or {}).items():
-            self._content("stored", row)
-            acked = any(lease.has("ack", "ok") for lease in self.by_message.get(where, ()))
-            if acked or where in self.letters:
-                self.bad("S12", where, f"{'confirmed as acked' if acked else 'dead'}, and still stored")
-        for (q, mid), pub in self.pubs.items():
-            self._judge_publish((q, mid), pub)
-            for seq in pub.seqs:
-                for grp, (since, starts) in self.groups[q].items():
-                    only = len(self.groups[q]) == 1 and starts <= {None, "earliest"} and since < FOREVER
-                    owed = pub.ok_t < FOREVER and (since <= pub.first_t or only)
-                    self._judge_fate((q, grp, seq), mid, owed)
-        missing = sorted(set(required) - {name for name, count in self.seen.items() if count})
-        return Report(self.violations, self.seen, missing, self._figures())
-
-    def _judge_publish(self, where: tuple[str, str], pub: Pub) -> None:
-        answers = set(pub.ops.values())
-        for wrong, code, text in (
-            (len(pub.seqs) > 1, "S4", f"stored as {sorted(pub.seqs)}"),
-            (pub.fresh > 1, "S4", f"{pub.fresh} answers without duplicate"),
-            ("ok" in answers and not pub.fresh and answers <= {"ok", "fail"}, "S4", "duplicate of nothing"),
-            (pub.seqs and answers == {"fail"}, "S3", "refused for certain, yet it is there"),
-        ):
-            if wrong:
-                self.bad(code, where, text)
-        if answers & {"info", ""}:
-            self.seen["open_publish_kept" if pub.seqs else "open_publish_lost"] += 1
-
-    def _judge_leases(self, where: Where, leases: list[Lease]) -> None:
-        failures, last = 0, leases[-1]
-        for before, after in pairwise(leases):
-            failures += self._judge_pair(where, before, after)
-        if failures >= self.limits.max_failures:
-            self.bad("S7", where, f"delivered again after {failures} failures")
-        top = max(lease.attempt for lease in leases)
-        if len(leases) > top + len(self.stops) * self.limits.forgotten_max or top > self.limits.max_deliveries:
-            self.bad("S7", where, f"{len(leases)} deliveries, {len(self.stops)} stops, yet attempt {top}")
-        acked = [lease for lease in leases if lease.has("ack", "ok")]
-        if len(acked) > 1:
-            self.bad("S5", where, f"{[lease.token for lease in acked]} all confirmed as acked")
-        elif acked and acked[0] is not last:
-            self.bad("S5", where, f"delivered as {last.token} after the confirmed ack of {acked[0].token}")
-        for lease in leases:
-            ends, late, close_late = lease.con.ends, self.limits.late_ns, self.limits.slack_ns
-            closed = min((t for name, t in ends if name == "close"), default=FOREVER)
-            until = max(t for name, t in ends if name == "token")
-            if lease.granted > closed + (close_late if lease.exact else late) or lease.granted > until + late:
-                self.bad("S11", where, f"{lease.token} delivered after its connection or token had ended")
-        self.seen["reverted_ack"] += any(lease.has("ack", "") for lease in leases[:-1])
-
-    def _judge_pair(self, where: Where, before: Lease, after: Lease) -> bool:
-        """Two deliveries in a row of one message. Returns whether the first certainly ended as a failure."""
-        by, same_boot = after.granted + self.limits.slack_ns, before.con.boot == after.con.boot
-        counted = same_boot or before.has("nack", "ok") or before.has("release", "ok")
-        if counted and after.attempt <= before.attempt:
-            self.bad("S7", where, f"{after.token} is attempt {after.attempt}, but {before.token} was {before.attempt}")
-        stop = self.stops.get(before.con.boot, FOREVER)
-        causes = [("expiry", before.expires), ("stop", stop), *before.con.ends, *before.sub.ends]
-        ends = {name for name, t in causes if t <= by}
-        ends |= {s.kind for s in before.settles if s.t <= by and s.result != "stale" and s.kind != "extend"}
-        if not ends:
-            self.bad("S6", where, f"{after.token} granted while {before.token} was held")
-        for nack in before.settles:
-            if nack.kind == "nack" and nack.result == "ok":
-                self.seen["delayed_nack" if nack.delay_ns else "backoff"] += 1
-                self.seen["retry_after_kill"] += not same_boot
-                if by < nack.t + nack.delay_ns:
-                    self.bad("S13", where, f"{after.token} granted before the delay of a nack was over")
-        self.seen["redelivery_after_kill"] += not same_boot
-        if same_boot and len(ends) == 1:
-            (end,) = ends
-            self.seen[end] += 1
-            self.seen["expiry_extended"] += end == "expiry" and before.extended
-        return same_boot and ends <= {"expiry", "nack"}
-
-    def _judge_letter(self, where: Where, row: Event, leases: list[Lease]) -> None:
-        reason, died = row["reason"], row.get("t", FOREVER) + self.limits.slack_ns
-        limits = {"failures": self.limits.max_failures, "deliveries": self.limits.max_deliveries}
-        same_life = [x for x in leases[-1:] if self.stops.get(x.con.boot, FOREVER) >= row.get("t", FOREVER)]
-        self.seen[f"dead_{reason}"] += 1
-        self._content("dead", row)
-        for wrong, text in (
-            (reason not in {*limits, "rejected", "expired", "corrupt"}, f"unknown reason {reason}"),
-            (reason in limits and row[reason] != limits[reason], f"dead after {row.get(reason)} {reason}"),
-            (reason == "rejected" and not any(x.has("reject", "ok", "") for x in leases), "nobody rejected it"),
-            (any(x.has("ack", "ok") for x in leases), "dead, yet confirmed as acked"),
-            (any(x.exact and x.granted > died for x in leases), "delivered after its death"),
-            (any(x.attempt > row["deliveries"] for x in same_life), f"not all of {same_life} counted"),
-        ):
-            if wrong:
-                self.bad("S8", where, text)
-
-    def _judge_fate(self, where: Where, mid: str, owed: bool) -> None:
-        """What was confirmed, or once delivered, is acked, dead or still there; after a drain not there any more."""
-        leases, dead = self.by_message.get(where, []), where in self.letters
-        if not dead and any(lease.has("reject", "ok") for lease in leases):
-            self.bad("S8", where, f"{mid} was rejected, but is not with the dead letters")
-        if not (leases or owed) or dead or (leases and leases[-1].has("ack", "ok", "")):
-            return
-        if self.dump is not None and where in self.dump:
-            if self.drained:
-                self.bad("L1", where, f"{mid} is still there after the drain")
-        elif self.dump is not None or self.drained:
-            self.bad("S1'" if leases else "S1", where, f"{mid} is lost")
-
-    def _figures(self) -> dict[str, int]:
-        pubs = self.pubs.values()
-        asked, told = sorted(p.first_t for p in pubs), sorted(p.ok_t for p in pubs)
-        return {
-            "messages": len(pubs),
-            "confirmed": sum(p.ok_t < FOREVER for p in pubs),
-            "deliveries": len(self.leases),
-            "redeliveries": len(self.leases) - len(self.by_message),
-            "dead": len(self.letters),
-            "kills": len(self.kills),
-            "kills_with_open_publishes": sum(bisect_right(asked, t) > bisect_right(told, t) for t in self.kills),
-        }
 
 
 def check(events: Iterable[Event | str], limits: Limits, required: Iterable[str] = ()) -> Report:

@@ -16,6 +16,7 @@ HOMES = {
     "orjson": ("sdk/pushwire/wire/codec.py",),
     "jose": ("gateway/pushwire_gateway/auth.py",),
     "limits": ("gateway/pushwire_gateway/throttle.py",),
+    "prometheus_client": ("gateway/pushwire_gateway/metrics.py",),
 }
 PACKAGES = (
     "gateway/pushwire_gateway/",

@@ -244,7 +244,9 @@ class Sdk:
         """By its link: a client that closes says so first."""
         sessions = self._gateway.server.gateway.sessions
         before = len(sessions)
-        self._client._runner.cancel()
+        runner = self._client._runner
+        assert runner is not None  # it was begun
+        runner.cancel()
         await self._gateway.until(lambda: len(sessions) < before)
 
     async def close(self) -> None:

@@ -198,3 +198,19 @@ async def test_dead_letters_need_admin_and_a_bounded_list() -> None:
     assert await refusal(admin.redrive(eve, "t", Wanted())) == "forbidden"
     assert await refusal(admin.discard(eve, "t", Wanted())) == "forbidden"
     assert await refusal(admin.redrive(root, "t", Wanted(range(1001)))) == "batch_too_large"
+
+
+async def test_what_is_too_much_for_one_transaction_is_put_back_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = await Parts().start()
+    monkeypatch.setattr("pushwire_storage.dead.REDRIVE_BYTES_MAX", 1)
+    ann = await dead(parts, 4)
+    ids = [
+        letter["id"]
+        for letter in (await parts.admin.dead_letters(parts.principal("root"), "t", DeadFilter()))["dead_letters"]
+    ]
+    by_ids = await parts.admin.redrive(parts.principal("root"), "t", Wanted(ids=[*ids[:2], 999]))
+    assert (by_ids["redriven"], by_ids["more"]) == (2, False)  # 999 is none, and not counted
+    rest = await parts.admin.redrive(parts.principal("root"), "t", Wanted())
+    assert (rest["redriven"], rest["more"]) == (2, False)
+    assert parts.store.topics["acme", "t"].dead_letters == 0
+    await ann.delivered(4)

@@ -131,6 +131,6 @@ async def test_what_the_store_refuses_reaches_who_asked() -> None:
 
 
 async def test_a_store_without_a_file_cannot_be_copied(tmp_path: Any) -> None:
-    parts = await Parts().start()
-    assert await refusal(parts.admin.backup(parts.principal("root"), str(tmp_path / "copy"))) == "unsupported"
+    parts = await Parts(backup_dir=tmp_path).start()
+    assert await refusal(parts.admin.backup(parts.principal("root", tenant="default"), "copy")) == "unsupported"
     assert await refusal(parts.admin.backup(parts.principal("e", cap("consume")), "x")) == "forbidden"

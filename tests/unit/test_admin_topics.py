@@ -236,6 +236,6 @@ async def test_a_configuration_that_cannot_be_is_refused_by_name(config: dict[st
 
 
 def test_what_is_shown_of_a_configuration_is_what_may_be_set() -> None:
-    full = TopicConfig(1000, 1, 2, (4, 3, 2, 1), True, 5, 6, 7, 1 << 20, "drop", "full", False)
+    full = TopicConfig(1000, 1, 2, (4, 3, 2, 1), True, 5, 6, 9, 7, 1 << 20, "drop", "full", False)
     assert topic_config.changed(TopicConfig(), topic_config.shown(full)) == full
     assert topic_config.changed(full, {"ack_timeout_ms": None, "quota_bytes": None}).ack_timeout_ms is None

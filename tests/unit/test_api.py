@@ -12,8 +12,10 @@ import pytest
 from pushwire.wire.codec import dumps
 from pushwire.wire.codes import ERRORS
 from pushwire_gateway.api import make_app
+from pushwire_gateway.auth import UnknownKey
 from pushwire_gateway.problems import raw_response
 from pushwire_gateway.refusal import Refusal
+from pushwire_gateway.rights import Principal
 from pushwire_gateway.settings import load
 from support.port import SmallGateway, SteppedClock, open_port
 
@@ -358,3 +360,18 @@ def test_a_raw_refusal_is_a_whole_response():
     assert lines[0] == "HTTP/1.1 429 Too Many Requests"
     assert {"retry-after: 1", "connection: close", f"content-length: {len(body)}", "X-More: 1"} <= set(lines)
     assert raw_response(Refusal("bad_request"), 431).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_key_published_a_moment_ago_is_asked_for(client, gateway, monkeypatch):
+    good = gateway.verifier.verify
+
+    def unknown(_token: str | bytes, _now: float) -> Principal:
+        raise UnknownKey("new")
+
+    async def asked(token: str | bytes, now: float) -> Principal:
+        return good(token, now)
+
+    monkeypatch.setattr(gateway.verifier, "verify", unknown)
+    check_problem(await client.post(PATH, json={"data": 1}), 401, "unauthorized")  # nobody is there to be asked
+    monkeypatch.setattr(gateway.verifier, "verify_token", asked)
+    assert (await client.post(PATH, json={"data": 1})).status_code == 200

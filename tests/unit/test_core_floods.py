@@ -17,7 +17,7 @@ _names = count()
 class Row:
     """What the core reads of a message."""
 
-    key = None
+    key = expires_ms = None
 
     def __init__(self, seq: int, size_bytes: int = 10) -> None:
         self.seq = seq
@@ -53,7 +53,7 @@ def test_a_session_that_left_is_forgotten_at_once():
 
 
 def test_consumers_that_come_and_go_leave_no_deadlines_behind():
-    d = Delivery(lambda: 0.5, retry=None)
+    d = Delivery(lambda: 0.5)
     keeps = session()
     d.subscribe(keeps, "keeps", "other", 1, 900, now=0)
     d.arrived("other", 1, rows(1, 1), None, now=0)

@@ -228,10 +228,8 @@ class World:
         for _, row, *counts in due:
             d.arrived("g", 1, [row], [tuple(counts)], self.now)
             self.drain()
-        batch = [self.disk[seq] for seq in range(self.fed + 1, min(300, self.fed + 40) + 1)]
-        self.fed = min(300, self.fed + 40)
-        d.arrived("g", 1, batch, None, self.now)
-        self.drain()
+        before, self.fed = self.fed, min(300, self.fed + 40)
+        self.arrive([seq for seq in range(before + 1, self.fed + 1) if seq not in self.away()])
         d.handle_timer(self.now)
         self.drain()
         for member in list(self.members):
@@ -239,6 +237,14 @@ class World:
         out = [p.message.key for m in self.members for sub in m.subs.values() for p in sub.leases.values()]
         out = [key for key in out if key]
         assert len(out) == len(set(out)), "two of one key are out"
+
+    def away(self):
+        """What the store holds back."""
+        return {row.seq for _, row, *_ in self.waiting}
+
+    def arrive(self, seqs):
+        self.core.arrived("g", 1, [self.disk[seq] for seq in seqs], None, self.now)
+        self.drain()
 
     def act(self, member):
         d, rng = self.core, self.rng
@@ -258,10 +264,6 @@ class World:
 
     def drain(self):
         while effects := self.core.effects():
-            for p in (p for queue in effects.pushes.values() for p in queue):
-                if p.message.key and p.message.seq not in self.seen:
-                    self.first[p.message.key].append(p.message.seq)
-                self.seen.add(p.message.seq)
             for e in effects.settlements:
                 if isinstance(e, Settled):
                     for p in e.held:
@@ -270,11 +272,19 @@ class World:
                     self.waiting.append((e.due, e.message, e.deliveries, e.failures))
                 elif isinstance(e, Died):
                     del self.disk[e.message.seq]
+            for p in (p for queue in effects.pushes.values() for p in queue):
+                if p.message.seq not in self.seen:
+                    self.delivered_first(p.message)
+                self.seen.add(p.message.seq)
             for want in effects.key_wants:
                 self.answer(want)
 
+    def delivered_first(self, row):
+        if row.key:
+            self.first[row.key].append(row.seq)
+
     def answer(self, want):
-        away = {row.seq for _, row, *_ in self.waiting}
+        away = self.away()
         rows = [self.disk[seq] for seq in sorted(self.disk) if want.after_seq < seq <= self.fed and seq not in away]
         found = [row for row in rows if row.key == want.key][: want.count]
         through = found[-1].seq if len(found) == want.count else self.fed
@@ -289,3 +299,124 @@ def test_first_deliveries_of_each_key_are_in_order_whatever_happens(seed):
     assert not world.disk
     for key, order in world.first.items():
         assert order == sorted(order), key
+
+
+def test_a_holder_that_was_replaced_has_its_turn_when_the_lower_one_is_settled():
+    d, s = core(), session()
+    sub = d.subscribe(s, "a", "g", 1, 30, now=0)
+    d.arrived("g", 1, rows(1, key=None), None, now=0)
+    d.arrived("g", 1, rows(3, 4), None, now=0)
+    d.arrived("g", 1, rows(2), None, now=0)
+    for seq in (1, 2, 3, 4):
+        assert pushed(d) == [seq]
+        assert d.census()["g"]["leased"] == [seq]
+        d.ack(s, [lease_of(sub, seq)], now=1)
+    assert d.group("g").ready == d.ready_bytes() == 0
+
+
+def test_what_is_given_back_lets_a_lower_one_go_first_that_became_due_meanwhile():
+    d, s = core(), session()
+    sub = d.subscribe(s, "a", "g", 1, 30, now=0)
+    d.arrived("g", 1, rows(5), None, now=0)
+    d.arrived("g", 1, rows(2), None, now=0)  # due only now, behind the one that is out
+    assert pushed(d) == [5]
+    d.release(s, [lease_of(sub, 5)], now=0)
+    d.arrived("g", 1, rows(3), None, now=0)
+    d.handle_timer(now=1)
+    for seq in (2, 3, 5):
+        assert pushed(d) == [seq]
+        d.ack(s, list(sub.leases), now=1)
+
+
+def test_a_dropped_message_expires_once_and_is_not_taken_back():
+    d, s = core(), session()
+    sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
+    many = 3 * PARKED_MAX
+    d.arrived("g", 1, [Row(1), *(Row(seq, expires_ms=9000) for seq in range(2, many + 1)), Row(many + 1)], None, now=0)
+    assert pushed(d) == [1]
+    d.handle_timer(now=9)
+    died = [each.message.seq for each in d.effects().settlements]
+    assert sorted(died) == list(range(2, many + 1))
+    assert (d.group("g").ready, d.ready_bytes()) == (0, 0)
+    d.ack(s, [lease_of(sub, 1)], now=10)
+    (want,) = d.effects().key_wants
+    late = [Row(seq, expires_ms=9000) for seq in range(want.after_seq + 1, many + 1)]
+    d.arrived_key("g", 1, "k", [*late, Row(many + 1)], None, many + 1, now=10)
+    assert pushed(d) == [many + 1]
+
+
+def test_a_dropped_message_that_comes_back_expires_when_its_time_is_over():
+    d, s = core(), session()
+    sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
+    many = 3 * PARKED_MAX
+    mortal = [Row(seq, expires_ms=9000 if seq > PARKED_MAX + 1 else None) for seq in range(1, many + 1)]
+    d.arrived("g", 1, mortal, None, now=0)
+    for seq in range(1, PARKED_MAX + 2):
+        assert pushed(d) == [seq]
+        d.ack(s, [lease_of(sub, seq)], now=1)
+    (want,) = d.effects().key_wants
+    d.arrived_key("g", 1, "k", mortal[want.after_seq : want.after_seq + 5], None, want.after_seq + 5, now=1)
+    assert pushed(d) == [PARKED_MAX + 2]
+    d.handle_timer(now=9)
+    died = [each.message.seq for each in d.effects().settlements]
+    assert sorted(died) == list(range(PARKED_MAX + 3, many + 1))
+    assert d.census()["g"] == {"ready": [], "leased": [PARKED_MAX + 2], "parked": []}
+    assert d.ready_bytes() == 0
+
+
+class Timed(World):
+    """Some messages are scheduled, some expire, and the store takes its time to answer."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.scheduled = {}
+        self.came = set()
+        self.asked = []
+        for row in self.disk.values():
+            if self.rng.random() < 0.3:
+                self.scheduled[row.seq] = self.rng.uniform(0, 60)
+            if self.rng.random() < 0.2:
+                row.expires_ms = int(1000 * (self.scheduled.get(row.seq, 0) + self.rng.uniform(1, 40)))
+
+    def step(self):
+        for seq, due in list(self.scheduled.items()):
+            if due <= self.now and seq <= self.fed:
+                del self.scheduled[seq]
+                self.arrive([seq])
+        for want in list(self.asked):
+            if self.rng.random() < 0.3:
+                self.asked.remove(want)
+                super().answer(want)
+                self.drain()
+        super().step()
+        group, census = self.core.group("g"), self.core.census()["g"]
+        assert group.ready == len(census["ready"])
+        everywhere = [seq for place in census.values() for seq in place]
+        assert len(everywhere) == len(set(everywhere)), "nothing is in two places"
+
+    def away(self):
+        over = {seq for seq, row in self.disk.items() if row.expires_ms and row.expires_ms / 1000 <= self.now}
+        return super().away() | set(self.scheduled) | (over & self.came)
+
+    def arrive(self, seqs):
+        self.came.update(seqs)
+        super().arrive(seqs)
+
+    def answer(self, want):
+        self.asked.append(want)
+
+    def delivered_first(self, row):
+        assert row.seq in self.disk, "delivered after its death"
+        if row.key:
+            lower = [self.disk[seq] for seq in self.came - self.seen if seq < row.seq and seq in self.disk]
+            lower = [each for each in lower if each.key == row.key]
+            assert all(each.expires_ms and each.expires_ms / 1000 <= self.now for each in lower), (row, lower)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_keys_hold_whatever_falls_due_or_expires_meanwhile(seed):
+    world = Timed(seed)
+    while world.disk and world.now < 3000:
+        world.step()
+    assert not world.disk
+    assert world.core.ready_bytes() == 0

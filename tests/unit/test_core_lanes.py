@@ -126,7 +126,7 @@ def test_a_group_that_is_moved_forgets_whose_turn_it_was():
     core.subscribe(session, "s", "g", 100, 30, NOW)
     core.caught_up("g", 3, False, NOW)
     core.arrived("g", 1, [Row(1, 1)], None, NOW)
-    core.reset("g")
+    core.reset("g", NOW)
     core.configure("g", Policy(), NOW)
     core.effects()
     core.arrived("g", 1, [Row(2, 1)], None, NOW)

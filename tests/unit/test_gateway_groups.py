@@ -16,7 +16,7 @@ from pushwire.wire.frames import (
     SubscribeTail,
     Unsubscribe,
 )
-from pushwire_storage.base import TopicConfig
+from pushwire_storage.base import StoreBusy, TopicConfig
 from support.gateway_parts import Client, Parts, cap
 
 
@@ -248,3 +248,32 @@ async def test_a_right_that_a_refresh_took_away_while_the_group_was_made_is_refu
     await parts.settled()
     assert (await ann.next(Error)).code == "forbidden"
     assert not [frame for frame in ann.seen if isinstance(frame, Messages)]
+
+
+async def test_what_is_being_created_counts_against_the_limits_until_it_is_there_or_refused() -> None:
+    parts = await Parts(topics_per_tenant=3, groups_per_topic=2).start()
+    topics = parts.gateway.topics
+    ann = await parts.client()
+    await publish(parts, b"1")
+    parts.store.hold()
+    ann.say(*(Publish(f"t{number}", [Draft("", b"1")], number) for number in (1, 2, 3)))
+    ann.say(*(Subscribe("t", f"g{number}", prefetch=0, ref=10 + number) for number in (1, 2, 3)))
+    refused = [await ann.next(Error), await ann.next(Error)]
+    assert [(error.code, error.ref) for error in refused] == [("too_many_topics", 3), ("too_many_groups", 13)]
+    assert topics.count("acme") == 3
+    parts.store.release()
+    await parts.settled()
+    assert topics.count("acme") == 3
+    assert set(parts.store.topics["acme", "t"].groups) == {"g1", "g2"}
+    assert (topics._topics_coming_of, topics._groups_coming_of) == ({}, {})
+
+
+async def test_what_could_not_be_created_does_not_count() -> None:
+    parts = await Parts(topics_per_tenant=1).start()
+    ann = await parts.client()
+    parts.store.failing = StoreBusy("somebody writes")
+    assert (await ann.error(Publish("t", [Draft("", b"1")], 1))).code == "busy"
+    assert parts.gateway.topics.count("acme") == 0
+    assert parts.gateway.topics._topics_coming_of == {}
+    parts.step(1)  # the batcher rests after a failure
+    await ann.ok(Publish("other", [Draft("", b"1")], 2))

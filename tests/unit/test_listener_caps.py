@@ -318,6 +318,7 @@ async def test_the_answers_have_a_date_and_no_banner():
         _, headers, _ = await client.response()
         assert headers == {
             "date": "tue, 24 nov 2026 01:02:03 gmt",
+            "vary": "origin",
             "content-type": "application/json",
             "content-length": "15",
             "cache-control": "no-store",

@@ -7,6 +7,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 
 import aiosqlite
 import pytest
@@ -55,9 +56,10 @@ async def test_the_function_is_queued_at_once_without_a_turn_of_the_loop(connect
 
 
 async def test_functions_run_in_order(connection: aiosqlite.Connection) -> None:
-    gate, order = Gate(), []
+    gate = Gate()
+    order: list[int] = []
     first = run_on(connection, gate)
-    later = [run_on(connection, lambda number=number: order.append(number)) for number in range(20)]
+    later = [run_on(connection, partial(order.append, number)) for number in range(20)]
     gate.open.set()
     await asyncio.gather(first, *later)
     assert order == list(range(20))
@@ -102,7 +104,8 @@ async def test_a_whole_transaction_is_one_function(connection: aiosqlite.Connect
 
 
 async def test_a_callback_sent_from_the_function_runs_before_its_future(connection: aiosqlite.Connection) -> None:
-    loop, order = asyncio.get_running_loop(), []
+    loop = asyncio.get_running_loop()
+    order: list[str] = []
 
     def work() -> None:
         loop.call_soon_threadsafe(order.append, "callback")

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from conformance.harness import START_MS, World, message
-from pushwire_storage.base import Append, Dead, Message, Retry
+from pushwire_storage.base import Append, Batch, Dead, Message, Retry
 from pushwire_storage.planning import ID_BYTES
 from pushwire_storage.sqlite import DATABASE
 
@@ -58,9 +58,9 @@ async def test_a_damaged_message_goes_to_the_dead_letters(world: World, sql: str
     await damage(world, sql)
     topic = world.store.topics[("t", "orders")]
     group = topic.groups["g"]
-    assert [m.seq for m in await world.store.read(topic, 0, 9)] == [1, 3]
+    assert await world.kept(topic) == [1, 3]
     assert await world.want(group, 1, 9) == [1, 3]
-    (letter,) = await world.store.dead_letters(topic, 9)
+    (letter,) = await world.letters(topic)
     assert (letter.group, letter.reason, letter.message.seq) == ("g", "corrupt", 2)
     assert letter.error
     assert (topic.messages, topic.dead_letters) == (2, 1)
@@ -77,7 +77,7 @@ async def test_a_row_under_another_key_is_noticed(world: World) -> None:
     await damage(world, f"UPDATE messages SET pos = pos + 6 WHERE {SECOND}")
     topic = world.store.topics[("t", "orders")]
     assert await world.want(topic.groups["g"], 1, 9) == [1, 3]
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [8]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [8]
 
 
 async def test_every_group_is_told_of_its_loss(world: World) -> None:
@@ -89,8 +89,8 @@ async def test_every_group_is_told_of_its_loss(world: World) -> None:
     topic = world.store.topics[("t", "orders")]
     for name in ("one", "two"):
         assert await world.want(topic.groups[name], 1, 9) == [1]
-    letters = await world.store.dead_letters(topic, 9)
-    assert [(letter.group, letter.reason) for letter in letters] == [("two", "corrupt"), ("one", "corrupt")]
+    letters = await world.letters(topic)
+    assert [(letter.group, letter.reason) for letter in letters] == [("one", "corrupt"), ("two", "corrupt")]
     assert await world.kept(topic) == [1]
     body = len(message("a").data)
     assert (topic.messages, topic.bytes) == (1, body + 2 * ID_BYTES)
@@ -115,7 +115,7 @@ async def test_a_damaged_retry_goes_to_the_dead_letters_with_its_counts(world: W
     await world.want(group, 1, 9)
     await world.due(START_MS + 9)
     assert world.seqs() == [1, 3]
-    (letter,) = await world.store.dead_letters(topic, 9)
+    (letter,) = await world.letters(topic)
     assert (letter.reason, letter.deliveries, letter.failures) == ("corrupt", 2, 1)
     assert world.store.next_due_ms() is None
 
@@ -130,7 +130,7 @@ async def test_a_retry_damaged_while_it_waits_in_memory_is_found(world: World) -
     connection.execute(DAMAGES["data"])
     connection.close()
     assert await world.due(START_MS) == [1, 3]
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [2]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [2]
 
 
 async def test_a_damaged_message_waits_while_it_cannot_be_moved(world: World) -> None:
@@ -142,7 +142,7 @@ async def test_a_damaged_message_waits_while_it_cannot_be_moved(world: World) ->
     foreign = sqlite3.connect(world.path / DATABASE, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
     world.store.want(topic.groups["g"], 1, 9)
-    busy = world.give_batch()
+    busy = world.give(Batch())
     await world.over(busy)
     assert world.seqs() == [1]
     foreign.execute("ROLLBACK")
@@ -150,7 +150,7 @@ async def test_a_damaged_message_waits_while_it_cannot_be_moved(world: World) ->
     await world.publish(topic, "d")
     await world.quiet()
     assert world.seqs() == [1, 3, 4]
-    assert [letter.message.seq for letter in await world.store.dead_letters(topic, 9)] == [2]
+    assert [letter.message.seq for letter in await world.letters(topic)] == [2]
 
 
 async def test_a_damaged_dead_letter_says_so(world: World) -> None:
@@ -161,6 +161,6 @@ async def test_a_damaged_dead_letter_says_so(world: World) -> None:
     await world.settle(*(Dead(group, each, "rejected", None, 1, 1, START_MS) for each in sent))
     await damage(world, "UPDATE dead_letters SET data = 'text' WHERE id = 'a'")
     topic = world.store.topics[("t", "orders")]
-    sound, damaged = await world.store.dead_letters(topic, 9)
+    damaged, sound = await world.letters(topic)
     assert (sound.reason, sound.message.data) == ("rejected", b"\x02")
     assert (damaged.reason, damaged.message.data, damaged.message.priority) == ("corrupt", b"text", 3)

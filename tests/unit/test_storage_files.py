@@ -8,10 +8,11 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conformance.harness import START_MS, World
+from conformance.harness import START_MS, Ears, World
 from pushwire_storage import schema, sqlite
 from pushwire_storage.base import StoreBroken, StoreLocked, StoreRefused
 from pushwire_storage.inline import InlineSqliteStore
@@ -19,13 +20,9 @@ from pushwire_storage.lock import FileLock
 from pushwire_storage.sqlite import DATABASE, LOCK, SqliteStore, filesystem_of
 
 
-def ignore(*_: object) -> None:
-    pass
-
-
 def opened(path: Path, **settings: object) -> InlineSqliteStore:
     store = InlineSqliteStore(path, **settings)
-    store.start(ignore, START_MS)
+    store.start(Ears(World("inline", path)), START_MS)
     return store
 
 
@@ -66,9 +63,9 @@ def test_a_file_that_others_may_read_is_closed_to_them(tmp_path: Path) -> None:
 
 async def test_a_second_opener_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
     first = SqliteStore(tmp_path)
-    await first.open(ignore, START_MS)
+    await first.open(Ears(World("sqlite", tmp_path)), START_MS)
     with pytest.raises(StoreLocked, match=f"process {os.getpid()}"):
-        await SqliteStore(tmp_path).open(ignore, START_MS)
+        await SqliteStore(tmp_path).open(Ears(World("sqlite", tmp_path)), START_MS)
     with pytest.raises(StoreLocked):
         opened(tmp_path)
     await first.close()
@@ -131,11 +128,11 @@ async def test_a_refusal_leaves_no_thread_and_no_lock(tmp_path: Path) -> None:
     (tmp_path / DATABASE).write_bytes(b"plain text, much longer than the header of a database file " * 20)
     store = SqliteStore(tmp_path)
     with pytest.raises(StoreRefused):
-        await store.open(ignore, START_MS)
+        await store.open(Ears(World("sqlite", tmp_path)), START_MS)
     await store.close()
     (tmp_path / DATABASE).unlink()
     again = SqliteStore(tmp_path)
-    await again.open(ignore, START_MS)
+    await again.open(Ears(World("sqlite", tmp_path)), START_MS)
     await again.close()
     await again.close()
 
@@ -197,7 +194,7 @@ def test_the_promise_rests_on_these(tmp_path: Path, durability: str, synchronous
 
 def test_a_pragma_that_does_not_take_is_a_refusal(tmp_path: Path) -> None:
     class Deaf(sqlite3.Connection):
-        def execute(self, sql: str, parameters: object = (), /) -> sqlite3.Cursor:
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
             return super().execute("SELECT 1" if sql == "PRAGMA synchronous = full" else sql, parameters)
 
     opened(tmp_path).stop()

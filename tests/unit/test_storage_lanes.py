@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from conformance.harness import START_MS, message
 from pushwire_storage.base import Batch, Counts, Done, Group, Message, Retry, Topic
-from pushwire_storage.lanes import DUES_SLACK, SCAN_MESSAGES_MAX, SCANS_QUEUED_MAX, LaneFeed, Scan, Scanned
-from pushwire_storage.planning import SEQ_MAX, topic_lane
+from pushwire_storage.lanes import DUES_SLACK, SCANS_QUEUED_MAX, LaneFeed
+from pushwire_storage.planning import SEQ_MAX, group_lane, topic_lane
+from pushwire_storage.scans import SCAN_MESSAGES_MAX, Scan, Scanned
 
 
 class Feed:
@@ -18,17 +20,48 @@ class Feed:
         self.groups = [Group(number + 1, self.topic, f"g{number}", 0) for number in range(groups)]
         self.scans: list[Scan] = []
         self.calls: list[tuple[Group, list[int]]] = []
-        self.lanes = LaneFeed(self.scans.append, START_MS, self._arrived)
+        self.keys: list[tuple[str, list[int], int]] = []
+        self.ended: list[tuple[Group, list[int]]] = []
+        self.told: dict[Group, bool] = {}
+        self.lanes = LaneFeed(self.scans.append, START_MS, self)
 
-    def _arrived(self, group: Group, priority: int, messages: Sequence[Message], counts: Counts | None) -> None:
+    # -- the consumer
+
+    def arrived(
+        self,
+        group: Group,
+        priority: int,
+        messages: Sequence[Message],
+        counts: Counts | None,
+        blocked: Sequence[tuple[int, str]],
+    ) -> None:
         self.calls.append((group, [each.seq for each in messages]))
 
-    def caught_up(self, group: Group, demand: int = 10) -> None:
+    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
+        self.told[group] = yes
+
+    def arrived_key(
+        self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
+    ) -> None:
+        self.keys.append((key, [each.seq for each in messages], through))
+
+    def tailed(self, topic: Topic, messages: Sequence[Message]) -> None:
+        raise AssertionError("tails are no business of lanes")
+
+    def expired(self, group: Group, messages: Sequence[Message]) -> None:
+        self.ended.append((group, [each.seq for each in messages]))
+
+    def turn_over(self) -> None:
+        raise AssertionError("turns are the front's business")
+
+    # -- the test's side
+
+    def catch_up(self, group: Group, demand: int = 10) -> None:
         """Open a lane with an empty backlog."""
         self.lanes.want(group, 1, demand)
         self.answer()
 
-    def answer(self, *messages: Message, **fields: object) -> None:
+    def answer(self, *messages: Message, **fields: Any) -> None:
         """Answer the oldest scan."""
         scan = self.scans.pop(0)
         fields = {"cursor": scan.cursor, "horizon": scan.horizon, "exhausted": True, **fields}
@@ -77,11 +110,11 @@ def test_a_scan_asks_for_no_more_than_is_wanted_nor_than_it_may() -> None:
 def test_a_lane_without_demand_costs_commits_nothing() -> None:
     feed = Feed(100)
     for group in feed.groups:
-        feed.caught_up(group, 1)
+        feed.catch_up(group, 1)
     feed.calls.clear()
-    feed.lanes.committed(fresh(feed, 1))
+    feed.lanes.committed(fresh(feed, 1), expiring=False)
     assert len(feed.calls) == 100
-    feed.lanes.committed(fresh(feed, 2))
+    feed.lanes.committed(fresh(feed, 2), expiring=False)
     assert feed.lanes._live == {}, "they have fallen behind, and are not looked at again"
     feed.lanes.want(feed.groups[7], 1, 5)
     assert [scan.cursor for scan in feed.scans] == [1]
@@ -105,7 +138,7 @@ def test_a_lane_that_waits_for_its_turn_and_is_forgotten_is_skipped() -> None:
 def test_next_due_is_that_of_lanes_with_demand_only() -> None:
     feed = Feed(3)
     for group, due in zip(feed.groups, (300, 100, 200), strict=True):
-        feed.caught_up(group)
+        feed.catch_up(group)
         feed.retry(group, 0, START_MS + due)
     lanes = feed.lanes
     assert lanes.next_due_ms() == START_MS + 100
@@ -120,7 +153,7 @@ def test_next_due_is_that_of_lanes_with_demand_only() -> None:
 def test_a_lane_being_served_does_not_count_as_due() -> None:
     feed = Feed()
     (group,) = feed.groups
-    feed.caught_up(group)
+    feed.catch_up(group)
     feed.retry(group, 0, START_MS + 100)
     feed.lanes.due(START_MS + 150)
     assert feed.lanes.next_due_ms() is None
@@ -133,17 +166,17 @@ def test_a_lane_being_served_does_not_count_as_due() -> None:
 def test_the_heap_of_dues_stays_small_whatever_comes_and_goes() -> None:
     feed = Feed(4)
     for group in feed.groups:
-        feed.caught_up(group)
+        feed.catch_up(group)
     for step in range(5000):
         feed.retry(feed.groups[step % 4], 0, START_MS + 10**6 - step)
-        assert len(feed.lanes._dues) <= 2 * 4 + DUES_SLACK + 1
+        assert len(feed.lanes._dues) <= 2 * len(feed.lanes.open_lanes()) + DUES_SLACK + 1
     assert feed.lanes.next_due_ms() == START_MS + 10**6 - 4999
 
 
 def test_due_looks_at_the_lanes_that_are_due_only() -> None:
     feed = Feed(200)
     for group in feed.groups:
-        feed.caught_up(group)
+        feed.catch_up(group)
         feed.retry(group, 0, START_MS + 1000 * group.id)
     feed.lanes.due(START_MS + 1500)
     assert [scan.group for scan in feed.scans] == feed.groups[:1]
@@ -152,8 +185,8 @@ def test_due_looks_at_the_lanes_that_are_due_only() -> None:
 def test_what_is_waiting_goes_before_what_is_on_the_disk() -> None:
     feed = Feed()
     (group,) = feed.groups
-    feed.caught_up(group, 2)
-    feed.lanes.committed(fresh(feed, 1, 2))
+    feed.catch_up(group, 2)
+    feed.lanes.committed(fresh(feed, 1, 2), expiring=False)
     for seq in (2, 1):
         feed.retry(group, seq, START_MS - seq)
     feed.lanes.want(group, 1, 1)
@@ -168,7 +201,7 @@ def test_a_failed_scan_is_tried_again_after_a_commit_and_not_before() -> None:
     feed.lanes.want(group, 1, 5)
     feed.answer(failed=True, exhausted=False)
     assert feed.scans == []
-    feed.lanes.committed({})
+    feed.lanes.committed({}, expiring=False)
     assert len(feed.scans) == 1
     feed.answer(failed=True, exhausted=False)
     feed.lanes.want(group, 1, 5)
@@ -178,9 +211,67 @@ def test_a_failed_scan_is_tried_again_after_a_commit_and_not_before() -> None:
 def test_a_settled_message_waits_no_longer() -> None:
     feed = Feed()
     (group,) = feed.groups
-    feed.caught_up(group)
-    feed.lanes.committed(fresh(feed, 1, 2))
+    feed.catch_up(group)
+    feed.lanes.committed(fresh(feed, 1, 2), expiring=False)
     for seq in (1, 2):
         feed.retry(group, seq, START_MS)
     feed.lanes.settled(Batch(settlements=[Done(group, [stored(1), stored(2)])]))
     assert feed.lanes.next_due_ms() is None
+
+
+def test_a_key_waits_for_its_turn_and_is_asked_for_outside_the_demand() -> None:
+    feed = Feed(2)
+    one, two = feed.groups
+    feed.catch_up(one, 3)
+    feed.lanes.committed(fresh(feed, 1, 2), expiring=False)
+    for _ in range(SCANS_QUEUED_MAX + 1):
+        feed.lanes.want_key(one, 1, "k", 0, 4)
+    assert [(scan.key, scan.cursor, scan.through, scan.limit) for scan in feed.scans] == [("k", 0, 2, 4)] * 2
+    for _ in range(SCANS_QUEUED_MAX + 1):
+        feed.answer(stored(1), cursor=2)
+    assert feed.keys == [("k", [1], 2)] * 3
+    feed.lanes.committed(fresh(feed, 3), expiring=False)
+    assert feed.calls[-1] == (one, [3]), "the demand is as it was"
+    feed.lanes.want(two, 1, 1)
+    assert [scan.key for scan in feed.scans] == [None]
+
+
+def test_a_key_asked_for_is_not_answered_when_the_group_is_forgotten() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.catch_up(group)
+    feed.lanes.want_key(group, 1, "k", 0, 4)
+    feed.lanes.forget(group)
+    feed.answer(stored(1), cursor=1)
+    assert feed.keys == []
+
+
+def test_what_expired_before_it_was_handed_over_is_said_so_and_not_handed_over() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.catch_up(group)
+    messages = fresh(feed, 1, 2, 3)
+    messages[topic_lane(1, 1)][1].expires_ms = START_MS
+    feed.lanes.committed(messages, expiring=True)
+    assert feed.calls == [(group, [1, 3])]
+    assert feed.ended == [(group, [2])]
+
+
+def test_a_scheduled_message_below_the_cursor_comes_like_a_retry() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.catch_up(group)
+    feed.lanes.committed(fresh(feed, 1, 3), expiring=False)
+    feed.lanes.promoted([(group_lane(group.id, 1), 2, START_MS + 5)])
+    (scan,) = feed.scans
+    assert (scan.due_until_ms, scan.horizon) == (START_MS + 5, (START_MS, SEQ_MAX))
+
+
+def test_a_scheduled_message_above_the_cursor_is_left_to_the_backlog() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.catch_up(group)
+    feed.lanes.promoted([(group_lane(group.id, 1), 2, START_MS + 5)])
+    feed.answer(horizon=(START_MS + 5, SEQ_MAX))
+    (scan,) = feed.scans
+    assert (scan.due_until_ms, scan.cursor) == (None, 0)

@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.harness import message
-from pushwire_storage.base import CreateGroup, Group, Message, Topic
+from pushwire_storage.base import Group, Message, Topic
 from pushwire_storage.planning import (
+    SCHEDULED,
     SEQ_MAX,
     TOPIC_ID_MAX,
     Limits,
     TopicBook,
+    bases,
     content_crc,
     fingerprint,
     group_lane,
     lane_base,
     message_of,
-    new_group_start,
     position,
     row_crc,
     topic_lane,
@@ -37,12 +38,16 @@ MESSAGES = st.builds(
     key=TEXT,
     headers=st.none() | st.binary(max_size=9),
     content_type=TEXT,
+    due_ms=st.none() | st.integers(1, 2**45),
+    expires_ms=st.none() | st.integers(1, 2**45),
 )
+CHECKED = 9
+"""Columns under the checksum. due, expires and redriven change after the row was written."""
 SEQS = st.integers(1, SEQ_MAX)
 IDS = st.integers(1, TOPIC_ID_MAX)
 
 
-def row(each: Message, pos: int) -> tuple[object, ...]:
+def row(each: Message, pos: int) -> tuple:
     crc = row_crc(each, content_crc(each), pos)
     return (
         pos,
@@ -54,6 +59,9 @@ def row(each: Message, pos: int) -> tuple[object, ...]:
         each.published_at_ms,
         crc,
         each.data,
+        each.due_ms,
+        each.expires_ms,
+        each.redriven or None,
     )
 
 
@@ -66,6 +74,30 @@ def test_a_lane_is_one_range_of_positions(topic_id: int, priority: int, seq: int
     assert lane_base(topic_id, priority) < pos <= lane_base(topic_id, priority) + SEQ_MAX
     assert (pos < position(topic_id, later)) is ((priority, seq) < (other, high))
     assert pos < lane_base(topic_id + 1, 0)
+
+
+@given(IDS, st.integers(0, 3), SEQS)
+def test_what_is_scheduled_lies_beside_every_lane_of_its_topic(topic_id: int, priority: int, seq: int) -> None:
+    each = message("a", priority=priority)
+    each.seq = seq
+    later = position(topic_id, each) | SCHEDULED
+    assert lane_base(topic_id, priority, scheduled=True) < later < lane_base(topic_id + 1, 0)
+    assert later - SCHEDULED == position(topic_id, each)
+    holders = [base for base in bases(topic_id) if base < later <= base + SEQ_MAX]
+    assert holders == [lane_base(topic_id, priority, scheduled=True)]
+
+
+@given(MESSAGES, IDS, SEQS)
+def test_falling_due_leaves_the_checksum_good(each: Message, topic_id: int, seq: int) -> None:
+    each.seq = seq
+    columns = list(row(each, position(topic_id, each) | SCHEDULED))
+    before = message_of(columns)
+    columns[0] -= SCHEDULED
+    columns[9] = None if each.due_ms is None else -each.due_ms
+    after = message_of(columns)
+    assert before is not None
+    assert after is not None
+    assert after.due_ms == before.due_ms == each.due_ms
 
 
 def test_lane_keys_are_apart() -> None:
@@ -87,10 +119,10 @@ def test_a_row_comes_back_as_it_was(each: Message, topic_id: int, seq: int) -> N
 def test_a_flipped_bit_anywhere_is_seen(each: Message, topic_id: int, seq: int, data: st.DataObject) -> None:
     each.seq = seq
     columns = list(row(each, position(topic_id, each)))
-    index = data.draw(st.sampled_from([i for i, value in enumerate(columns) if value not in {None, "", b""}]))
+    index = data.draw(st.sampled_from([i for i, value in enumerate(columns[:CHECKED]) if value not in {None, "", b""}]))
     value = columns[index]
     if isinstance(value, int):
-        columns[index] = value ^ 1 << data.draw(st.integers(0, 40 if index else 44))
+        columns[index] = value ^ 1 << data.draw(st.integers(0, 40 if index else 43))
     else:
         raw = bytearray(value.encode() if isinstance(value, str) else value)
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
@@ -98,7 +130,7 @@ def test_a_flipped_bit_anywhere_is_seen(each: Message, topic_id: int, seq: int, 
     assert message_of(columns) is None
 
 
-@pytest.mark.parametrize("column", range(1, 9))
+@pytest.mark.parametrize("column", range(1, CHECKED))
 @pytest.mark.parametrize("value", [None, -1, 3.5, "text", b"bytes", 2**62], ids=repr)
 def test_a_column_of_another_type_is_seen(column: int, value: object) -> None:
     each = Message("id", b"data", 7, 1, 2, "key", b"{}", "text/plain")
@@ -135,14 +167,14 @@ def test_needed_counts_the_groups_that_began_before() -> None:
         topic.groups[str(number)] = Group(number, topic, str(number), start)
     book = TopicBook(topic)
     assert [book.needed(seq) for seq in (1, 5, 6, 9, 10)] == [1, 1, 3, 3, 4]
-    assert new_group_start(book, CreateGroup(topic, "x")) == topic.last_seq
+    assert [each.name for each in book.owners(6)] == ["0", "1", "2"]
 
 
 def test_a_copied_book_does_not_share_what_changes() -> None:
     topic = Topic(1, "t", "orders", 7, 3, 100, 2)
     book = TopicBook(topic)
     twin = book.copy()
-    twin.add_group(Group(1, topic, "g", 0))
+    twin.add_group(Group(1, topic, "g", 0), 0)
     twin.messages += 1
     assert (book.groups, book.starts, book.messages) == ({}, [], 3)
     assert topic.messages == 3

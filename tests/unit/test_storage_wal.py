@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conformance.harness import START_MS, World, message
+from conformance.harness import START_MS, Ears, World, message
 from pushwire_storage.base import Append
 from pushwire_storage.inline import InlineSqliteStore
 from pushwire_storage.sqlite import DATABASE, WAL_BYTES_MAX
@@ -89,13 +90,17 @@ async def test_opening_reads_no_message(tmp_path: Path, monkeypatch: pytest.Monk
     store = InlineSqliteStore(tmp_path)
     connect = store._options.driver.connect
 
-    def traced(*arguments: object) -> sqlite3.Connection:
-        connection = connect(*arguments)
+    def traced(*arguments: Any) -> Any:
+        connection: Any = connect(*arguments)
         connection.set_trace_callback(statements.append)
         return connection
 
     monkeypatch.setattr(store._options.driver, "connect", traced)
-    store.start(lambda *_: None, START_MS)
+    store.start(Ears(world), START_MS)
     assert any("FROM topics" in sql for sql in statements)
-    assert not any("messages" in sql and "FROM topics" not in sql for sql in statements)
+    looks = [sql for sql in statements if "messages" in sql and "FROM topics" not in sql]
+    assert store._writing is not None
+    plans = [row[3] for sql in looks for row in store._writing.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert plans, "it asks when the first one falls due, and when the first one expires"
+    assert all("SEARCH messages USING COVERING INDEX messages_by_" in plan for plan in plans), "from an index alone"
     store.stop()

@@ -76,11 +76,11 @@ def publish(  # noqa: PLR0913 - click passes every option
     count: int,
 ) -> None:
     """Publish BODY, or each line of stdin with `-`. Prints a receipt a message, after its commit."""
-    bodies = [line.rstrip("\n") for line in sys.stdin] if body == "-" else [body]
-    if message_id is not None and len(bodies) * count > 1:
-        raise click.UsageError("--id names one message")
+    if message_id is not None and (body == "-" or count > 1):
+        raise click.UsageError("--id names one message: give BODY, not the lines of stdin, and no --count")
     if delay is not None and at is not None:
         raise click.UsageError("--delay and --at exclude each other")
+    bodies = [line.rstrip("\n") for line in sys.stdin] if body == "-" else [body]
     headers = headers_of(header) or None
     total = len(bodies) * count
 

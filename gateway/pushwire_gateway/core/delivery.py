@@ -16,10 +16,15 @@ from typing import Any
 
 from . import keys, lanes, leases
 from .endings import Endings
-from .model import WAITING, Group, Lane, Pending, Session, Settled, Subscription
+from .model import DROPPED, WAITING, Group, Lane, Pending, Session, Settled, Subscription
 
 UNHEALTHY_TIMEOUTS = 100
 """Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
+
+
+def _whole(message: Any) -> Any:
+    """Where bodies are no concern."""
+    return message
 
 
 class Delivery(Endings):
@@ -33,8 +38,10 @@ class Delivery(Endings):
         release_hold_s: float = 1.0,
         lease_age_s_max: float = 43_200.0,
         unhealthy_timeouts: int = UNHEALTHY_TIMEOUTS,
+        outline: Callable[[Any], Any] = _whole,
     ) -> None:
-        super().__init__(ready_bytes_max, random)
+        """`outline`: a message without its body, such as settlements take too."""
+        super().__init__(ready_bytes_max, outline, random)
         self._release_hold_s = release_hold_s
         self._lease_age_s_max = lease_age_s_max
         self._unhealthy_timeouts = unhealthy_timeouts
@@ -59,7 +66,7 @@ class Delivery(Endings):
         lane = group.lanes[priority]
         for seq, key in blocked:
             keys.block(lane, seq, key)
-        lane.wanted = max(0, lane.wanted - len(messages))
+        lanes.served(group, lane, len(messages), self._effects)
         for index, message in enumerate(messages):
             pending = Pending(message) if counts is None else Pending(message, *counts[index])
             self._take_in(group, lane, pending, now)
@@ -88,7 +95,10 @@ class Delivery(Endings):
         if group is None:
             return
         lane = group.lanes[priority]
+        if key not in lane.keys or not lane.keys[key].asking:
+            return
         found = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
+        found = [pending for pending in keys.news(lane, key, found) if not self._exhausted(group, pending)]
         head = keys.answered(group, lane, key, found, through, self._ready, self._effects)
         if head is not None:
             lanes.insert(group, lane, head)
@@ -107,11 +117,8 @@ class Delivery(Endings):
 
     def _take_in(self, group: Group, lane: Lane, pending: Pending, now: float) -> None:
         message = pending.message
-        if pending.deliveries:
-            reason = group.policy.retry.verdict(pending.deliveries, pending.failures)
-            if reason is not None:
-                self._die(group, pending, reason, None)
-                return
+        if self._exhausted(group, pending):
+            return
         if message.expires_ms is not None:
             if message.expires_ms / 1000 <= now:
                 self._expire(group, pending)
@@ -119,8 +126,18 @@ class Delivery(Endings):
             self._serial += 1
             heappush(self._expiries, (message.expires_ms / 1000, self._serial, group, pending))
         self._ready.add(message.size_bytes)
-        if message.key is None or keys.arrive(lane, pending, self._ready):
-            lanes.insert(group, lane, pending)
+        first = pending if message.key is None else keys.arrive(group, lane, pending, self._ready)
+        if first is not None:
+            lanes.insert(group, lane, first)
+
+    def _exhausted(self, group: Group, pending: Pending) -> bool:
+        """Whether a message that comes in was handed out too often already; then it dies."""
+        reason = group.policy.retry.verdict(pending.deliveries, pending.failures) if pending.deliveries else None
+        if reason is not None:
+            if pending.message.key is not None:
+                keys.over(group.lanes[pending.message.priority], pending)
+            self._die(group, pending, reason, None)
+        return reason is not None
 
     # --- settlements -------------------------------------------------------------------------------------------
 
@@ -175,10 +192,24 @@ class Delivery(Endings):
                 pending.held_for = session
                 sub.group.held[session] = sub.group.held.get(session, 0) + 1
                 self._holds.append((now + self._release_hold_s, sub.group, pending, session))
-                self._give_back(sub.group, pending, session, "released", counted=True)
+                self._give_back(sub.group, pending, session, "released", now, counted=True)
             self.counters.released += len(held)
         self._after(session, found, stale, now)
         return stale
+
+    def take_back(self, session: Session, tokens: Sequence[str], now: float) -> None:
+        """These never reached the client: back to their places, as if they had not been handed out."""
+        found, _ = leases.find(session, tokens, remove=True)
+        for sub, held in found:
+            self._end_leases(session, held)
+            for pending in held:
+                pending.deliveries -= 1
+                self._give_back(sub.group, pending, session, "returned", now, counted=False)
+            self.counters.returned += len(held)
+            self._freed(sub)
+        self._feed_starved(session, now)
+        for sub, _ in found:
+            self._dispatch(sub.group, now)
 
     def extend(self, session: Session, tokens: Sequence[str], now: float) -> tuple[float, list[str]]:
         """Renew these for one ack timeout. Returns the earliest new deadline and the stale tokens."""
@@ -216,7 +247,7 @@ class Delivery(Endings):
         self._holds_over(now)
         while self._expiries and self._expiries[0][0] <= now:
             _, _, group, pending = heappop(self._expiries)
-            if pending.place == WAITING and self._groups.get(group.handle) is group:
+            if pending.place in {WAITING, DROPPED} and self._groups.get(group.handle) is group:
                 self._expire_waiting(group, pending)
                 self._dispatch(group, now)
 

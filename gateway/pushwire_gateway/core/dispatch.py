@@ -7,10 +7,10 @@ builds on it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import lanes, leases
+from . import keys, lanes, leases
 from .memory import Ready
 from .model import ENDED, OVERHEAD_BYTES, Counters, Effects, Group, Pending, Session, Subscription
 
@@ -22,10 +22,10 @@ for it has to step over them, so without a bound every operation would cost as m
 class Dispatcher:
     """The half of the core that hands out."""
 
-    def __init__(self, ready_bytes_max: int) -> None:
+    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any]) -> None:
         self.counters = Counters()
         self._groups: dict[Any, Group] = {}
-        self._ready = Ready(ready_bytes_max)
+        self._ready = Ready(ready_bytes_max, outline)
         self._deadlines = leases.Deadlines()
         self._holds: deque[tuple[float, Group, Pending, Session]] = deque()  # one hold time: in order of its end
         self._effects = Effects()
@@ -46,7 +46,7 @@ class Dispatcher:
 
     def _freed(self, sub: Subscription) -> None:
         """The subscription may have room: it waits in its group's ring."""
-        if not sub.in_ring and len(sub.leases) < sub.prefetch and sub.session.away_until is None:
+        if not sub.in_ring and len(sub.leases) < sub.prefetch and sub.asked != 0 and sub.session.away_until is None:
             sub.in_ring = True
             sub.group.ring.append(sub)
 
@@ -62,14 +62,21 @@ class Dispatcher:
         ring = group.ring
         idle: list[Subscription] = []  # members that were offered everything and may take nothing of it yet
         served: list[Subscription] = []  # members that had their share of this round
-        while group.ready and ring and not group.policy.paused:
+        while group.ready and (ring or served) and not group.policy.paused:
+            if not ring:
+                for waiting in served:
+                    self._freed(waiting)
+                served = []
+                continue
             sub = ring.popleft()
             sub.in_ring = False
             free = sub.prefetch - len(sub.leases)
+            if sub.asked is not None:
+                free = min(free, sub.asked)
             if free <= 0 or (group.held and group.held.get(sub.session, 0) >= HELD_MAX):
                 continue  # back in the ring when a lease ends, or when the holds do
             share = min(free, -(-group.ready // (len(ring) + 1)))
-            taken = lanes.take(group, share, sub.session, self._ready)
+            taken = lanes.take(group, share, sub.session, self._ready, self.counters.contended)
             if taken:
                 self._push(sub, taken, now)
                 served.append(sub)
@@ -81,10 +88,6 @@ class Dispatcher:
                 idle.append(sub)
             if group.turn is not None:
                 break  # what comes next is on its way from the store
-            if not ring:
-                for waiting in served:
-                    self._freed(waiting)
-                served = []
         for sub in (*served, *idle):
             self._freed(sub)
         lanes.replenish(group, self._ready, self._effects)
@@ -97,6 +100,8 @@ class Dispatcher:
 
     def _push(self, sub: Subscription, taken: list[Pending], now: float) -> None:
         leases.grant(sub, taken, now, self._deadlines)
+        if sub.asked is not None:
+            sub.asked -= len(taken)
         counters = self.counters
         served = counters.served
         for pending in taken:
@@ -115,9 +120,7 @@ class Dispatcher:
         """Where every message is, for the simulator: group handle -> place -> seqs."""
         return {
             handle: {
-                "ready": [
-                    p.message.seq for lane in group.lanes for p in (*lane.fresh, *lane.returned) if p.place != ENDED
-                ],
+                "ready": [p.message.seq for lane in group.lanes for p in keys.in_lane(lane)],
                 "leased": [p.message.seq for sub in group.members for p in sub.leases.values()],
                 "parked": [
                     p.message.seq
@@ -133,6 +136,11 @@ class Dispatcher:
     def ready_bytes(self) -> int:
         """Bodies and overhead held ready, bytes; bounded by `ready_bytes_max` plus one arrival."""
         return self._ready.bytes
+
+    def coming(self, handle: Any) -> bool:
+        """Whether a lane of this group is empty here and not in the store, which was asked for it."""
+        group = self._groups.get(handle)
+        return group is not None and any(lanes.coming(lane, self._ready) for lane in group.lanes)
 
     def group(self, handle: Any) -> Group | None:
         """The group, if it has members."""

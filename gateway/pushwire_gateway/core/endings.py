@@ -6,17 +6,31 @@ Owns the settlement effects and what they free: a key, the place of a message wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from . import keys, lanes
 from .members import Members
-from .model import ENDED, OVERHEAD_BYTES, WAITING, Counted, Died, Group, Lane, Pending, Retried, Session, Subscription
+from .model import (
+    DROPPED,
+    ENDED,
+    OVERHEAD_BYTES,
+    WAITING,
+    Counted,
+    Died,
+    Group,
+    Lane,
+    Pending,
+    Retried,
+    Session,
+    Subscription,
+)
 
 
 class Endings(Members):
     """The part of the core that gives up on deliveries."""
 
-    def __init__(self, ready_bytes_max: int, random: Callable[[], float]) -> None:
-        super().__init__(ready_bytes_max)
+    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any], random: Callable[[], float]) -> None:
+        super().__init__(ready_bytes_max, outline)
         self._random = random
 
     def _fail(
@@ -53,12 +67,13 @@ class Endings(Members):
 
     def _expire_waiting(self, group: Group, pending: Pending) -> None:
         """Its TTL ended while it waited: what still points at it lets it go when it comes by."""
-        lane = group.lanes[pending.message.priority]
-        self._ready.forget(pending)
-        self._effects.settled_bytes += pending.message.size_bytes + OVERHEAD_BYTES
-        queue = None if pending.message.key is None else lane.keys.get(pending.message.key)
-        if queue is None or not any(parked is pending for parked in queue.parked):
-            group.ready -= 1
+        lane, message = group.lanes[pending.message.priority], pending.message
+        if pending.place == DROPPED:
+            keys.over(lane, pending)
+        else:
+            self._ready.forget(pending)
+            group.ready -= not keys.is_parked(lane, pending)
+        self._effects.settled_bytes += message.size_bytes + OVERHEAD_BYTES
         self._expire(group, pending)
 
     def _die(
@@ -96,8 +111,15 @@ class Endings(Members):
         if head is not None:
             lanes.insert(group, lane, head)
 
-    def _give_back(self, group: Group, pending: Pending, session: Session, how: str, *, counted: bool) -> None:
+    def _give_back(
+        self, group: Group, pending: Pending, session: Session, how: str, now: float, *, counted: bool
+    ) -> None:
         """Into its lane again, at its old place."""
+        expires_ms = pending.message.expires_ms
+        if expires_ms is not None and expires_ms / 1000 <= now:
+            pending.held_for = None
+            self._expire(group, pending)
+            return
         reason = group.policy.retry.verdict(pending.deliveries, pending.failures) if counted else None
         if reason is not None:
             pending.held_for = None
@@ -110,6 +132,5 @@ class Endings(Members):
         pending.place = WAITING
         lane = group.lanes[pending.message.priority]
         self._ready.add(pending.message.size_bytes)
-        if pending.message.key is not None:
-            keys.given_back(lane, pending)
-        lanes.insert(group, lane, pending)
+        first = pending if pending.message.key is None else keys.given_back(lane, pending, self._ready)
+        lanes.insert(group, lane, first)

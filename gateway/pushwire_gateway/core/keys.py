@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from .memory import Ready
-from .model import WAITING, Effects, Group, KeyWant, Lane, Pending
+from .model import DROPPED, ENDED, WAITING, Effects, Group, KeyWant, Lane, Pending
 
 PARKED_MAX = 32
 """Messages of one taken key kept in memory: a usual window, so that a key in steady use needs no extra read."""
@@ -20,16 +20,22 @@ PARKED_MAX = 32
 class KeyQueue:
     """One key with a holder, or with messages waiting for one."""
 
-    __slots__ = ("asking", "complete_through", "dropped_max", "holder", "out", "parked", "seen")
+    __slots__ = ("asking", "complete_through", "dropped_max", "head", "holder", "mortal", "out", "parked", "seen")
 
-    def __init__(self, holder: int) -> None:
+    def __init__(self, holder: int, head: Pending | None = None) -> None:
         self.holder = holder  # seq; 0: nobody, the store has been asked
+        self.head = head  # the holder, while it lies in the lane
         self.out = False  # the holder is leased or backs off, so that nothing may take its place
         self.parked: list[Pending] = []  # heap by seq
         self.dropped_max = 0  # highest seq whose body was dropped; 0: none
         self.complete_through = 0  # with dropped ones: up to this seq none was dropped
         self.seen: set[int] = set()  # above it, but in memory or gone: not to be taken from the store again
+        self.mortal: dict[int, Pending] = {}  # seq -> dropped ones with a TTL
         self.asking = False
+
+    def hold(self, pending: Pending) -> None:
+        """It is the holder, and lies in the lane or is about to."""
+        self.holder, self.head, self.out = pending.message.seq, pending, False
 
     def park(self, pending: Pending, ready: Ready) -> None:
         """It waits for the key: here if there is room, else on disk."""
@@ -48,48 +54,82 @@ class KeyQueue:
                 self.seen.add(self.holder)
 
     def _drop(self, pending: Pending, ready: Ready) -> None:
-        self.dropped_max = max(self.dropped_max, pending.message.seq)
-        self.seen.discard(pending.message.seq)
-        ready.remove(pending.message.size_bytes)
+        if pending.place == ENDED:
+            return  # its TTL ended while it waited; it was taken off then
+        message = pending.message
+        self.dropped_max = max(self.dropped_max, message.seq)
+        self.seen.discard(message.seq)
+        ready.remove(message.size_bytes)
+        pending.place = ENDED
+        if message.expires_ms is not None:
+            pending.place = DROPPED
+            pending.message = ready.outline(message)
+            self.mortal[message.seq] = pending
+
+    def back(self, found: Pending, ready: Ready) -> None:
+        """The store has found one that was dropped."""
+        message = found.message
+        if message.expires_ms is not None:
+            before = self.mortal.pop(message.seq, None)
+            if before is None:
+                return  # its TTL ended while the answer was on its way
+            before.message, before.place = message, WAITING
+            before.deliveries, before.failures = found.deliveries, found.failures
+            found = before  # whoever waits for the end of its TTL knows this one
+        heappush(self.parked, found)
+        ready.add(message.size_bytes)
+
+    def precedes(self, seq: int) -> bool:
+        """Whether everything that waits for the key comes after this."""
+        if self.dropped_max and seq > self.complete_through:
+            return False
+        return not self.parked or seq < self.parked[0].message.seq
 
 
-def arrive(lane: Lane, pending: Pending, ready: Ready) -> bool:
-    """Whether a keyed message that comes in may join its lane; if not, it has been put to wait."""
+def arrive(group: Group, lane: Lane, pending: Pending, ready: Ready) -> Pending | None:
+    """Who may join the lane when a keyed message comes in: it, or one that goes first, or nobody, if it has been put to
+    wait."""
     message = pending.message
     seq = message.seq
     queue = lane.keys.get(message.key)
     if queue is None:
-        lane.keys[message.key] = KeyQueue(seq)
-        return True
+        lane.keys[message.key] = KeyQueue(seq, pending)
+        return pending
     if queue.holder == seq:
-        queue.out = False  # back from its back-off
-        return True
-    free = queue.holder == 0 and seq <= queue.complete_through
-    if free or (queue.holder and not queue.out and seq < queue.holder):
-        # A lower one became due. The one it replaces lies in the lane and is parked when it is met there.
-        queue.holder, queue.out = seq, False
-        return True
+        return given_back(lane, pending, ready)  # from its back-off
+    if queue.holder == 0 and seq <= queue.complete_through:
+        queue.hold(pending)  # before what the store is asked for
+        return pending
+    if queue.head is not None and seq < queue.holder and queue.precedes(seq):
+        # A lower one became due. The one it replaces leaves the lane, but for an entry that is not looked for.
+        replaced = queue.head
+        queue.hold(pending)
+        replaced.ghosts += 1
+        group.ready -= 1
+        queue.park(replaced, ready)
+        return pending
     queue.park(pending, ready)
-    return False
-
-
-def admit(lane: Lane, pending: Pending, ready: Ready) -> bool:
-    """Whether a keyed message taken out of its lane still holds its key; if not, it has been put to wait."""
-    queue = lane.keys[pending.message.key]
-    if queue.holder == pending.message.seq:
-        return True
-    queue.park(pending, ready)
-    return False
+    return None
 
 
 def handed_out(lane: Lane, pending: Pending) -> None:
     """The holder is leased."""
-    lane.keys[pending.message.key].out = True
+    queue = lane.keys[pending.message.key]
+    queue.out, queue.head = True, None
 
 
-def given_back(lane: Lane, pending: Pending) -> None:
-    """The holder waits in its lane again."""
-    lane.keys[pending.message.key].out = False
+def given_back(lane: Lane, pending: Pending, ready: Ready) -> Pending:
+    """The holder waits again. Returns who joins the lane: a lower one may have become due meanwhile."""
+    queue: KeyQueue = lane.keys[pending.message.key]
+    while queue.parked and queue.parked[0].place != WAITING:
+        heappop(queue.parked)
+    if not queue.parked or pending < queue.parked[0]:
+        queue.hold(pending)
+        return pending
+    first = heappop(queue.parked)
+    queue.hold(first)
+    queue.park(pending, ready)
+    return first
 
 
 def block(lane: Lane, seq: int, key: str) -> None:
@@ -108,18 +148,20 @@ def free(group: Group, lane: Lane, key: str, seq: int, effects: Effects) -> Pend
     return _next(group, lane, key, queue, effects)
 
 
+def news(lane: Lane, key: str, found: Sequence[Pending]) -> list[Pending]:
+    """Those of the store's answer that are not in memory, nor gone."""
+    queue = lane.keys[key]
+    return [each for each in found if each.message.seq != queue.holder and each.message.seq not in queue.seen]
+
+
 def answered(
     group: Group, lane: Lane, key: str, found: Sequence[Pending], through: int, ready: Ready, effects: Effects
 ) -> Pending | None:
-    """The store's answer: what was found waits. Returns the next holder, if there was none."""
-    queue = lane.keys.get(key)
-    if queue is None or not queue.asking:
-        return None
+    """The store's answer: what was found, and is news, waits. Returns the next holder, if there was none."""
+    queue = lane.keys[key]
     queue.asking = False
     for pending in found:
-        if pending.message.seq != queue.holder and pending.message.seq not in queue.seen:
-            heappush(queue.parked, pending)
-            ready.add(pending.message.size_bytes)
+        queue.back(pending, ready)
     if through >= queue.dropped_max:
         queue.dropped_max = 0
         queue.seen.clear()
@@ -129,11 +171,11 @@ def answered(
 
 
 def _next(group: Group, lane: Lane, key: str, queue: KeyQueue, effects: Effects) -> Pending | None:
-    queue.holder, queue.out = 0, False
+    queue.holder, queue.head, queue.out = 0, None, False
     while queue.parked:
         pending = heappop(queue.parked)
         if pending.place == WAITING:
-            queue.holder = pending.message.seq
+            queue.hold(pending)
             return pending
     if not queue.dropped_max:
         del lane.keys[key]
@@ -141,3 +183,37 @@ def _next(group: Group, lane: Lane, key: str, queue: KeyQueue, effects: Effects)
         queue.asking = True
         effects.key_wants.append(KeyWant(group.handle, lane.priority, key, queue.complete_through, PARKED_MAX))
     return None
+
+
+# --- the end of a TTL, and of all
+
+
+def is_parked(lane: Lane, pending: Pending) -> bool:
+    """Whether a message that waits does so beside its lane."""
+    queue = None if pending.message.key is None else lane.keys.get(pending.message.key)
+    return queue is not None and any(parked is pending for parked in queue.parked)
+
+
+def over(lane: Lane, pending: Pending) -> None:
+    """A dropped message is gone for good."""
+    queue = lane.keys.get(pending.message.key)
+    dropped = None if queue is None else queue.mortal.pop(pending.message.seq, None)
+    if dropped is not None:
+        dropped.place = ENDED
+
+
+def forget(lane: Lane) -> None:
+    """The lane is closed: the end of a TTL is the store's again."""
+    for queue in lane.keys.values():
+        for pending in queue.mortal.values():
+            pending.place = ENDED
+
+
+def in_lane(lane: Lane) -> list[Pending]:
+    """What lies in a lane and has not left it."""
+    there: dict[Pending, None] = {}
+    for pending in (*lane.fresh, *lane.returned):
+        left = pending.ghosts and lane.keys[pending.message.key].head is not pending
+        if pending.place != ENDED and not left:
+            there[pending] = None
+    return list(there)

@@ -65,10 +65,11 @@ def choose(group: Group, busy: list[Lane]) -> Lane:
     return best
 
 
-def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pending]:
+def take(group: Group, count: int, session: Session, ready: Ready, contended: list[int]) -> list[Pending]:
     """Up to `count` messages in serving order that fit into the session's bytes. The first that does not fit stops
-    the search and keeps its place; one message always fits into a session that holds none. Messages whose key is
-    taken leave the lane; those the session has just released stay in it.
+    the search and keeps its place; one message always fits into a session that holds none. Those the session has just
+    released stay in the lane. `contended` counts, by priority, what was chosen while another lane had something too:
+    the shares that the weights promise.
 
     A lane whose turn it is and whose messages are on their way from the store is waited for, as `group.turn`: served
     without it, a backlog on disk would lose its share to whatever lane was read first."""
@@ -79,6 +80,7 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
     busy = [lane for lane in group.lanes if lane.fresh or lane.returned or coming(lane, ready)]
     turn, group.turn = group.turn, None
     while busy and len(taken) < count:
+        alone = len(busy) == 1
         lane = turn if turn is not None and turn in busy else choose(group, busy)
         turn = None
         if not lane.fresh and not lane.returned:
@@ -86,10 +88,10 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
             break
         pending = pop(lane)
         message = pending.message
-        if pending.place == ENDED:
+        if pending.ghosts:
+            pending.ghosts -= 1  # left the counts when a lower one of its key became due
+        elif pending.place == ENDED:
             pass  # left the counts when its TTL ended
-        elif message.key is not None and not keys.admit(lane, pending, ready):
-            group.ready -= 1
         elif pending.held_for is session:
             skipped.append((lane, pending))
         else:
@@ -98,9 +100,14 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
                 heappush(lane.returned, pending)
                 break
             taken.append(pending)
+            if not alone:
+                contended[lane.priority] += 1
             if message.key is not None:
                 keys.handed_out(lane, pending)
-        if not lane.fresh and not lane.returned and not coming(lane, ready):
+        if lane.fresh or lane.returned:
+            continue
+        # A lane with messages that this session has just released is not waited for: they are there, for others.
+        if not coming(lane, ready) or any(passed is lane for passed, _ in skipped):
             lane.credit = 0  # an idle lane saves nothing up
             busy.remove(lane)
     for lane, pending in skipped:
@@ -111,6 +118,8 @@ def take(group: Group, count: int, session: Session, ready: Ready) -> list[Pendi
 
 def target(group: Group, lane: Lane, ready: Ready) -> int:
     """How many messages a lane may hold or ask for."""
+    if group.policy.paused:
+        return 0  # what is here waits; nothing more is needed
     if not ready.tight:
         return READY_MAX
     if group.ring and not len(lane) and (lane.behind or not group.ready):
@@ -120,8 +129,6 @@ def target(group: Group, lane: Lane, ready: Ready) -> int:
 
 def replenish(group: Group, ready: Ready, effects: Effects) -> None:
     """Ask the store for more where a lane has fallen below half of its target, for less where memory is tight."""
-    if group.policy.paused:
-        return  # what is here waits; nothing more is needed
     for lane in group.lanes:
         held = len(lane.fresh) + len(lane.returned)
         goal = target(group, lane, ready)
@@ -136,6 +143,13 @@ def replenish(group: Group, ready: Ready, effects: Effects) -> None:
 def _want(group: Group, lane: Lane, count: int, effects: Effects) -> None:
     lane.wanted = count
     effects.wants[(group.handle, lane.priority)] = count
+
+
+def served(group: Group, lane: Lane, count: int, effects: Effects) -> None:
+    """So many have arrived of what was asked for; also of what the store is still to be told of."""
+    lane.wanted = max(0, lane.wanted - count)
+    if (group.handle, lane.priority) in effects.wants:
+        effects.wants[group.handle, lane.priority] = lane.wanted
 
 
 def regulate(ready: Ready, demanding: dict[Any, Group], effects: Effects) -> None:

@@ -7,12 +7,12 @@ the messages a leaving member held is `_give_back`'s, in delivery.py.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
-from . import lanes, leases
+from . import keys, lanes, leases
 from .dispatch import Dispatcher
 from .model import Group, Lane, Pending, Policy, Session, Subscription
 
@@ -20,13 +20,15 @@ from .model import Group, Lane, Pending, Policy, Session, Subscription
 class Members(Dispatcher):
     """The core's register."""
 
-    def __init__(self, ready_bytes_max: int) -> None:
-        super().__init__(ready_bytes_max)
+    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any]) -> None:
+        super().__init__(ready_bytes_max, outline)
         self._away: list[tuple[float, int, Session]] = []  # heap: sessions that may still come back
         self._serial = 0
 
     @abstractmethod
-    def _give_back(self, group: Group, pending: Pending, session: Session, how: str, *, counted: bool) -> None: ...
+    def _give_back(
+        self, group: Group, pending: Pending, session: Session, how: str, now: float, *, counted: bool
+    ) -> None: ...
 
     # --- subscriptions -----------------------------------------------------------------------------------------
 
@@ -65,7 +67,7 @@ class Members(Dispatcher):
             for pending in held:
                 if drained:
                     pending.deliveries -= 1
-                self._give_back(group, pending, session, "returned", counted=not drained)
+                self._give_back(group, pending, session, "returned", now, counted=not drained)
             self.counters.returned += len(held)
         self._feed_starved(session, now)
         for group in groups:
@@ -81,6 +83,13 @@ class Members(Dispatcher):
         self._freed(sub)
         self._dispatch(sub.group, now)
 
+    def ask(self, sub: Subscription, count: int | None, now: float) -> None:
+        """A member that takes messages only when it asks: give it `count` more, as they come and as far as its window
+        allows. None: it takes whatever its window holds, as members do that never ask."""
+        sub.asked = count
+        self._freed(sub)
+        self._dispatch(sub.group, now)
+
     def configure(self, handle: Any, policy: Policy, now: float) -> None:
         """The topic or the group was configured; harmless for a group without members."""
         group = self._groups.get(handle)
@@ -88,7 +97,7 @@ class Members(Dispatcher):
             group.policy = policy
             self._dispatch(group, now)
 
-    def reset(self, handle: Any) -> None:
+    def reset(self, handle: Any, now: float) -> None:
         """The group is about to be purged or moved: its leases become stale, and what it has in memory is forgotten.
         Nothing is handed out until `configure` is called."""
         group = self._groups.get(handle)
@@ -103,8 +112,9 @@ class Members(Dispatcher):
         group.ready = 0
         group.turn = None
         group.policy = replace(group.policy, paused=True)
-        for sub in group.members:
+        for sub in sorted(group.members, key=lambda sub: sub.prefix):
             self._freed(sub)
+            self._feed_starved(sub.session, now)  # in other groups
 
     def _leave(self, sub: Subscription) -> list[Pending]:
         """Take a member out of everything that could still hand it a message. Returns what it held."""
@@ -138,6 +148,7 @@ class Members(Dispatcher):
         for lane in group.lanes:
             for pending in (*lane.fresh, *lane.returned, *(p for q in lane.keys.values() for p in q.parked)):
                 self._ready.forget(pending)
+            keys.forget(lane)
             self._effects.wants.pop((group.handle, lane.priority), None)
         self._effects.key_wants = [want for want in self._effects.key_wants if want.group != group.handle]
         self._effects.forgets.append(group.handle)

@@ -16,9 +16,9 @@ OVERHEAD_BYTES = 512
 """What one pending message costs in memory beside its body: the row, its slots here and the containers' share."""
 
 
-WAITING, LEASED, ENDED = 0, 1, 2
+WAITING, LEASED, ENDED, DROPPED = 0, 1, 2, 3
 """Where a pending message is: in its lane or beside it; with a member; settled, given to the store, or expired (then
-whoever still meets it lets it go)."""
+whoever still meets it lets it go); on disk only, but for what the end of its TTL needs."""
 
 
 class MessageLike(Protocol):
@@ -38,6 +38,7 @@ class Pending:
         "deadline",
         "deliveries",
         "failures",
+        "ghosts",
         "granted_at",
         "held_for",
         "lease",
@@ -55,6 +56,7 @@ class Pending:
         self.granted_at = 0.0
         self.deadline = 0.0
         self.place = WAITING
+        self.ghosts = 0  # entries of its lane that it has left, to be skipped by whoever meets them
         self.held_for: Session | None = None  # released by this session a moment ago: not offered to it again yet
 
     def __lt__(self, other: Pending) -> bool:
@@ -132,6 +134,7 @@ class Subscription:
     __slots__ = (
         "ack_timeout_s",
         "armed",
+        "asked",
         "group",
         "in_ring",
         "leases",
@@ -154,6 +157,7 @@ class Subscription:
         self.leases: dict[str, Pending] = {}
         self.armed: list[Any] | None = None  # its entry in the heap of deadlines
         self.in_ring = False  # waits in its group's ring for messages
+        self.asked: int | None = None  # may be given so many more, whatever its window; None: as many as that holds
         self.timeouts_in_a_row = 0  # leases that ran out since it last settled anything
 
 
@@ -283,5 +287,7 @@ class Counters:
     resumed: int = 0
     unhealthy: int = 0
     served: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
-    """Deliveries by priority: the measured shares."""
+    """Deliveries by priority."""
+    contended: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    """Of those, what was chosen while a lane of another priority had something too: the measured shares."""
     stale: int = 0

@@ -252,6 +252,20 @@ def _leases(op: dict[str, Any]) -> list[str]:
     return leases
 
 
+def settlement(name: str, op: dict[str, Any]) -> Ack | Nack | Reject | Release | Extend:
+    """The body of one settlement over HTTP. Raises Invalid."""
+    _refuse(op, ("lease", "ack_through"), "is for the socket: send leases")
+    settle: dict[str, Callable[..., Any]] = {
+        "ack": lambda op, ref: Ack(_leases(op), None, ref),
+        "nack": _nack,
+        "reject": _reject,
+        "release": _release,
+        "extend": _extend,
+    }
+    frame: Ack | Nack | Reject | Release | Extend = settle[name](op, None)
+    return frame
+
+
 def _ack(op: dict[str, Any], ref: Ref | None) -> Ack:
     through = op.get("ack_through")
     if through is None:

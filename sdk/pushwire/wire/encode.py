@@ -71,6 +71,11 @@ def _extras(message: MessageLike) -> bytes:
 
 def messages(frame: Messages) -> bytes:
     """The hot one: all deliveries of one push."""
+    return b'{"op":"messages","sub":"%b","messages":[%b]}' % (frame.sub.encode(), delivered(frame))
+
+
+def delivered(frame: Messages) -> bytes:
+    """The deliveries alone, with commas between them: what a long poll answers."""
     middle = f'"topic":"{frame.topic}","expires_in_ms":{frame.expires_in_ms},"seq":'
     parts = []
     for delivery in frame.deliveries:
@@ -85,7 +90,7 @@ def messages(frame: Messages) -> bytes:
             parts.append(b'%b,"data":%b}' % (head, m.data))
         else:
             parts.append(head + _marks(m) + _extras(m) + _body(m) + b"}")
-    return b'{"op":"messages","sub":"%b","messages":[%b]}' % (frame.sub.encode(), b",".join(parts))
+    return b",".join(parts)
 
 
 def _marks(message: MessageLike) -> bytes:
@@ -101,15 +106,16 @@ def tailed(frame: Tailed) -> bytes:
 
 
 def _tail_rows(batch: TailBatch) -> bytes:
-    parts = []
-    for m in batch.messages:
-        head = (
-            f'{{"topic":"{batch.topic}","seq":{m.seq},"id":"{m.id}","priority":{m.priority},'
-            f'"published_at_ms":{m.published_at_ms}'
-        ).encode()
-        due = b"" if m.due_ms is None else b',"due_ms":%d' % m.due_ms
-        parts.append(b"%b%b%b%b%b}" % (head, due, _marks(m), _extras(m), _body(m)))
-    return b'"messages":[%b]}' % b",".join(parts)
+    return b'"messages":[%b]}' % b",".join([shown(batch.topic, m) for m in batch.messages])
+
+
+def shown(topic: str, m: MessageLike) -> bytes:
+    """One message as a tail shows it, on one line."""
+    head = (
+        f'{{"topic":"{topic}","seq":{m.seq},"id":"{m.id}","priority":{m.priority},"published_at_ms":{m.published_at_ms}'
+    ).encode()
+    due = b"" if m.due_ms is None else b',"due_ms":%d' % m.due_ms
+    return b"%b%b%b%b%b}" % (head, due, _marks(m), _extras(m), _body(m))
 
 
 def receipts(ref: Ref | None, messages: Sequence[Any]) -> bytes:

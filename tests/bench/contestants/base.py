@@ -35,6 +35,8 @@ class Contestant:
         self._folder = folder
         self._cpu = cpu
         self._server: Server | None = None
+        self.extra_env: Mapping[str, str] = {}
+        """Of the case at hand."""
 
     def missing(self) -> str | None:
         """Why it cannot be started here, or None."""
@@ -76,7 +78,7 @@ class Contestant:
         self._server = Server(self.name, data)
         try:
             command = self.command(data, ready_file)
-            self._server.start(command, self.env(), self._cpu, self.ready(ready_file))
+            self._server.start(command, {**self.env(), **self.extra_env}, self._cpu, self.ready(ready_file))
         except BaseException:
             self.stop()
             raise
@@ -89,7 +91,7 @@ class Contestant:
         ready_file.unlink(missing_ok=True)
         began = time.monotonic()
         command = self.command(self._server.folder, ready_file)
-        self._server.start(command, self.env(), self._cpu, self.ready(ready_file))
+        self._server.start(command, {**self.env(), **self.extra_env}, self._cpu, self.ready(ready_file))
         return time.monotonic() - began
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,8 +56,10 @@ class Case:
     stages: Sequence[str] = ()
     """Measurements that make one round, the broker started anew on its data before each but the first. The scenario's
     `figures` puts them together."""
-    lone: bool = False
-    """Only the first contestant: the others hold no backlog that outlives them."""
+    systems: Sequence[str] = ()
+    """Only these contestants: the others have no such thing. Empty: all that are no bare limit."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Settings beside the contestant's own, for a fresh broker."""
 
 
 @dataclass

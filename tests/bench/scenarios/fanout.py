@@ -13,7 +13,8 @@ from bench.roles import Consumer, Producer
 from bench.scenarios.base import DRAIN_S, PREFETCH, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger
 
-SUBSCRIBERS = 100
+SUBSCRIBERS = (100, 1000)
+"""The second takes a second of connecting, so a quick run has the first only."""
 METRICS = (
     Metric("deliveries", "1/s", higher_is_better=True),
     Metric("broker CPU", "us/delivery", higher_is_better=False),
@@ -25,11 +26,12 @@ def cases(quick: bool) -> list[Case]:
     return [
         Case(
             "fan-out",
-            f"to {SUBSCRIBERS}, {label}",
-            {"subscribers": SUBSCRIBERS, "outstanding": outstanding, **times},
+            f"to {count:,}, {label}",
+            {"subscribers": count, "outstanding": outstanding, **times},
             METRICS,
-            connections=SUBSCRIBERS + 1,
+            connections=count + 1,
         )
+        for count in (SUBSCRIBERS[:1] if quick else SUBSCRIBERS)
         for label, outstanding in (("one at a time", 1), ("8 outstanding", 8))
     ]
 

@@ -9,9 +9,13 @@ from pushwire.wire.jsonv1 import JsonServerCodec
 from pushwire_gateway.caps import Caps
 from pushwire_gateway.engine import Engine
 from pushwire_gateway.gateway import Gateway
+from pushwire_gateway.operations import UNCONFIRMED_MAX
 from pushwire_gateway.outbox import Outbox
+from pushwire_gateway.revocation import Revocations
+from pushwire_gateway.server import LateCatalog
 from pushwire_gateway.settings import load
-from pushwire_gateway.settling import UNCONFIRMED_MAX
+from pushwire_gateway.tickets import Tickets
+from pushwire_gateway.tokens import Tokens
 from pushwire_storage.base import Append, Done, Group, Message, Refused, Topic
 from support.port import SmallGateway, SteppedClock
 
@@ -27,6 +31,9 @@ class StuckStore:
         self.batches = []
 
     def next_due_ms(self):
+        return None
+
+    def next_tick_ms(self):
         return None
 
     def write(self, batch, done):
@@ -88,8 +95,10 @@ class World:
         settings = load()
         self.engine = Engine(self.store, self.clock, self.loop, settings, lambda error: None)
         small = SmallGateway(settings, self.clock)
+        revocations = Revocations(LateCatalog(self.store), "pushwire")
+        tokens = Tokens(small.verifier, None, revocations, Tickets(settings.node), self.clock.now)
         self.gateway = gateway = Gateway(
-            settings, self.clock, self.engine, small.throttle, small.verifier, Caps(settings, 4096)
+            settings, self.clock, self.engine, small.throttle, tokens, Caps(settings, 4096)
         )
         self.link = RecordingLink()
         codec = JsonServerCodec(Message)
