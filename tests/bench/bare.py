@@ -13,6 +13,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import cast
 
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
@@ -29,8 +30,7 @@ class Frames(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class, only by its methods
         self._protocol = ServerProtocol()
         self._received = 0
 
