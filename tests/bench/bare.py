@@ -2,7 +2,8 @@
 
 Owns: `frames`, an asyncio.Protocol around websockets' Sans-I/O ServerProtocol, which answers every 100th message it
 receives and sends as many frames as it is asked for, each with a write of its own; `broadcast`, websockets' own server
-with `websockets.broadcast`. No queue, no storage, no rights. A request is a text: `send N SIZE`, `recv N`, `cast N SIZE`.
+with `websockets.broadcast`. No queue, no storage, no rights.
+A request is a text: `send N SIZE` or `cast N SIZE`; any other is a message received.
 """
 
 from __future__ import annotations

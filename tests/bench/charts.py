@@ -1,6 +1,7 @@
 """Bar charts as SVG: a title, a line a system, values at the ends of the bars.
 
-Owns the drawing. Knows nothing of the benchmark; written here because a plotting library would be larger than all of it.
+Owns the drawing. Knows nothing of the benchmark; written here because a plotting library
+would be larger than all of it.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def package_version(name: str) -> str:
 
 
 def _run(command: list[str], **options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=FETCH_S, check=False, **options)  # type: ignore[call-overload, no-any-return]  # options are run's own
+    return subprocess.run(command, capture_output=True, text=True, timeout=FETCH_S, check=False, **options)  # type: ignore[call-overload]  # options are run's own
 
 
 def fetch_debian(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Counts with strace what a contestant does on the disk for 500 messages a second: the evidence of what it calls durable.
+"""Counts with strace what a contestant does on the disk for 500 messages a second: what it means by durable.
 
 Owns one look at one contestant after the other; the finding is written by hand into `durable` of its module. No part
 of `make bench`: a traced broker is slow. Needs strace and the right to trace.

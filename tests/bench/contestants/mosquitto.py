@@ -33,7 +33,7 @@ class Mosquitto(Installed):
             "persistence true",
             f"persistence_location {data}/",
             "set_tcp_nodelay true",
-                *(["user root"] if os.geteuid() == 0 else []),  # else it gives up its right to `data`
+            *(["user root"] if os.geteuid() == 0 else []),  # else it gives up its right to `data`
             *(f"{name} {value}" for name, value in self.limits_raised.items()),
         ]
         path = data / "mosquitto.conf"

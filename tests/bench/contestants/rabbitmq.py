@@ -14,7 +14,24 @@ from bench.processes import LOOPBACK, ProcessFailed, Server, free_port, port_rea
 
 PLUGINS = "usr/lib/rabbitmq/lib"
 # As the start script of the package sets them.
-VM_FLAGS = "+W w +P 1048576 +t 5000000 +stbt db +zdbbl 128000 +sbwt none +sbwtdcpu none +sbwtdio none".split()
+VM_FLAGS = [
+    "+W",
+    "w",
+    "+P",
+    "1048576",
+    "+t",
+    "5000000",
+    "+stbt",
+    "db",
+    "+zdbbl",
+    "128000",
+    "+sbwt",
+    "none",
+    "+sbwtdcpu",
+    "none",
+    "+sbwtdio",
+    "none",
+]
 CONFIG = """
 listeners.tcp = none
 stomp.listeners.tcp = none

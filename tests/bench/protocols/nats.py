@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import orjson
 
@@ -52,9 +53,11 @@ class NatsTalk:
 
     def setup(self, refs: Iterator[int]) -> list[bytes]:
         plan, stream = self._plan, _stream(self._plan.topic)
-        wanted = [(f"STREAM.CREATE.{stream}", {"name": stream, "subjects": [plan.topic], "storage": "file"})]
+        wanted: list[tuple[str, dict[str, Any]]] = [
+            (f"STREAM.CREATE.{stream}", {"name": stream, "subjects": [plan.topic], "storage": "file"})
+        ]
         for group in plan.groups:
-            config = {
+            config: dict[str, Any] = {
                 "durable_name": group, "deliver_subject": _deliver(plan.topic, group), "deliver_group": group,
                 "ack_policy": "explicit", "ack_wait": ACK_WAIT_NS, "deliver_policy": "all",
                 "max_ack_pending": plan.prefetch * plan.members,

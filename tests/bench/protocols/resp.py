@@ -1,7 +1,7 @@
 """Redis streams as the load generator speaks them: RESP on a bare connection, pipelined.
 
-Owns the translation. A topic is a stream, a group a consumer group; a consumer asks for as many messages as its prefetch
-and asks again with the acknowledgement of the last of them. The first field carries the message's id.
+Owns the translation. A topic is a stream, a group a consumer group; a consumer asks for as many messages as its
+prefetch and asks again with the acknowledgement of the last of them. The first field carries the message's id.
 """
 
 from __future__ import annotations

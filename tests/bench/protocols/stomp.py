@@ -112,5 +112,7 @@ def _head(lines: bytes) -> tuple[str, dict[str, str]]:
     headers: dict[str, str] = {}
     for line in rest:
         name, _, value = line.partition(":")
-        headers.setdefault(name, value.replace("\\c", ":"))  # the first of a name counts; of the escapes only this occurs
+        headers.setdefault(
+            name, value.replace("\\c", ":")
+        )  # the first of a name counts; of the escapes only this occurs
     return command, headers

@@ -58,7 +58,15 @@ def cases(quick: bool) -> list[Case]:
     scheduled = {"messages": MESSAGES, "delay_ms": DELAY_MS}
     return [
         Case("backlog", name, backlog, METRICS, connections=2, stages=STAGES, systems=("pushwire",)),
-        Case("backlog", f"{name}, scheduled", scheduled, SCHEDULED, connections=2, stages=SCHEDULED_STAGES, systems=("pushwire",)),
+        Case(
+            "backlog",
+            f"{name}, scheduled",
+            scheduled,
+            SCHEDULED,
+            connections=2,
+            stages=SCHEDULED_STAGES,
+            systems=("pushwire",),
+        ),
     ]
 
 

@@ -26,9 +26,7 @@ METRICS = (
     Metric("messages", "1/s", higher_is_better=True),
 )
 BASE = {"producers": 1, "consumers": 1, **throughput.MODES["batched"]}
-LIMITS_OFF = {
-    name: "0" for name in ("PUSHWIRE_PUBLISH_PER_S", "PUSHWIRE_PUBLISH_BYTES_PER_S", "PUSHWIRE_CONTROLS_PER_S")
-}
+LIMITS_OFF = dict.fromkeys(("PUSHWIRE_PUBLISH_PER_S", "PUSHWIRE_PUBLISH_BYTES_PER_S", "PUSHWIRE_CONTROLS_PER_S"), "0")
 
 
 def cases(quick: bool) -> list[Case]:

@@ -57,7 +57,7 @@ class Seen:
 async def _measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     target, seen, text = load.loop.target, Seen(), "x" * 190
     url = f"ws://{target.host}:{target.port}"
-    async with Client(url, next(load.tokens)) as producer, Client(url, next(load.tokens)) as consumer:
+    async with Client(url, next(load.tokens)) as producer, Client(url, next(load.tokens)) as consumer:  # noqa: SIM117 - one needs the other
         async with consumer.subscribe(load.topic, group="default", prefetch=PREFETCH, start="earliest") as subscription:
             consume = asyncio.create_task(_consume(subscription, params["form"], seen))
             meter = Meter(load)
@@ -71,7 +71,9 @@ async def _measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
             async with asyncio.timeout(DRAIN_S):
                 while seen.arrived < seen.published and not consume.done():
                     seen.grown.clear()
-                    await asyncio.wait({consume, asyncio.ensure_future(seen.grown.wait())}, return_when="FIRST_COMPLETED")
+                    await asyncio.wait(
+                        {consume, asyncio.ensure_future(seen.grown.wait())}, return_when="FIRST_COMPLETED"
+                    )
             meter.stop()
             if consume.done():
                 consume.result()  # raises what ended it

@@ -79,8 +79,16 @@ def measure(
     for consumer in consumers:
         consumer.confirm = True  # as the SDK does when it drains: the last ones must be durable before it leaves
     load.wait(
-        lambda: not (any(e.outstanding for e in ledgers) or any(p.in_flight for p in producers) or any(c.waiting for c in consumers)),
-        lambda: f"{sum(each.outstanding for each in ledgers)} messages and {sum(p.in_flight for p in producers)} receipts are missing",
+        lambda: (
+            not (
+                any(e.outstanding for e in ledgers)
+                or any(p.in_flight for p in producers)
+                or any(c.waiting for c in consumers)
+            )
+        ),
+        lambda: (
+            f"{sum(each.outstanding for each in ledgers)} messages and {sum(p.in_flight for p in producers)} receipts are missing"
+        ),
         DRAIN_S,
     )
     for each in ledgers:
