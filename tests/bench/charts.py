@@ -22,9 +22,10 @@ def bars(title: str, unit: str, values: Sequence[tuple[str, float]], first: str,
     low = min(value for _, value in values) / 2 if logarithmic else 0.0
     height = HEAD + len(values) * (BAR + GAP) + GAP
     scale = "logarithmic" if logarithmic else "linear"
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    look = f'font-family="system-ui, sans-serif" font-size="13" role="img" aria-label="{escape(title)}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'font-family="system-ui, sans-serif" font-size="13" role="img" aria-label="{escape(title)}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {look}>',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="10" y="20" font-size="15" font-weight="600" fill="{INK}">{escape(title)}</text>',
         f'<text x="10" y="36" font-size="11" fill="{INK}">{escape(unit)}, {scale} scale</text>',

@@ -1,6 +1,6 @@
 """docs/performance.md and its charts, generated from build/bench.json: none of their figures is by hand.
 
-Owns the page. Measures nothing; a figure that may not be quoted is given with the reason why. `make bench-docs` runs it.
+Owns the page. Measures nothing; a figure that may not be quoted is given with the reason why. `make bench-docs`.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Reader:
             if body + size > end:
                 break
             at = body + size
-            if (first == 0x81 or first == 0x82) and not self._fragments:  # the common shape: one final frame
+            if 0x81 <= first <= 0x82 and not self._fragments:  # the common shape: one final frame
                 messages.append((first & 0x0F, data[body:at]))
             else:
                 self._other(first, data[body:at], messages)

@@ -14,7 +14,9 @@ from bench.processes import LOOPBACK, free_port
 class Nats(Installed):
     name = "nats"
     program = "nats-server"
-    durable = "file store written before the confirmation, synced every 2 minutes: an acknowledged message may be lost"
+    durable = (
+        "file store written before the confirmation, synced every 2 minutes (1,100 messages: 1,100 writes, no sync)"
+    )
     dialect = "nats"
     subprotocol = None
     path = "/"
@@ -41,5 +43,5 @@ class Nats(Installed):
 
 class NatsAlways(Nats):
     name = "nats-always"
-    durable = "file store synced at every write"
+    durable = "file store synced at every write, messages and acknowledgements (1,100 messages: 1,127 syncs)"
     sync = "always"

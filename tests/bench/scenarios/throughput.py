@@ -87,7 +87,8 @@ def measure(
             )
         ),
         lambda: (
-            f"{sum(each.outstanding for each in ledgers)} messages and {sum(p.in_flight for p in producers)} receipts are missing"
+            f"{sum(each.outstanding for each in ledgers)} messages and "
+            f"{sum(p.in_flight for p in producers)} receipts are missing"
         ),
         DRAIN_S,
     )
