@@ -176,6 +176,7 @@ async def test_memory_left_by_a_thousand_messages_that_passed(tmp_path: Path) ->
         await producer.send(
             orjson.dumps({"op": "publish", "topic": "t", "ref": 9, "id": f"one{number}", "data": TEXT}).decode()
         )
+        await answers(producer, lambda op: op.get("ref") == 9)
         await consume(consumer, 1)
         await gateway.settled()
 

@@ -18,23 +18,6 @@ VM_FLAGS = (
     "+W", "w", "+P", "1048576", "+t", "5000000", "+stbt", "db", "+zdbbl", "128000",
     "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none",
 )  # fmt: skip
-    "+W",
-    "w",
-    "+P",
-    "1048576",
-    "+t",
-    "5000000",
-    "+stbt",
-    "db",
-    "+zdbbl",
-    "128000",
-    "+sbwt",
-    "none",
-    "+sbwtdcpu",
-    "none",
-    "+sbwtdio",
-    "none",
-]
 CONFIG = """
 listeners.tcp = none
 stomp.listeners.tcp = none
@@ -47,7 +30,10 @@ class RabbitMQ(Installed):
     name = "rabbitmq"
     program = "epmd"
     package = "rabbitmq-server"
-    durable = "durable queue, persistent messages, synced before the confirmation (1,100 messages: 1,061 syncs); pushed before the sync"
+    durable = (
+        "durable queue, persistent messages, synced before the confirmation (1,100 messages: 1,061 syncs); "
+        "pushed before the sync"
+    )
     dialect = "stomp"
     subprotocol = "v12.stomp"
     path = "/ws"

@@ -13,7 +13,10 @@ class Redis(Installed):
     name = "redis"
     program = "redis-server"
     package = "redis-server"
-    durable = "append-only file, appendfsync always: one sync for all commands of an event loop's turn (1,100 messages: 1,994 syncs)"
+    durable = (
+        "append-only file, appendfsync always: one sync for all commands of an event loop's turn "
+        "(1,100 messages: 1,994 syncs)"
+    )
     dialect = "resp"
     subprotocol = None
     path = ""
