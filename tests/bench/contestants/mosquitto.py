@@ -14,7 +14,10 @@ class Mosquitto(Installed):
     name = "mosquitto"
     program = "mosquitto"
     package = "mosquitto"
-    durable = "memory, written to disk every 30 minutes and at exit: a crash loses what was confirmed (1,100 messages: no sync)"
+    durable = (
+        "memory, written to disk every 30 minutes and at exit: a crash loses what was confirmed "
+        "(1,100 messages: no sync)"
+    )
     dialect = "mqtt"
     subprotocol = "mqtt"
     path = "/mqtt"
