@@ -19,8 +19,8 @@ from bench import framing
 
 RECV_BYTES = 256 * 1024
 """One read takes what a broker can put into a socket buffer between two turns."""
-SEND_BYTES_MAX = 4 * 1024 * 1024
-"""Unsent bytes of one connection: several windows of 256 messages of 1 KiB. More is a broker that stopped reading."""
+SEND_BYTES_MAX = 16 * 1024 * 1024
+"""Unsent bytes of one connection: two windows of 256 messages of 32 KiB. More is a broker that stopped reading."""
 CONNECTING_MAX = 64
 """Handshakes under way at once; below every listener's backlog."""
 

@@ -86,6 +86,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.2f}"
 
 
+def brief(figures: Mapping[str, float]) -> str:
+    """One measurement on one line, for whoever watches a long run."""
+    return ", ".join(f"{name} {number(value)}" for name, value in figures.items())
+
+
 def factor(metric: Metric, ours: float | None, theirs: float | None) -> str:
     """How many times better or worse the first is."""
     if not ours or not theirs:

@@ -125,6 +125,7 @@ class Bench:
             say(f"{contestant.name}, {case.scenario}: {case.name}: FAILED: {what}\n{output}".rstrip())
             contestant.stop()  # the next measurement begins with a broker that owes nothing to this one
             return
+        say(f"{contestant.name}, {case.scenario}: {case.name}: {report.brief(answer['figures'])}")
         cell.rounds.append(answer["figures"])
         cell.notes.append(answer["notes"])
         if case.fresh:
