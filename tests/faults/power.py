@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import sqlite3
 import tempfile
 import time
@@ -19,9 +20,9 @@ from pathlib import Path
 
 from faults import database, journal
 from faults.confirmed import TOPIC, Told, Traffic
-from faults.preload import ShimmedGateway
+from faults.preload import DIE, ON_SYNC, ShimmedGateway
 from faults.reopened import unrecognised
-from faults.supervisor import SETTINGS
+from faults.supervisor import SETTINGS, FaultRunFailed
 from pushwire_storage.planning import SEQ_MAX, TOPIC_SHIFT
 from pushwire_storage.schema import MIGRATIONS
 from pushwire_storage.sqlite import DATABASE
@@ -29,7 +30,12 @@ from pushwire_storage.sqlite import DATABASE
 CUTS_PER_RUN = 1_000
 PUBLISHES_PER_LIFE = 150
 LIVES = 3
-"""Of one run: two end by SIGKILL, the last one as it should, with an empty WAL."""
+"""Of one run: the first ends by SIGKILL, the second is killed between a write and its sync (so that the next one finds
+a commit that no disk has promised to keep), the last one ends as it should, with an empty WAL."""
+DIE_AT_SYNC_MAX = 40
+"""Fewer than a life's publishes need, however they share commits."""
+AFTER_BOOT_SHARE, AFTER_BOOT_RECORDS = 0.25, 150
+"""Of the cuts, and of the journal: what a start does with the files of the one before is a small part of a run."""
 LOOK_CLOSELY_EVERY = 20
 """Every so many cuts SQLite's own integrity_check and the sums of the books are looked at too, and the store itself is
 opened and asked whether it knows what it gave a receipt for: they take longest."""
@@ -113,11 +119,14 @@ def _run(folder: Path, durability: str, cuts: int, seed: int, outcome: Outcome) 
         for life in range(LIVES):
             gateway.start()
             last = life == LIVES - 1
-            asyncio.run(traffic.live(PUBLISHES_PER_LIFE, None if last else lambda: gateway.running.kill()))
+            if life == 1:
+                gateway.control.arm(DIE, traffic.rng.randrange(3, DIE_AT_SYNC_MAX), mask=ON_SYNC)
+            asyncio.run(traffic.live(PUBLISHES_PER_LIFE, gateway.running.kill if life == 0 else None))
+            gateway.control.disarm()
             if last:
                 assert gateway.terminate() == 0, gateway.last_words()
-            else:
-                gateway.wait()
+            elif gateway.wait() != -signal.SIGKILL:
+                raise FaultRunFailed(f"the gateway ended by itself: {gateway.last_words()}")
     finally:
         gateway.stop()
     outcome.duplicates += traffic.duplicates
@@ -138,7 +147,8 @@ class Judge:
 
     def cut_all(self, records: list[journal.Record], cuts: int) -> None:
         disk, told = journal.Disk(), Told(self._traffic.meanings)
-        at = Counter(self._rng.randrange(len(records)) for _ in range(cuts))
+        boots = [number for number, record in enumerate(records) if record.kind == journal.BOOT]
+        at = Counter(self._where(len(records), boots) for _ in range(cuts))
         for number, record in enumerate(records):
             disk.feed(record)
             told.feed(record)
@@ -148,6 +158,11 @@ class Judge:
         self._outcome.records += len(records)
         self._outcome.receipts += len(told.receipts)
         self._outcome.settled += len(told.settled)
+
+    def _where(self, count: int, boots: list[int]) -> int:
+        if self._rng.random() < AFTER_BOOT_SHARE:
+            return min(count - 1, self._rng.choice(boots) + self._rng.randrange(AFTER_BOOT_RECORDS))
+        return self._rng.randrange(count)
 
     def _cut(self, disk: journal.Disk, told: Told, number: int) -> None:
         outcome = self._outcome
@@ -215,8 +230,6 @@ def _against(
     groups = {name: group for group, (topic, name, _) in dump.groups.items() if topic == TOPIC}
     for name in told.groups - groups.keys():
         yield "lost", f"group {name}"
-    if not told.groups or told.groups - groups.keys():
-        return
     stored = {pos & SEQ_MAX for pos in dump.positions if dump.topics[pos >> TOPIC_SHIFT] == TOPIC}
     ids = dict(connection.execute("SELECT id, seq FROM dedupe_a UNION ALL SELECT id, seq FROM dedupe_b"))
     settled = {(group, pos & SEQ_MAX) for pos, group in dump.settled}
@@ -227,7 +240,7 @@ def _against(
         elif seq not in stored and any((name, seq) not in traffic.settling for name in groups):
             yield "lost", f"{id_}, seq {seq}: not there, and nobody has settled it"
     for name, seq in told.settled:
-        if seq in stored and (groups[name], seq) not in settled:
+        if seq in stored and (groups.get(name), seq) not in settled:
             yield "undone", f"seq {seq} is owed to group {name} again"
     for name, seq in told.dead:
         if (name, seq) not in dead:

@@ -21,7 +21,7 @@ from support.gateway_process import GatewayProcess
 ON_WRITE, ON_SYNC, ON_TRUNCATE, ON_OPEN, ON_READ, ON_NAME = 1, 2, 4, 8, 16, 32
 EVERYTHING = ON_WRITE | ON_SYNC | ON_TRUNCATE | ON_OPEN | ON_READ | ON_NAME
 TAKES_SPACE = ON_WRITE | ON_SYNC | ON_OPEN
-OFF, ONCE, FOR_GOOD = 0, 1, 2
+OFF, ONCE, FOR_GOOD, DIE = 0, 1, 2, 3
 OPERATIONS = {ON_WRITE: "write", ON_SYNC: "sync", ON_TRUNCATE: "truncate", ON_OPEN: "open", ON_READ: "read",
               ON_NAME: "rename"}  # fmt: skip
 
@@ -66,7 +66,8 @@ class Control:
             self._map = mmap.mmap(file.fileno(), _BLOCK.size)
 
     def arm(self, how: int, nth: int, error: int = errno.EIO, mask: int = EVERYTHING) -> None:
-        """Count operations of `mask` from now on and fail the `nth`; with FOR_GOOD, all after it too."""
+        """Count operations of `mask` from now on and fail the `nth`; with FOR_GOOD, all after it too; with DIE the process is killed instead,
+        the operation not done."""
         self._map[:] = _BLOCK.pack(how, error, mask, 0, 0, nth, 0, 0)
 
     def disarm(self) -> None:
