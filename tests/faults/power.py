@@ -20,7 +20,7 @@ from pathlib import Path
 
 from faults import database, journal
 from faults.confirmed import TOPIC, Told, Traffic
-from faults.preload import DIE, ON_SYNC, ShimmedGateway
+from faults.preload import DIE, ON_SYNC, ON_WRITE, ShimmedGateway
 from faults.reopened import unrecognised
 from faults.supervisor import SETTINGS, FaultRunFailed
 from pushwire_storage.planning import SEQ_MAX, TOPIC_SHIFT
@@ -32,7 +32,7 @@ PUBLISHES_PER_LIFE = 150
 LIVES = 3
 """Of one run: the first ends by SIGKILL, the second is killed between a write and its sync (so that the next one finds
 a commit that no disk has promised to keep), the last one ends as it should, with an empty WAL."""
-DIE_AT_SYNC_MAX = 40
+DIE_AT_MAX = 40
 """Fewer than a life's publishes need, however they share commits."""
 AFTER_BOOT_SHARE, AFTER_BOOT_RECORDS = 0.25, 150
 """Of the cuts, and of the journal: what a start does with the files of the one before is a small part of a run."""
@@ -120,7 +120,9 @@ def _run(folder: Path, durability: str, cuts: int, seed: int, outcome: Outcome) 
             gateway.start()
             last = life == LIVES - 1
             if life == 1:
-                gateway.control.arm(DIE, traffic.rng.randrange(3, DIE_AT_SYNC_MAX), mask=ON_SYNC)
+                nth = traffic.rng.randrange(3, DIE_AT_MAX)
+                # One that hardly ever syncs dies at a write instead.
+                gateway.control.arm(DIE, nth, mask=ON_SYNC if durability == "full" else ON_WRITE)
             asyncio.run(traffic.live(PUBLISHES_PER_LIFE, gateway.running.kill if life == 0 else None))
             gateway.control.disarm()
             if last:
