@@ -48,6 +48,9 @@ class Dialect(Protocol):
 
     def subscribe(self, topic: str, group: str, prefetch: int, ref: int) -> bytes: ...
 
+    def delay(self, delay_ms: int) -> None:
+        """What is published from now on is not to be delivered before so long."""
+
     def publish(self, topic: str, ids: Sequence[str], ref: int) -> bytes: ...
 
     def ack(self, leases: Sequence[str], ref: int | None) -> bytes: ...
@@ -63,6 +66,9 @@ class PushwireV1:
     def __init__(self, body_bytes: int) -> None:
         text = ("The quick brown fox jumps over the lazy dog. " * (body_bytes // 45 + 1))[: max(0, body_bytes - 2)]
         self._tail = b'","data":' + orjson.dumps(text) + b"}"
+
+    def delay(self, delay_ms: int) -> None:
+        self._tail = f'","delay_ms":{delay_ms},'.encode() + self._tail[2:]
 
     def subscribe(self, topic: str, group: str, prefetch: int, ref: int) -> bytes:
         # start: a group that the bench creates misses nothing, whoever comes first

@@ -219,6 +219,30 @@ async def delay_and_ttl(scene: Scene) -> None:
     await other.nothing()
 
 
+async def exhausted_dies_once_and_comes_back(scene: Scene) -> None:
+    """`max_failures` failures make exactly one dead letter, with the bytes that were stored; a redrive delivers it."""
+    body = {"text": "ä\u2028", "n": [1, 2.5, None]}
+    await scene.admin.create_topic(TOPIC, {"max_failures": 3})
+    consumer = await scene.consumer()
+    await scene.publish(body, key="k", headers={"trace": "1"})
+    for attempt in (1, 2, 3):
+        (failed,) = await consumer.take(1)
+        assert failed.attempt == attempt
+        await consumer.nack(failed, 1)
+        await scene.gateway.step(1.1)
+    await consumer.nothing()
+    (letter,) = [letter async for letter in scene.admin.dead_letters(TOPIC)]
+    assert (letter["reason"], letter["failures"], letter["deliveries"]) == ("failures", 3, 3)
+    whole = await scene.admin.dead_letter(TOPIC, letter["id"])
+    assert (whole["message"]["data"], whole["message"]["headers"]) == (body, {"trace": "1"})
+    assert [attempt["how"] for attempt in whole["attempts"]] == ["nacked"] * 3
+    await scene.admin.redrive(TOPIC, ids=[letter["id"]])
+    (again,) = await consumer.take(1)
+    assert (again.data, again.attempt) == (body, 1)
+    assert await consumer.ack(again)
+    assert [letter async for letter in scene.admin.dead_letters(TOPIC)] == []
+
+
 SCENARIOS: list[Scenario] = [
     push,
     backlog,
@@ -230,6 +254,7 @@ SCENARIOS: list[Scenario] = [
     disconnect_gives_back,
     window_bounds,
     reject_dies,
+    exhausted_dies_once_and_comes_back,
     release_goes_to_another,
     order_by_key,
     delay_and_ttl,

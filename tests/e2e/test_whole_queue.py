@@ -126,13 +126,13 @@ class Follower:
         self._gateway = gateway
         self.seen: list[int] = []
         self.gaps: list[tuple[int, int]] = []
-        self._at: dict[str, Any] = {"from": "earliest"}
         self._client: WsClient | None = None
 
     async def connect(self) -> None:
+        """From where it stopped; at first from before the first message, whether that is still there or not."""
         self._client = await connected(self._gateway, "follower")
-        granted = await self._client.ok({"op": "subscribe", "topic": TOPIC, "tail": True, **self._at})
-        self._at.setdefault("epoch", granted["epoch"])
+        at = {"epoch": self._client.welcome["epoch"], "after_seq": self.last}
+        await self._client.ok({"op": "subscribe", "topic": TOPIC, "tail": True, **at})
 
     async def read(self, through: int) -> None:
         """Up to this seq at least."""
@@ -156,7 +156,6 @@ class Follower:
         for notice in notices:
             self._note([], notice)
         self._client.abort()
-        self._at = {"epoch": self._at["epoch"], "after_seq": self.last}
 
     @property
     def last(self) -> int:

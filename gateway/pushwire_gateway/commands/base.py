@@ -30,6 +30,8 @@ EXITS = {
 }
 DURATION = re.compile(r"(\d+)(ms|s|m|h|d)?")
 UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, None: 1000}
+DEFAULT_PRIORITY = 1
+"""Not shown on the line of a message: what nobody chose is noise."""
 CELL_CHARS_MAX = 60
 """Of one cell in a table: an error text must not push the rest off the screen. JSON shows the whole."""
 
@@ -212,8 +214,12 @@ def message_line(message: pushwire.Message | pushwire.TailMessage) -> dict[str, 
         fields |= {"attempt": message.attempt, "redelivered": message.redelivered}
     if message.redriven:
         fields["redriven"] = True
+    if message.priority != DEFAULT_PRIORITY:
+        fields["priority"] = message.priority
     if message.key is not None:
         fields["key"] = message.key
+    if message.headers:
+        fields["headers"] = dict(message.headers)
     try:
         fields["data"] = message.json()
     except ValueError:

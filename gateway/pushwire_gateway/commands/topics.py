@@ -119,10 +119,15 @@ def topic_info(url: str, token: str, output: str, name: str) -> None:
 @click.argument("name", metavar="TOPIC")
 @fields
 def topic_create(url: str, token: str, output: str, name: str, config: TopicConfig) -> None:
-    """Make a topic, with a configuration such as retain_ms=1h strict=true weights=1,2,4,8 ledger=full."""
+    """Make a topic, with a configuration such as retain_ms=1h strict=true weights=1,2,4,8 ledger=full.
+
+    Fields: ack_timeout_ms, max_failures, max_deliveries, weights (of priority 0 to 3), strict, retain_ms, max_age_ms,
+    retain_bytes, quota_messages, quota_bytes, expired (dead, drop), ledger (off, settled, full), dedupe.
+    """
 
     async def work(admin: pushwire.Admin) -> None:
-        show_one(output, await admin.create_topic(name, config))
+        made = await admin.create_topic(name, config)
+        show_one(output, made if output == "json" else made["config"])
 
     administer(url, token, work)
 
@@ -134,7 +139,8 @@ def topic_create(url: str, token: str, output: str, name: str, config: TopicConf
 @click.argument("name", metavar="TOPIC")
 @fields
 def topic_set(url: str, token: str, output: str, name: str, config: TopicConfig) -> None:
-    """Set fields of a topic's configuration; the others stay. `default`: as the gateway is set."""
+    """Set fields of a topic's configuration; the others stay. `default`: as the gateway is set. The fields
+    are those of `topic create`."""
     if not config:
         raise click.UsageError("say which fields, such as retain_ms=1h")
 

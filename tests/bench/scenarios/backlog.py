@@ -1,8 +1,8 @@
 """A backlog that outgrows memory by far: how soon a broker that holds it is ready, what that takes, how fast it drains.
 
-Owns three stages, each with a broker that has just started on the same data: `fill` publishes without a consumer;
-`drain` takes everything; `empty` is the yardstick, the rate of a queue that never fills, in a process that began with
-an empty one.
+Owns stages, each with a broker that has just started on the same data: `fill` publishes without a consumer; `drain`
+takes everything; `empty` is the yardstick, the rate of a queue that never fills, in a process that began with an empty
+one; `beside` is that rate while a million messages wait for their time. (Their ids are remembered as well.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from bench.scenarios.base import Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger
 
 STAGES = ("fill", "drain", "empty")
+SCHEDULED_STAGES = ("empty", "fill", "beside")
+DELAY_MS = 24 * 3600 * 1000
 MESSAGES = 1_000_000
 """As many as a topic may hold."""
 PER_OP = 1000
@@ -36,6 +38,13 @@ METRICS = (
     Metric("empty queue", "1/s", higher_is_better=True),
     Metric("drained : empty queue", "", higher_is_better=True),
 )
+SCHEDULED = (
+    Metric("ready after restart", "s", higher_is_better=False, by_load=False),
+    Metric("peak memory above empty", "MiB", higher_is_better=False, by_load=False),
+    Metric("others beside them", "1/s", higher_is_better=True),
+    Metric("empty store", "1/s", higher_is_better=True),
+    Metric("beside them : empty store", "", higher_is_better=True),
+)
 TOPIC = "bench.backlog"
 
 
@@ -43,12 +52,19 @@ def cases(quick: bool) -> list[Case]:
     """None in a quick run: a fill takes twenty seconds."""
     if quick:
         return []
-    params = {"messages": MESSAGES}
-    return [Case("backlog", f"{MESSAGES:,} messages", params, METRICS, connections=2, stages=STAGES, lone=True)]
+    name = f"{MESSAGES:,} messages"
+    backlog = {"messages": MESSAGES, "delay_ms": 0}
+    scheduled = {"messages": MESSAGES, "delay_ms": DELAY_MS}
+    return [
+        Case("backlog", name, backlog, METRICS, connections=2, stages=STAGES, lone=True),
+        Case("backlog", f"{name}, scheduled", scheduled, SCHEDULED, connections=2, stages=SCHEDULED_STAGES, lone=True),
+    ]
 
 
 def figures(stages: dict[str, dict[str, float]]) -> dict[str, float]:
     """What the stages say together."""
+    if "beside" in stages:
+        return _beside(stages["beside"], stages["empty"])
     drain, empty = stages["drain"], stages["empty"]
     return {
         "ready after restart": drain["ready_s"],
@@ -59,10 +75,20 @@ def figures(stages: dict[str, dict[str, float]]) -> dict[str, float]:
     }
 
 
+def _beside(beside: dict[str, float], empty: dict[str, float]) -> dict[str, float]:
+    return {
+        "ready after restart": beside["ready_s"],
+        "peak memory above empty": (beside["peak_kib"] - empty["peak_kib"]) / 1024,
+        "others beside them": beside["rate"],
+        "empty store": empty["rate"],
+        "beside them : empty store": beside["rate"] / empty["rate"],
+    }
+
+
 def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     stage = params["stage"]
     if stage == "fill":
-        return _fill(load, params["messages"])
+        return _fill(load, params["messages"], params["delay_ms"])
     rate = _drain(load, params["messages"]) if stage == "drain" else _empty(load)
     return {"rate": rate, "peak_kib": peak_kib(load.broker_pids)}
 
@@ -91,7 +117,9 @@ class Seen(Ledger):
         return self.published - self.arrived
 
 
-def _fill(load: Load, count: int) -> dict[str, float]:
+def _fill(load: Load, count: int, delay_ms: int) -> dict[str, float]:
+    if delay_ms:
+        load.dialect.delay(delay_ms)
     ids = Ids(load.seed)
     consumer = Consumer(load.loop, load.dialect, "the group's first", Ledger(ids), batched=True)
     producer = Producer(load.loop, load.dialect, TOPIC, ids)
