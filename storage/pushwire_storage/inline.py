@@ -50,6 +50,7 @@ class InlineSqliteStore(StoreFront):
             self._writer = make_writer(self._writing, options)
             self.topics = self._writer.load(now_ms)
             self._reading = open_reader(options)
+            self._writer.remember()
         except Exception as error:
             self._release()
             raise options.driver.damage(error) from error

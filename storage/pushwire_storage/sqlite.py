@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,13 +34,15 @@ from .base import (
 )
 from .catalog import SqliteCatalog
 from .front import StoreFront
+from .highwater import MARK_S, HighWater
 from .lock import FileLock
 from .places import ThreadedPlaces
 from .planning import Limits
-from .queries import STATEMENTS_CACHED, Connection
+from .queries import QUICK_CHECK, STATEMENTS_CACHED, Connection
 from .transaction import Hooks, NoHooks, Writer
 
 T = TypeVar("T")
+log = logging.getLogger("pushwire.storage")
 
 DATABASE, LOCK = "pushwire.db", "pushwire.lock"
 CACHE_BYTES = 32 << 20
@@ -48,6 +51,9 @@ WAL_BYTES_MAX = 4 << 20
 """WAL after which a checkpoint is due; see storage/DESIGN.md for what smaller and larger ones cost."""
 BUSY_TIMEOUT_S = 2.0
 """How long a foreign process may hold the write lock before a batch fails with StoreBusy."""
+QUICK_CHECK_BYTES_MAX = 256 << 20
+"""Largest database whose structure is checked before it is served after an unclean end: a start must be quick. A larger
+one is served at once; the whole check that runs beside covers both."""
 SQLITE_VERSION_MIN = (3, 35, 0)  # RETURNING
 NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "ncpfs"})
 """Locks and syncs of these do not keep SQLite's promises: SQLite itself warns of them."""
@@ -167,10 +173,29 @@ def take_files(options: Options) -> FileLock:
             options.database.touch(mode=0o600, exist_ok=False)
             sync_directory(options.path)
         options.database.chmod(0o600)
+        sync_left_over(options)
     except OSError as error:
         lock.release()
         raise StoreBroken(f"cannot create {options.database}: {error.strerror}") from error
     return lock
+
+
+def sync_left_over(options: Options) -> None:
+    """Make safe what the last owner of these files has written. One that was killed between writing a commit and syncing
+    it leaves a commit that is there for every reader, and not for the disk: before anybody is told of it, it must be.
+    Before SQLite opens the files: closing a descriptor later would drop its locks."""
+    for path in (options.database, wal_of(options)):
+        if path.exists():
+            descriptor = os.open(path, os.O_RDWR)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def wal_of(options: Options) -> Path:
+    """The write-ahead log beside the database."""
+    return options.path / f"{DATABASE}-wal"
 
 
 def sync_directory(path: Path) -> None:
@@ -201,6 +226,7 @@ def filesystem_of(path: Path) -> str | None:
 def prepare(connection: Connection, options: Options) -> None:
     """Set what the promise rests on, see that it holds, and bring the schema up to date. Raises StoreRefused."""
     version = schema.check(connection.execute)
+    HighWater(options.path).check(connection.execute, version)
     wanted: list[tuple[str, str | int, str | int]] = [  # name, as it is set, as it reads then
         ("journal_mode", "wal", "wal"),
         ("synchronous", *(("full", 2) if options.durability == "full" else ("normal", 1))),
@@ -225,13 +251,23 @@ def prepare(connection: Connection, options: Options) -> None:
 
 def open_writer(options: Options) -> Connection:
     """The connection that writes."""
+    unclean = left_unclean(options)
     connection = options.driver.connect(options.database, "rw", options.busy_timeout_s)
     try:
         prepare(connection, options)
+        if unclean and options.database.stat().st_size <= QUICK_CHECK_BYTES_MAX:
+            (answer,) = connection.execute(QUICK_CHECK).fetchone()
+            if answer != "ok":
+                raise StoreRefused(f"the file is damaged: {answer}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def left_unclean(options: Options) -> bool:
+    """Whether the last owner of these files ended without closing them. To be asked before they are opened."""
+    return sizes(options)[1] > 0
 
 
 def open_reader(options: Options) -> Connection:
@@ -243,13 +279,21 @@ def open_reader(options: Options) -> Connection:
 
 def make_writer(connection: Connection, options: Options) -> Writer:
     """The writer over an opened connection."""
-    return Writer(connection, options.driver.classify, options.limits, options.hooks, options.wal_bytes_max)
+    writer = Writer(connection, options.driver.classify, options.limits, options.hooks, options.wal_bytes_max)
+    writer.mark, writer.syncs = HighWater(options.path), options.durability == "full"
+    return writer
 
 
 def sizes(options: Options) -> tuple[int, int]:
     """Bytes of the database and of its WAL. `stat` alone: opening them would drop SQLite's locks."""
-    wal = options.path / f"{DATABASE}-wal"
+    wal = wal_of(options)
     return options.database.stat().st_size, wal.stat().st_size if wal.exists() else 0
+
+
+def identity(options: Options) -> tuple[int, int]:
+    """Which files the names lead to now; 0 where a name leads nowhere."""
+    found = [path.stat().st_ino if path.exists() else 0 for path in (options.database, wal_of(options))]
+    return found[0], found[1]
 
 
 def run_on(connection: aiosqlite.Connection, function: Callable[[], T]) -> asyncio.Future[T]:
@@ -294,12 +338,18 @@ class SqliteStore(StoreFront):
         self._catalog: SqliteCatalog | None = None
         self._closing: asyncio.Future[None] | None = None
         self._corrupt_reads = 0
+        self._marking: asyncio.TimerHandle | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._identity: tuple[int, int] = (0, 0)
+        self.findings: Sequence[str] = ()
+        """What the check after an unclean end has found wrong."""
 
     async def open(self, consumer: Consumer, now_ms: int) -> None:
         assert self._lock is None, "a store is opened once"
         options = self._options
         self._loop = asyncio.get_running_loop()
         self._lock = take_files(options)
+        unclean = left_unclean(options)
         try:
             self._writing = await _connected(lambda: open_writer(options))
             writer = make_writer(self._writing._conn, options)  # noqa: SLF001 - used on its own thread only
@@ -314,6 +364,34 @@ class SqliteStore(StoreFront):
         self._places = ThreadedPlaces(self._browse, self._tell, options.connect, options.driver.classify)
         self._catalog = SqliteCatalog(self._places, options.database, lambda: writer.state.now_ms)
         self._opened(writer, consumer, now_ms, writer.standing())
+        await run_on(self._writing, writer.remember)
+        self._identity = identity(options)
+        self._marking = self._loop.call_later(MARK_S, self._mark)
+        if unclean:
+            self._checking = self._loop.create_task(self._check())
+
+    def _mark(self) -> None:
+        """Once in MARK_S: note how far the database has come, and see that it is still the one in the directory."""
+        writer = self._writer
+        if writer is None or self._writing is None or self._closing is not None:
+            return
+        self._marking = self._loop.call_later(MARK_S, self._mark)
+        if identity(self._options) != self._identity and writer.broken is None:
+            # SQLite would go on, and confirm what no name leads to.
+            writer.broken = StoreBroken("the database or its log was deleted or replaced while it was open")
+            log.error("the store is broken: %s", writer.broken)
+        if writer.unmarked:
+            run_on(self._writing, writer.remember).add_done_callback(_surface)
+
+    async def _check(self) -> None:
+        """After an unclean end: look at everything, beside the work."""
+        try:
+            self.findings = await self.catalog().check()
+        except StoreError as error:
+            if self._closing is None:
+                log.error("the check after an unclean end has failed: %s", error)
+        for finding in self.findings:
+            log.error("after an unclean end: %s", finding)
 
     def _submit(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
         loop, writer = self._loop, self._writer
@@ -389,9 +467,13 @@ class SqliteStore(StoreFront):
         """Close what is open, the reader first: the last connection to go removes the WAL."""
         readings, writing, lock = (self._reading, self._browsing), self._writing, self._lock
         self._reading = self._browsing = None
+        if self._marking is not None:
+            self._marking.cancel()
         try:
             if self._places is not None:
                 await self._places.close()
+            if self._checking is not None:
+                await self._checking
             for reading in readings:
                 if reading is not None:
                     await reading.close()

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from . import changes, chores, dead, ledger, loading, scheduling
+from . import changes, chores, dead, highwater, ledger, loading, scheduling
 from .appending import append_all
 from .base import Batch, Dead, Message, StoreBroken, StoreBusy, StoreError, Topic
 from .planning import Limits, Outcome, reset
@@ -68,6 +68,11 @@ class Writer:
         """A guess at what has been written to the WAL since the last checkpoint."""
         self.wal_pages_seen = 0
         """Pages in the WAL at the last checkpoint, as SQLite counted them."""
+        self.mark: highwater.HighWater | None = None
+        self.syncs = True
+        """Whether a commit is safe when it returns. If not, only a checkpoint makes it so."""
+        self.unmarked = True
+        """Whether something was committed since the last mark."""
 
     def load(self, now_ms: int) -> dict[tuple[str, str], Topic]:
         """Read the registry; the backlog stays where it is. Returns the topics."""
@@ -122,6 +127,7 @@ class Writer:
         txn.store_books()
         point("before_commit")
         self._execute(COMMIT)
+        self.unmarked = True
         point("after_commit")
         # Rows come with about a quarter of their page left free, and a settled one is written once more.
         pages = PAGES_PER_COMMIT + len(txn.fresh) + len(txn.books)
@@ -139,6 +145,7 @@ class Writer:
             self._execute(COMMIT)
         except Exception as error:
             raise self._failed(error) from error
+        self.unmarked = True
         return answer
 
     def _failed(self, error: Exception, batch: Batch | None = None) -> StoreError:
@@ -208,8 +215,22 @@ class Writer:
             verdict = self._failed(error)
             log.warning("checkpoint put off: %s", verdict)
 
+    def remember(self) -> None:
+        """Note outside the database how far it has come; see highwater.py."""
+        if self.mark is None or self.broken is not None or not self.unmarked:
+            return
+        try:
+            number = highwater.advance(self._execute)
+            safe = self.syncs or self._execute(CHECKPOINT_AND_EMPTY).fetchone()[0] == 0
+            if safe:  # a checkpoint that a reader stopped has made nothing safe
+                self.mark.write(highwater.Mark(number, self.epoch))
+                self.unmarked = False
+        except Exception as error:  # noqa: BLE001 - classified; a broken store refuses every later batch
+            log.warning("no mark: %s", self._failed(error))
+
     def finish(self) -> None:
         """The last act before closing: leave everything in the database itself."""
+        self.remember()
         if self.broken is None:
             try:
                 self._execute(CHECKPOINT_AND_EMPTY).fetchone()
