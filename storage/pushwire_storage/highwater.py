@@ -52,7 +52,9 @@ class HighWater:
             return None
         marks = [mark for at in _SLOTS_AT if (mark := _unpacked(raw[at : at + _SLOT.size])) is not None]
         if not marks and raw.strip(b"\0"):
-            raise StoreRefused(f"{self.path} is damaged: whether the database is whole cannot be told. {self._way_out()}")
+            raise StoreRefused(
+                f"{self.path} is damaged: whether the database is whole cannot be told. {self._way_out()}"
+            )
         return max(marks, default=None)
 
     def check(self, execute: Execute, version: int) -> None:

@@ -355,6 +355,9 @@ class SqliteStore(StoreFront):
             writer = make_writer(self._writing._conn, options)  # noqa: SLF001 - used on its own thread only
             self.topics = await run_on(self._writing, lambda: writer.load(now_ms))
             self._writer = writer
+            await run_on(self._writing, writer.remember)
+            if writer.broken is not None:
+                raise writer.broken  # noqa: TRY301 - what else has failed here ends the same way
             self._reading = await _connected(lambda: open_reader(options))
             self._browsing = await _connected(lambda: open_reader(options))
         except Exception as error:
@@ -364,7 +367,6 @@ class SqliteStore(StoreFront):
         self._places = ThreadedPlaces(self._browse, self._tell, options.connect, options.driver.classify)
         self._catalog = SqliteCatalog(self._places, options.database, lambda: writer.state.now_ms)
         self._opened(writer, consumer, now_ms, writer.standing())
-        await run_on(self._writing, writer.remember)
         self._identity = identity(options)
         self._marking = self._loop.call_later(MARK_S, self._mark)
         if unclean:
@@ -488,5 +490,11 @@ class SqliteStore(StoreFront):
 
 
 async def _connected(connector: Callable[[], Connection]) -> aiosqlite.Connection:
-    """Open a connection on a thread of its own."""
-    return await aiosqlite.Connection(connector, 64)  # type: ignore[arg-type]  # pysqlite3's is no sqlite3.Connection
+    """Open a connection on a thread of its own. When that fails the thread is over, too: aiosqlite tells it to end, and it
+    would tell a loop that may be gone by then."""
+    connection = aiosqlite.Connection(connector, 64)  # type: ignore[arg-type]  # pysqlite3's is no sqlite3.Connection
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(connection._thread.join)  # noqa: SLF001 - nothing public waits for it
+        raise

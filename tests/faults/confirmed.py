@@ -82,7 +82,7 @@ class Traffic:
                     raise AssertionError(f"{receipt['id']}: seq {receipt['seq']} after {first}")
                 self.duplicates += receipt["duplicate"]
         else:
-            self.refusals[answer["code"]] = self.refusals.get(answer["code"], 0) + 1
+            self._refused(answer)
         return answer
 
     def draft(self) -> list[str]:
@@ -103,7 +103,7 @@ class Traffic:
         clients = []
         try:
             for group in GROUPS:
-                clients.append(await self._consumer(token, group))
+                clients.append(await self.consumer(token, group))
             producer = await WsClient.open(self.gateway.port, token)
             clients.append(producer)
             left = iter(range(publishes))
@@ -118,13 +118,18 @@ class Traffic:
                 if client.is_open:
                     client.abort()
 
-    async def _consumer(self, token: str, group: str) -> WsClient:
+    async def consumer(self, token: str, group: str) -> WsClient:
         client = await WsClient.open(self.gateway.port, token)
         client.on_deliveries = lambda rows: self._delivered(client, group, rows)
         op = {"op": "subscribe", "topic": self.topic, "group": group, "sub": group, "prefetch": PREFETCH}
-        answer = await self.ask(client, ("subscribed", group), {**op, "start": "earliest"})
-        assert answer["op"] == "ok", answer
+        while (answer := await self.ask(client, ("subscribed", group), {**op, "start": "earliest"}))["op"] != "ok":
+            assert answer["retryable"], answer
+            self._refused(answer)
+            await asyncio.sleep(KNOCK_S)
         return client
+
+    def _refused(self, answer: dict[str, Any]) -> None:
+        self.refusals[answer["code"]] = self.refusals.get(answer["code"], 0) + 1
 
     def _delivered(self, client: WsClient, group: str, rows: list[dict[str, Any]]) -> None:
         kinds: dict[str, list[dict[str, Any]]] = {}

@@ -116,6 +116,10 @@ class Disk:
         names = self._moved(rng.randint(0, len(self._moves)))
         return {name: bytes(_torn(file, sector, share, rng)) for name, file in names.items()}
 
+    def worst(self) -> dict[str, bytes]:
+        """The files if nothing is left but what is safe."""
+        return {name: bytes(file.safe) for name, file in self._names.items()}
+
 
 def _apply(content: bytearray, record: Record) -> None:
     if record.kind == WRITE:

@@ -67,7 +67,8 @@ class Outcome:
         return (
             f"durability={self.durability}: {self.cuts} cuts ({self.unsafe} met unsynced writes, {speed}), "
             f"{self.receipts} receipts, {self.settled} settlements, {self.duplicates} duplicates, "
-            f"{self.syncs} syncs, {self.reopened} reopened by the store: {found}" + (f"; at most {self.lost_max} messages" if self.lost_max else "")
+            f"{self.syncs} syncs, {self.reopened} reopened by the store: {found}"
+            + (f"; at most {self.lost_max} messages" if self.lost_max else "")
         )
 
     @property
