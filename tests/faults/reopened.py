@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.confirmed import TOPIC
-from pushwire_storage.base import Append, Batch, Message, StoreError
+from pushwire_storage.base import PRIORITIES, Append, Batch, Group, Message, StoreError
 from pushwire_storage.inline import InlineSqliteStore
 
 
@@ -42,15 +42,43 @@ NOW_MS = 2_000_000_000_000
 """Later than anything in a run, as a start after a fault is; the window of ids starts afresh with it."""
 
 
-def refusal(folder: Path) -> str | None:
-    """Why the store does not open these files; None if it does."""
-    store = InlineSqliteStore(folder)
-    try:
-        store.start(Nobody(), NOW_MS)
-    except StoreError as error:
-        return f"{type(error).__name__}: {error}"
-    store.crash()
-    return None
+class Taker(Nobody):
+    """A consumer that takes everything and settles nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = InlineSqliteStore(folder)
+        self.taken: dict[str, dict[int, str]] = {}
+
+    def open(self) -> None:
+        """Raises StoreError."""
+        self._store.start(self, NOW_MS)
+
+    def close(self) -> None:
+        self._store.crash()
+
+    def arrived(self, group: Group, _priority: int, messages: Sequence[Message], *_: Any) -> None:
+        self.taken.setdefault(group.name, {}).update((message.seq, message.id) for message in messages)
+
+    def take_all(self, name: str) -> bool:
+        """Everything that each group of the topic is owed. Whether the store can be trusted still."""
+        store = self._store
+        topic = store.topics.get(("default", name))
+        for group in topic.groups.values() if topic is not None else ():
+            for priority in range(PRIORITIES):
+                store.want(group, priority, 1 << 20)
+        self._work()
+        store.due(NOW_MS)
+        self._work()
+        return store._writer is not None and store._writer.broken is None
+
+    def _work(self) -> None:
+        while self._store.pending():
+            self._store.step()
+
+    @property
+    def reported(self) -> int:
+        """Messages that the store has found damaged and put aside."""
+        return self._store._writer.state.corrupt_rows if self._store._writer is not None else 0
 
 
 def unrecognised(folder: Path, receipts: Mapping[str, int], bodies: Mapping[str, Any]) -> list[str]:
