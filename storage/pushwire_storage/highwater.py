@@ -69,7 +69,7 @@ class HighWater:
         number = number_of(execute)
         if number < mark.number:
             raise StoreRefused(
-                f"the database is older than {self.path} says (mark {number}, not {mark.number}): it or its log was cut "
+                f"the database is older than {self.path} says ({number}, not {mark.number}): it or its log was cut "
                 f"short, deleted or replaced by an older copy. {self._way_out()}"
             )
 

@@ -51,7 +51,7 @@ class InlineSqliteStore(StoreFront):
             self.topics = self._writer.load(now_ms)
             self._writer.remember()
             if self._writer.broken is not None:
-                raise self._writer.broken  # noqa: TRY301 - what else has failed here ends the same way
+                raise self._writer.broken
             self._reading = open_reader(options)
         except Exception as error:
             self._release()

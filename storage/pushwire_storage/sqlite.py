@@ -181,8 +181,8 @@ def take_files(options: Options) -> FileLock:
 
 
 def sync_left_over(options: Options) -> None:
-    """Make safe what the last owner of these files has written. One that was killed between writing a commit and syncing
-    it leaves a commit that is there for every reader, and not for the disk: before anybody is told of it, it must be.
+    """Make safe what the last owner of these files has written. One that was killed between writing a commit and
+    syncing it leaves a commit that every reader sees and no disk has promised: it must be safe before anybody is told.
     Before SQLite opens the files: closing a descriptor later would drop its locks."""
     for path in (options.database, wal_of(options)):
         if path.exists():
@@ -357,7 +357,7 @@ class SqliteStore(StoreFront):
             self._writer = writer
             await run_on(self._writing, writer.remember)
             if writer.broken is not None:
-                raise writer.broken  # noqa: TRY301 - what else has failed here ends the same way
+                raise writer.broken
             self._reading = await _connected(lambda: open_reader(options))
             self._browsing = await _connected(lambda: open_reader(options))
         except Exception as error:
@@ -391,7 +391,7 @@ class SqliteStore(StoreFront):
             self.findings = await self.catalog().check()
         except StoreError as error:
             if self._closing is None:
-                log.error("the check after an unclean end has failed: %s", error)
+                log.exception("the check after an unclean end has failed", exc_info=error)
         for finding in self.findings:
             log.error("after an unclean end: %s", finding)
 
@@ -490,8 +490,8 @@ class SqliteStore(StoreFront):
 
 
 async def _connected(connector: Callable[[], Connection]) -> aiosqlite.Connection:
-    """Open a connection on a thread of its own. When that fails the thread is over, too: aiosqlite tells it to end, and it
-    would tell a loop that may be gone by then."""
+    """Open a connection on a thread of its own. When that fails the thread is over too: aiosqlite only tells it to end,
+    and it would report that to a loop that may be gone by then."""
     connection = aiosqlite.Connection(connector, 64)  # type: ignore[arg-type]  # pysqlite3's is no sqlite3.Connection
     try:
         return await connection

@@ -100,10 +100,9 @@ class Traffic:
         """One life of the gateway: consumers subscribe, then so many publishes go through, or the gateway dies.
         `after`: called when half of them have."""
         token = self.gateway.token("power", ttl_s=3600)
-        clients = []
+        clients: list[WsClient] = []
         try:
-            for group in GROUPS:
-                clients.append(await self.consumer(token, group))
+            clients += [await self.consumer(token, group) for group in GROUPS]
             producer = await WsClient.open(self.gateway.port, token)
             clients.append(producer)
             left = iter(range(publishes))

@@ -18,9 +18,9 @@ from faults import power
 from faults.confirmed import GROUPS, TOPIC, Traffic
 from faults.reopened import Taker
 from faults.supervisor import SETTINGS
+from pushwire_storage.base import StoreError
 from pushwire_storage.highwater import MARK, MARK_S
 from pushwire_storage.offline import open_for_check
-from pushwire_storage.base import StoreError
 from pushwire_storage.sqlite import DATABASE
 from support.gateway_process import GatewayProcess
 
@@ -42,9 +42,12 @@ class Damaged:
     by_kind: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def text(self) -> str:
+    def table_text(self) -> str:
         ends = ", ".join(f"{name} {count}" for name, count in sorted(self.ends.items()))
-        lines = [f"{self.done} damages: {ends}"]
+        return f"{self.done} damages: {ends}"
+
+    def text(self) -> str:
+        lines = [self.table_text()]
         for kind, counts in sorted(self.by_kind.items()):
             lines.append(f"  {kind}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
         return "\n".join([*lines, *[f"PROBLEM {problem}" for problem in self.problems[:40]]])
@@ -79,7 +82,8 @@ def run(folder: Path, count: int, seed: int) -> Damaged:
         result.ends[end] += 1
         result.by_kind.setdefault(kind, Counter())[end] += 1
         if missing:
-            result.problems.append(f"seed {seed}, damage {number} ({kind}): {end}, {len(missing)} missing: {missing[:3]}")
+            what = f"{len(missing)} missing: {missing[:3]}"
+            result.problems.append(f"seed {seed}, damage {number} ({kind}): {end}, {what}")
     if result.done < count * 0.7:
         result.problems.append(f"only {result.done} of {count} damages changed anything")
     for wanted in ("refused", "reported at delivery"):
@@ -89,7 +93,7 @@ def run(folder: Path, count: int, seed: int) -> Damaged:
 
 
 async def _snapshots(folder: Path, seed: int) -> tuple[Snapshot, Snapshot, Snapshot]:
-    """One that will be too old; one after SIGKILL, with a full log and a mark after the last receipt; one after SIGTERM."""
+    """One that will be too old; one after SIGKILL, with a full log and a mark after the last receipt; one closed."""
     gateway = GatewayProcess(folder / "gateway", settings=SETTINGS)
     traffic = Traffic(gateway, seed)
     taken = []

@@ -50,12 +50,14 @@ class Sweep:
     problems: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        lines = [
-            f"{self.cases} cases, the fault fired in {self.fired} (on {_counted(self.fired_on)}): {_counted(self.ends)}",
-            f"exit at most {self.exit_s_max:.2f} s after the error; back at most {self.recover_s_max:.2f} s after space "
-            f"returned; refused: {_counted(self.refusals) or 'nothing'}",
-        ]
-        return "\n".join([*lines, *[f"PROBLEM {problem}" for problem in self.problems[:40]]])
+        return "\n".join([self.summary(), *[f"PROBLEM {problem}" for problem in self.problems[:40]]])
+
+    def summary(self) -> str:
+        return (
+            f"{self.cases} cases, the fault fired in {self.fired} ({_counted(self.fired_on)}): {_counted(self.ends)}; "
+            f"exit at most {self.exit_s_max:.2f} s after the error; back at most {self.recover_s_max:.2f} s after "
+            f"space returned; refused: {_counted(self.refusals) or 'nothing'}"
+        )
 
 
 def _counted(counter: Counter[str]) -> str:

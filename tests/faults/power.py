@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults import database, journal
-from faults.confirmed import TOPIC, Told, Traffic
+from faults.confirmed import TOPIC, UNCLEAR, Told, Traffic
 from faults.preload import DIE, ON_SYNC, ON_WRITE, ShimmedGateway
 from faults.reopened import unrecognised
 from faults.supervisor import SETTINGS, FaultRunFailed
 from pushwire_storage.planning import SEQ_MAX, TOPIC_SHIFT
 from pushwire_storage.schema import MIGRATIONS
 from pushwire_storage.sqlite import DATABASE
+from support.ws_client import WsClient
 
 CUTS_PER_RUN = 1_000
 PUBLISHES_PER_LIFE = 150
@@ -137,6 +138,43 @@ def _run(folder: Path, durability: str, cuts: int, seed: int, outcome: Outcome) 
     judge = Judge(traffic, outcome, random.Random(seed), f"seed {seed}")
     judge.cut_all(list(journal.read(gateway.journal)), cuts)
     outcome.took_s += time.monotonic() - began
+
+
+async def _one(traffic: Traffic, ids: list[str]) -> bool:
+    """Whether this publish got a receipt."""
+    client = await WsClient.open(traffic.gateway.port, traffic.gateway.token("power"))
+    try:
+        return bool((await traffic.publish(client, ids))["op"] == "ok")
+    except UNCLEAR:
+        return False
+    finally:
+        client.abort()
+
+
+def lone_retry(folder: Path) -> tuple[Traffic, list[tuple[str, str]]]:
+    """A gateway is killed between writing a commit and syncing it; the next one is asked for the same publish, answers
+    that it is a duplicate, and then the power fails with everything unsynced. Returns what is wrong then."""
+    gateway = ShimmedGateway(folder, settings=SETTINGS)
+    traffic = Traffic(gateway, 0)
+    try:
+        gateway.start()
+        assert asyncio.run(_one(traffic, traffic.draft()))
+        gateway.control.arm(DIE, 1, mask=ON_SYNC)
+        ids = traffic.draft()
+        assert not asyncio.run(_one(traffic, ids))
+        assert gateway.wait() == -signal.SIGKILL
+        gateway.control.disarm()
+        gateway.start()
+        assert asyncio.run(_one(traffic, ids))
+        gateway.kill()
+    finally:
+        gateway.stop()
+    disk, told = journal.Disk(), Told(traffic.meanings)
+    for record in journal.read(gateway.journal):
+        disk.feed(record)
+        told.feed(record)
+    with laid_out(disk.worst()) as place:
+        return traffic, list(check(place, told, traffic, closely=True))
 
 
 class Judge:

@@ -66,8 +66,8 @@ class Control:
             self._map = mmap.mmap(file.fileno(), _BLOCK.size)
 
     def arm(self, how: int, nth: int, error: int = errno.EIO, mask: int = EVERYTHING) -> None:
-        """Count operations of `mask` from now on and fail the `nth`; with FOR_GOOD, all after it too; with DIE the process
-        is killed instead, the operation not done."""
+        """Count operations of `mask` from now on and fail the `nth`; with FOR_GOOD, all after it too; with DIE the
+        process is killed instead, the operation not done."""
         self._map[:] = _BLOCK.pack(how, error, mask, 0, 0, nth, 0, 0)
 
     def disarm(self) -> None:

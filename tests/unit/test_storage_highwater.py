@@ -1,4 +1,4 @@
-"""The mark outside the database: a database that is gone, cut short or older than it is refused, never served in silence."""
+"""The mark outside the database: one that is gone, cut short or older than it is refused, never served in silence."""
 
 from __future__ import annotations
 
