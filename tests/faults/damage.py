@@ -7,6 +7,7 @@ neither delivered nor reported in any way is a failure. Everything in the files 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import shutil
 from collections import Counter
@@ -69,6 +70,7 @@ def run(folder: Path, count: int, seed: int) -> Damaged:
     """So many damages of two snapshots: one with a full log, one closed as it should be."""
     rng, result = random.Random(seed), Damaged()
     older, killed, closed = asyncio.run(_snapshots(folder, seed))
+    logging.getLogger("pushwire.storage").setLevel(logging.CRITICAL)  # a thousand damages, each well described
     for number in range(count):
         snapshot = closed if number % 3 == 0 else killed
         kind = rng.choices(KINDS, WEIGHTS)[0]
