@@ -17,6 +17,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from .errors import StoreRefused
+from .files import sync_directory
 from .queries import BEGIN, COMMIT, SELECT_META, SET_META, Execute
 
 log = logging.getLogger("pushwire.storage")
@@ -89,18 +90,11 @@ class HighWater:
             finally:
                 os.close(descriptor)
             if made:
-                self._sync_folder()
+                sync_directory(self._folder)
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             log.warning("no room for %s: a loss of what is stored from now on would not be noticed", self.path)
-
-    def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def number_of(execute: Execute) -> int:

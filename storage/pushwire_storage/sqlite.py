@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +32,14 @@ from .base import (
     Topic,
 )
 from .catalog import SqliteCatalog
+from .files import NETWORK_FILESYSTEMS, filesystem_of, sync_directory, sync_file
 from .front import StoreFront
 from .highwater import MARK_S, HighWater
 from .lock import FileLock
 from .places import ThreadedPlaces
 from .planning import Limits
 from .queries import QUICK_CHECK, STATEMENTS_CACHED, Connection
+from .space import Space
 from .transaction import Hooks, NoHooks, Writer
 
 T = TypeVar("T")
@@ -55,8 +56,6 @@ QUICK_CHECK_BYTES_MAX = 256 << 20
 """Largest database whose structure is checked before it is served after an unclean end: a start must be quick. A larger
 one is served at once; the whole check that runs beside covers both."""
 SQLITE_VERSION_MIN = (3, 35, 0)  # RETURNING
-NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "ncpfs"})
-"""Locks and syncs of these do not keep SQLite's promises: SQLite itself warns of them."""
 
 
 class Driver:
@@ -125,6 +124,8 @@ class Options:
     wal_bytes_max: int
     limits: Limits
     hooks: Hooks
+    free_bytes_min: int = 0
+    ballast_bytes: int = 0
 
     @property
     def database(self) -> Path:
@@ -147,6 +148,8 @@ def options_of(path: Path | str, settings: dict[str, Any]) -> Options:
         busy_timeout_s=settings.pop("busy_timeout_s", BUSY_TIMEOUT_S),
         wal_bytes_max=settings.pop("wal_bytes_max", WAL_BYTES_MAX),
         hooks=settings.pop("hooks", None) or NoHooks(),
+        free_bytes_min=settings.pop("free_bytes_min", 0),
+        ballast_bytes=settings.pop("ballast_bytes", 0),
         limits=Limits.of(settings),
     )
 
@@ -186,38 +189,12 @@ def sync_left_over(options: Options) -> None:
     Before SQLite opens the files: closing a descriptor later would drop its locks."""
     for path in (options.database, wal_of(options)):
         if path.exists():
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(path)
 
 
 def wal_of(options: Options) -> Path:
     """The write-ahead log beside the database."""
     return options.path / f"{DATABASE}-wal"
-
-
-def sync_directory(path: Path) -> None:
-    """Make new names in a directory survive the loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def filesystem_of(path: Path) -> str | None:
-    """The type of the filesystem that `path` lies on, where /proc tells (Linux)."""
-    device = path.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    mounts = Path("/proc/self/mountinfo")
-    if mounts.exists():
-        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-            left, _, right = line.partition(" - ")
-            if left.split()[2] == number:
-                return right.split()[0]
-    return None
 
 
 # -- connections
@@ -280,6 +257,7 @@ def open_reader(options: Options) -> Connection:
 def make_writer(connection: Connection, options: Options) -> Writer:
     """The writer over an opened connection."""
     writer = Writer(connection, options.driver.classify, options.limits, options.hooks, options.wal_bytes_max)
+    writer.space = Space(options.path, options.free_bytes_min, options.ballast_bytes)
     writer.mark, writer.syncs = HighWater(options.path), options.durability == "full"
     return writer
 
@@ -325,7 +303,7 @@ class SqliteStore(StoreFront):
 
     def __init__(self, path: Path | str, **settings: Any) -> None:
         """`path` is a directory, made when it is not there. Settings: durability ("full" or "relaxed"), driver
-        ("sqlite3" or "pysqlite3"), busy_timeout_s, wal_bytes_max, hooks, and those of `planning.Limits`."""
+        ("sqlite3" or "pysqlite3"), those of `Options` that have the same name, and those of `planning.Limits`."""
         super().__init__()
         self._options = options_of(path, settings)
         self.version = self._options.driver.version
@@ -382,7 +360,7 @@ class SqliteStore(StoreFront):
             # SQLite would go on, and confirm what no name leads to.
             writer.broken = StoreBroken("the database or its log was deleted or replaced while it was open")
             log.error("the store is broken: %s", writer.broken)
-        if writer.unmarked:
+        if writer.unmarked or writer.hungry:
             run_on(self._writing, writer.remember).add_done_callback(_surface)
 
     async def _check(self) -> None:

@@ -7,17 +7,18 @@ whoever drives it (a thread, or a simulator's step) calls one method at a time a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from . import changes, chores, dead, highwater, ledger, loading, scheduling
 from .appending import append_all
-from .base import Batch, Dead, Message, StoreBroken, StoreBusy, StoreError, Topic
+from .base import Append, Batch, Dead, Message, Refused, StoreBroken, StoreBusy, StoreError, StoreFull, Topic
 from .planning import Limits, Outcome, reset
 from .queries import BEGIN, CHECKPOINT, CHECKPOINT_AND_EMPTY, COMMIT, ROLLBACK, SELECT_META, Connection, Execute
 from .scanning import Scanner, tolerantly
 from .scans import Passing, Scan, Scanned
 from .settling import settle_all
+from .space import Space
 from .txn import State, Surprise, Txn
 
 log = logging.getLogger("pushwire.storage")
@@ -69,6 +70,9 @@ class Writer:
         self.wal_pages_seen = 0
         """Pages in the WAL at the last checkpoint, as SQLite counted them."""
         self.mark: highwater.HighWater | None = None
+        self.space: Space | None = None
+        self.hungry = True
+        """Whether there may be a ballast to be made."""
         self.syncs = True
         """Whether a commit is safe when it returns. If not, only a checkpoint makes it so."""
         self.unmarked = True
@@ -118,7 +122,7 @@ class Writer:
             changes.apply(change, txn)
             chores.work(txn)  # a small change is over before the next one
         chores.work(txn)
-        append_all(txn, batch.appends)
+        append_all(txn, self._with_room(batch.appends))
         settle_all(txn, batch.settlements)
         ledger.write(txn, batch.events, idle=not (batch.appends or batch.settlements or batch.events))
         if passing is not None:
@@ -133,6 +137,14 @@ class Writer:
         pages = PAGES_PER_COMMIT + len(txn.fresh) + len(txn.books)
         self._wal_bytes += pages * PAGE_BYTES + (txn.payload_bytes + 100 * txn.rows) * 5 // 4
         return txn.adopt()
+
+    def _with_room(self, appends: Sequence[Append]) -> Sequence[Append]:
+        """Those that may be stored: none, while the last room on the disk is kept for settlements."""
+        if not appends or self.space is None or not self.space.short():
+            return appends
+        for append in appends:
+            append.refused = Refused("insufficient_storage", "the disk is nearly full: nothing new is stored")
+        return ()
 
     def transact(self, work: Callable[[Execute], T]) -> T:
         """Run something beside the messages as a transaction of its own: durable when this returns. Raises
@@ -160,6 +172,9 @@ class Writer:
             reset(batch.appends)
             for append in batch.appends:
                 append.refused = None
+        if isinstance(verdict, StoreFull) and self.space is not None:
+            self.space.release()
+            self.hungry = True
         if isinstance(verdict, StoreBroken):
             log.error("the store is broken: %s", verdict, exc_info=error)
             self.broken = verdict
@@ -216,7 +231,9 @@ class Writer:
             log.warning("checkpoint put off: %s", verdict)
 
     def remember(self) -> None:
-        """Note outside the database how far it has come; see highwater.py."""
+        """Note outside the database how far it has come (see highwater.py), and have a ballast where there is room."""
+        if self.space is not None and self.hungry:
+            self.hungry = self.space.refill()
         if self.mark is None or self.broken is not None or not self.unmarked:
             return
         try:

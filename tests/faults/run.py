@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from faults import damage, drain, io_faults, kill, locked, pause, power, preload
+from faults import damage, drain, full, io_faults, kill, locked, pause, power, preload
 from faults.table import Row, write
 
 KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES = 200, 30, 10_000, 1_400
@@ -94,16 +94,26 @@ def _damage(folder: Path, options: argparse.Namespace) -> list[Row]:
     return [Row("damaged files", how, target, damaged.table_text(), damaged.done > 0, not damaged.problems)]
 
 
+def _full(folder: Path, _options: argparse.Namespace) -> list[Row]:
+    filled = full.run(folder)
+    print("\n".join([filled.text(), *[f"PROBLEM {problem}" for problem in filled.problems]]))
+    target = "publishes refused in good time, acks go on, accepted again within 5 s"
+    how = "a filesystem of 120 MiB filled to 32 MiB free, then to none, then emptied"
+    return [Row("disk full", how, target, filled.text(), filled.ballast_used, not filled.problems)]
+
+
 SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "power": _power,
     "io": _io,
+    "full": _full,
     "damage": _damage,
     "kill": _kill,
     "drain": _drain,
     "locked": _locked,
     "pause": _pause,
 }
-NEEDS_SHIM = ("power", "io")
+MISSING = {"power": preload.missing, "io": preload.missing, "full": full.missing}
+"""Why a scenario cannot be run here; None if it can."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,12 +130,13 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     rows: list[Row] = []
-    passed, reason = True, preload.missing()
+    passed = True
     for name in options.scenarios or SCENARIOS:
         folder = options.keep / name if options.keep else Path(tempfile.mkdtemp(prefix=f"pushwire-{name}-"))
         began = time.monotonic()
         print(f"== {name} (seed {options.seed})", flush=True)
-        if reason is not None and name in NEEDS_SHIM:
+        reason = MISSING[name]() if name in MISSING else None
+        if reason is not None:
             print(f"== {name}: NOT RUN: {reason}")
             rows.append(Row(name, "", "", f"not run: {reason}", fired=False, passed=False))
             passed = False
