@@ -6,6 +6,7 @@ disk, so that settlements (which free space in the end) go on. It decides nothin
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 log = logging.getLogger("pushwire.storage")
 
 BALLAST = "pushwire.ballast"
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EOPNOTSUPP, errno.EINVAL})
+"""The disk has less room than it said, or no way to reserve any."""
 
 
 class Space:
@@ -36,26 +39,33 @@ class Space:
     def release(self) -> None:
         """The disk is full: give the ballast up."""
         if self._ballast.exists():
-            self._ballast.unlink()
-            log.warning("the disk is full: gave up the ballast of %d bytes", self.ballast_bytes)
+            try:
+                self._ballast.unlink()
+            except OSError as error:
+                log.warning("cannot give up the ballast: %s", error.strerror)
+            else:
+                log.warning("the disk is full: gave up the ballast of %d bytes", self.ballast_bytes)
 
     def refill(self) -> bool:
-        """Make the ballast, or make it again, where that leaves room enough. Returns whether it is still to be made."""
+        """Make the ballast, or make it again, where that leaves room enough. Returns whether it is still to be made.
+        Raises OSError, but not for want of room."""
         wanted = self.ballast_bytes
         if not wanted or self._ballast.exists():
             return False
         if self.free_bytes() < wanted + self.free_bytes_min:
             return True
         partial = self._ballast.with_name(f"{BALLAST}.partial")
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, wanted)
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, wanted)
+            finally:
+                os.close(descriptor)
             partial.replace(self._ballast)
         except OSError as error:
-            # Not worth a refusal: the disk has less room than it said, or no way to reserve any.
+            if error.errno not in _NO_ROOM:
+                raise
             log.warning("no ballast: %s", error.strerror)
             partial.unlink(missing_ok=True)
             return True
-        finally:
-            os.close(descriptor)
         return False

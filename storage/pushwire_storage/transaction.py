@@ -232,11 +232,13 @@ class Writer:
 
     def remember(self) -> None:
         """Note outside the database how far it has come (see highwater.py), and have a ballast where there is room."""
-        if self.space is not None and self.hungry:
-            self.hungry = self.space.refill()
-        if self.mark is None or self.broken is not None or not self.unmarked:
+        if self.broken is not None:
             return
         try:
+            if self.space is not None and self.hungry:
+                self.hungry = self.space.refill()
+            if self.mark is None or not self.unmarked:
+                return
             number = highwater.advance(self._execute)
             safe = self.syncs or self._execute(CHECKPOINT_AND_EMPTY).fetchone()[0] == 0
             if safe:  # a checkpoint that a reader stopped has made nothing safe

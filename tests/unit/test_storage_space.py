@@ -77,3 +77,10 @@ def test_what_is_left_of_half_a_ballast_is_overwritten(tmp_path: Path, partial: 
     (tmp_path / f"{BALLAST}.partial").write_bytes(partial)
     assert not Space(tmp_path, 0, 4096).refill()
     assert [path.name for path in tmp_path.iterdir()] == [BALLAST]
+
+
+def test_a_ballast_that_cannot_be_made_is_no_reason_to_fail(tmp_path: Path) -> None:
+    space = Space(tmp_path, 0, 4096)
+    space.ballast_bytes = -1  # EINVAL: the filesystem cannot reserve
+    assert space.refill()
+    assert list(tmp_path.iterdir()) == []
