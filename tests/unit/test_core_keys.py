@@ -195,10 +195,22 @@ def test_a_lease_that_fails_after_its_ttl_dies_instead_of_waiting():
     sub = d.subscribe(s, "a", "g", 10, 30, now=0)
     d.arrived("g", 1, [Row(1, None, expires_ms=1000)], None, now=0)
     d.effects()
-    d.nack(s, list(sub.leases), None, None, now=2)
+    d.nack(s, list(sub.leases), None, "card refused", now=2)
     (died,) = d.effects().settlements
     assert isinstance(died, Died)
     assert died.reason == "expired"
+    assert (died.how, died.error, died.session) == ("nacked", "card refused", s)  # its history knows of the delivery
+
+
+def test_a_lease_given_back_after_its_ttl_dies_and_its_history_says_who_held_it():
+    d, s = core(), session()
+    d.subscribe(s, "a", "g", 10, 30, now=0)
+    d.arrived("g", 1, [Row(1, None, expires_ms=1000)], None, now=0)
+    d.effects()
+    d.disconnect(s, now=2)
+    (died,) = d.effects().settlements
+    assert isinstance(died, Died)
+    assert (died.reason, died.how, died.session, died.deliveries) == ("expired", "returned", s, 1)
 
 
 class World:

@@ -40,7 +40,7 @@ class Endings(Members):
         pending.failures += 1
         expires_ms = pending.message.expires_ms
         if expires_ms is not None and expires_ms / 1000 <= now:
-            self._expire(group, pending)
+            self._expire(group, pending, error, how, session)
             return
         retry = group.policy.retry
         reason = retry.verdict(pending.deliveries, pending.failures)
@@ -61,9 +61,17 @@ class Endings(Members):
             )
         )
 
-    def _expire(self, group: Group, pending: Pending) -> None:
+    def _expire(
+        self,
+        group: Group,
+        pending: Pending,
+        error: str | None = None,
+        how: str | None = None,
+        session: Session | None = None,
+    ) -> None:
+        """Its TTL is over; `how`, `error` and `session` tell of the delivery that ended with it, if one did."""
         self.counters.expired += 1
-        self._die(group, pending, "expired", None, drop=not group.policy.expired_dead)
+        self._die(group, pending, "expired", error, how, session, drop=not group.policy.expired_dead)
 
     def _expire_waiting(self, group: Group, pending: Pending) -> None:
         """Its TTL ended while it waited: what still points at it lets it go when it comes by."""
@@ -118,7 +126,10 @@ class Endings(Members):
         expires_ms = pending.message.expires_ms
         if expires_ms is not None and expires_ms / 1000 <= now:
             pending.held_for = None
-            self._expire(group, pending)
+            if counted:
+                self._expire(group, pending, None, how, session)
+            else:
+                self._expire(group, pending)
             return
         reason = group.policy.retry.verdict(pending.deliveries, pending.failures) if counted else None
         if reason is not None:
