@@ -1,7 +1,7 @@
 """Who holds what until when: granting, finding, extending and expiring leases.
 
 Owns the lease tokens and the deadlines. Decides nothing about what becomes of a message whose lease ended:
-delivery.py does.
+endings.py does.
 """
 
 from __future__ import annotations

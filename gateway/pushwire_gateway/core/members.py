@@ -1,7 +1,7 @@
 """Sessions and subscriptions come, go, and come back.
 
 Owns who is a member of which group, and what a session that lost its connection keeps for how long. What becomes of
-the messages a leaving member held is `_give_back`'s, in delivery.py.
+the messages a leaving member held is `_give_back`'s, in endings.py.
 """
 
 from __future__ import annotations

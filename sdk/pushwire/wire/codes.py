@@ -20,7 +20,7 @@ class ErrorCode(NamedTuple):
 ERRORS: dict[str, ErrorCode] = {
     "bad_request": ErrorCode("the request is malformed", False, 400),
     "unknown_op": ErrorCode("this operation is not known", False, 400),
-    "unsupported": ErrorCode("this version of the gateway does not support that", False, 501),
+    "unsupported": ErrorCode("this gateway does not support that", False, 501),
     "bad_topic": ErrorCode("the topic name is not valid", False, 400),
     "bad_group": ErrorCode("the group name is not valid", False, 400),
     "unauthorized": ErrorCode("the token was not accepted", False, 401),
