@@ -132,7 +132,7 @@ CASES = [
         "machine_words",
         "a.json",
         '"https://registry.' + 'npmjs.org/a.tgz"\n',
-        '"https://example.org/work/a"\n',
+        '"https://example.org/wor' + 'k/a"\n',
     ),
     ("machine_words", "a.txt", "--find-" + "links x\n", "orjson==3.13.0\n"),
 ]

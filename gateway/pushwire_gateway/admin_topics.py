@@ -117,9 +117,10 @@ class Managed(AdminBase):
     async def delete_topic(self, principal: Principal, name: str) -> None:
         """Remove a topic with everything in it. Its subscriptions and tails end with an error."""
         topic = self._topic(principal, name)
-        for tail in self._gateway.engine.tails.end_topic(topic):
-            tail.viewer.tail_failed(tail, TopicGone(name))
         await done(lambda changed: self._gateway.topics.delete(topic, _dismiss, changed))
+        for tail in self._gateway.engine.tails.end_topic(topic):  # not before it is certain: they are told for good
+            tail.viewer.tail_failed(tail, TopicGone(name))
+        self._gateway.engine.turn()
 
     async def purge_topic(self, principal: Principal, name: str, through_seq: int | None = None) -> dict[str, Any]:
         """Remove the messages of a topic, all or up to a seq, for all groups. Dead letters stay."""

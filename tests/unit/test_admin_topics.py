@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pushwire.wire.frames import Ack, Draft, Publish, Subscribe
+from pushwire.wire.frames import Ack, Draft, Error, Publish, Subscribe, SubscribeTail
 from pushwire_gateway import topic_config
 from pushwire_gateway.refusal import Refused
-from pushwire_storage.base import TopicConfig
+from pushwire_storage.base import StoreFull, TopicConfig
 from support.gateway_parts import Client, Parts, cap
 
 
@@ -39,6 +39,20 @@ async def test_a_topic_is_made_shown_configured_and_deleted() -> None:
     assert replaced["config"] == topic_config.shown(TopicConfig(strict=True))
     await parts.admin.delete_topic(root, "orders")
     assert await refusal(parts.admin.topic(root, "orders")) == "topic_not_found"
+
+
+async def test_a_tail_ends_when_its_topic_is_gone_for_certain_and_not_before() -> None:
+    parts = await Parts().start()
+    root, bob = parts.principal("root"), await publish(parts, "t", 1)
+    await bob.ok(SubscribeTail("t", sub="s", ref=2))
+    parts.store.failing = StoreFull("no room")
+    assert await refusal(parts.admin.delete_topic(root, "t")) == "insufficient_storage"
+    await parts.elapse(1)
+    await bob.ok(Publish("t", [Draft("", b'{"n":2}')], 3))
+    assert await bob.shown() == [2]
+    await parts.admin.delete_topic(root, "t")
+    ended = await bob.next(Error)
+    assert (ended.code, ended.sub) == ("topic_not_found", "s")
 
 
 async def test_what_is_there_is_not_made_again() -> None:

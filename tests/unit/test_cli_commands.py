@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import threading
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from pushwire.wire import frames
 from pushwire_gateway.cli import main
+from pushwire_storage.base import TopicConfig
 from support.admin_server import TOKEN, Refused, admin_server
 from support.sdk_peer import Peer
 from support.sdk_server import serving
@@ -69,6 +71,18 @@ def test_a_topic_is_made_with_a_configuration_as_people_write_it(api):
     }  # fmt: skip
     assert "is there already" in api("topic", "create", "new").stderr
     assert _done(api("topic", "create", "new"), FAILED) == ""
+
+
+def test_a_new_topic_is_shown_as_it_is_configured(api):
+    lines = _done(api("topic", "create", "new", "max_failures=3")).splitlines()
+    assert {line.split()[0] for line in lines} == {field.name for field in dataclasses.fields(TopicConfig)}
+    assert ["max_failures", "3"] in [line.split() for line in lines]
+    assert json.loads(_done(api("topic", "create", "other", "-o", "json")))["name"] == "other"
+
+
+def test_the_help_of_topic_create_names_every_field(api):
+    text = _done(api("topic", "create", "--help"))
+    assert [field.name for field in dataclasses.fields(TopicConfig) if field.name not in text] == []
 
 
 def test_fields_of_a_topic_are_set(api):
@@ -334,3 +348,12 @@ def test_consume_says_where_a_new_group_begins(peer):
     ]
     assert [line["seq"] for line in lines] == [1, 2]
     assert [op.start for link in peer.peer.links for op in link.of(frames.Subscribe)] == ["earliest"]
+
+
+def test_a_line_shows_what_was_chosen_for_a_message(peer):
+    _done(peer("publish", "orders", "1", "--priority", "3", "--key", "k", "-H", "trace:7"))
+    _done(peer("publish", "orders", "2"))
+    result = peer("consume", "orders", "-n", "2")
+    chosen, plain = (json.loads(line) for line in _done(result).splitlines())
+    assert (chosen["priority"], chosen["key"], chosen["headers"], chosen["data"]) == (3, "k", {"trace": "7"}, 1)
+    assert plain.keys() == {"topic", "seq", "id", "attempt", "redelivered", "data"}

@@ -11,7 +11,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -144,6 +144,17 @@ def administer(url: str, token: str, work: Callable[[pushwire.Admin], Coroutine[
             await work(admin)
 
     run_client(inside, token, "admin:*")
+
+
+def administer_one(
+    url: str, token: str, output: str, ask: Callable[[pushwire.Admin], Awaitable[Mapping[str, Any]]]
+) -> None:
+    """Run a command of the admin API that answers with one object, and show that."""
+
+    async def work(admin: pushwire.Admin) -> None:
+        show_one(output, await ask(admin))
+
+    administer(url, token, work)
 
 
 def interruptible() -> None:

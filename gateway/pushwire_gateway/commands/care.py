@@ -10,7 +10,7 @@ import click
 
 import pushwire
 
-from .base import EXIT_CONFIG, EXIT_FAILED, administer, fail, output_option, show_one, show_rows
+from .base import EXIT_CONFIG, EXIT_FAILED, administer, administer_one, fail, output_option, show_rows
 from .base import token_option as token
 from .base import url_option as url
 
@@ -68,10 +68,9 @@ def revoke(
     if (jti is None) == (subject is None) or (jti is not None and issued_before_s is not None):
         raise click.UsageError("give --jti, or --sub and perhaps --before")
 
-    async def work(admin: pushwire.Admin) -> None:
-        show_one(output, await admin.revoke(jti=jti, subject=subject, issued_before_s=issued_before_s))
-
-    administer(url, token, work)
+    administer_one(
+        url, token, output, lambda admin: admin.revoke(jti=jti, subject=subject, issued_before_s=issued_before_s)
+    )
 
 
 @click.command()

@@ -13,7 +13,7 @@ import pushwire
 from pushwire.admin_shapes import TopicConfig
 from pushwire.wire import codec
 
-from .base import administer, confirm, milliseconds, output_option, place, seconds, show_one, show_rows
+from .base import administer, administer_one, confirm, milliseconds, output_option, place, seconds, show_one, show_rows
 from .base import token_option as token
 from .base import url_option as url
 from .base import yes_option as yes
@@ -235,11 +235,9 @@ def group_create(
     inactive_ttl: float | None,
 ) -> None:
     """Make a group of a topic that is there."""
-
-    async def work(admin: pushwire.Admin) -> None:
-        show_one(output, await admin.create_group(topic, name, start=start, inactive_ttl_s=inactive_ttl))
-
-    administer(url, token, work)
+    administer_one(
+        url, token, output, lambda admin: admin.create_group(topic, name, start=start, inactive_ttl_s=inactive_ttl)
+    )
 
 
 @group.command("rm")
@@ -262,11 +260,7 @@ def group_rm(url: str, token: str, yes: bool, topic: str, name: str) -> None:
 @click.argument("name", metavar="GROUP")
 def group_pause(url: str, token: str, output: str, topic: str, name: str) -> None:
     """Hand nothing out any more. Leases run on."""
-
-    async def work(admin: pushwire.Admin) -> None:
-        show_one(output, await admin.pause_group(topic, name))
-
-    administer(url, token, work)
+    administer_one(url, token, output, lambda admin: admin.pause_group(topic, name))
 
 
 @group.command("resume")
@@ -277,11 +271,7 @@ def group_pause(url: str, token: str, output: str, topic: str, name: str) -> Non
 @click.argument("name", metavar="GROUP")
 def group_resume(url: str, token: str, output: str, topic: str, name: str) -> None:
     """Undo pause."""
-
-    async def work(admin: pushwire.Admin) -> None:
-        show_one(output, await admin.resume_group(topic, name))
-
-    administer(url, token, work)
+    administer_one(url, token, output, lambda admin: admin.resume_group(topic, name))
 
 
 @group.command("seek")
@@ -296,7 +286,4 @@ def group_seek(url: str, token: str, yes: bool, output: str, topic: str, name: s
     """Owe the group what is kept from there on, settled before or not, and nothing below it."""
     confirm(f"move group {name} of {topic} to {to}: what lies below is not delivered to it any more", yes)
 
-    async def work(admin: pushwire.Admin) -> None:
-        show_one(output, await admin.seek_group(topic, name, to))
-
-    administer(url, token, work)
+    administer_one(url, token, output, lambda admin: admin.seek_group(topic, name, to))
