@@ -8,8 +8,9 @@ from itertools import count
 
 from pushwire_gateway.core.delivery import Delivery
 from pushwire_gateway.core.dispatch import HELD_MAX
+from pushwire_gateway.core.expiries import ENTRIES_MIN
 from pushwire_gateway.core.leases import LEFT_MAX
-from pushwire_gateway.core.model import Session
+from pushwire_gateway.core.model import Died, Session
 
 _names = count()
 
@@ -17,10 +18,11 @@ _names = count()
 class Row:
     """What the core reads of a message."""
 
-    key = expires_ms = None
+    key = None
 
-    def __init__(self, seq: int, size_bytes: int = 10) -> None:
+    def __init__(self, seq: int, size_bytes: int = 10, expires_ms: int | None = None) -> None:
         self.seq = seq
+        self.expires_ms = expires_ms
         self.priority = 1
         self.size_bytes = size_bytes
 
@@ -125,3 +127,37 @@ def test_a_stale_ack_asks_no_subscription_that_waits_for_bytes():
     before = s.starved
     assert d.ack(s, ["nonsense"], now=0) == ["nonsense"]
     assert s.starved is before, "looked at again although no bytes came free"
+
+
+def test_messages_that_were_settled_before_their_ttl_ended_are_forgotten():
+    d = Delivery(lambda: 0.5)
+    s = session()
+    sub = d.subscribe(s, "s", "g", 100, 30, 0.0)
+    references = []
+    for step in range(100):
+        messages = [Row(step * 100 + n + 1, expires_ms=10**12) for n in range(100)]
+        references += map(weakref.ref, messages)
+        d.arrived("g", 1, messages, None, 1.0)
+        d.ack(s, list(sub.leases), 1.0)
+        d.effects()
+    del messages
+    gc.collect()
+    assert sum(reference() is not None for reference in references) <= 2 * ENTRIES_MIN  # of 10,000, with days to go
+
+
+def test_the_end_of_a_ttl_is_not_forgotten_with_those_that_ended_before():
+    d = Delivery(lambda: 0.5)
+    s = session()
+    d.subscribe(s, "s", "g", 1, 30, 0.0)
+    d.arrived("g", 1, [Row(1), Row(2, expires_ms=5000)], None, 1.0)
+    held = s.subs["s"].leases
+    other = session()
+    d.subscribe(other, "t", "h", 100, 30, 1.0)
+    for step in range(50):
+        d.arrived("h", 1, [Row(step * 100 + n + 2, expires_ms=10**12) for n in range(100)], None, 1.0)
+        d.ack(other, list(other.subs["t"].leases), 1.0)
+    d.effects()
+    assert d.next_deadline() == 5.0
+    d.handle_timer(5.0)
+    died = [effect.message.seq for effect in d.effects().settlements if isinstance(effect, Died)]
+    assert (died, len(held)) == ([2], 1)

@@ -11,12 +11,12 @@ settlement (conservation; the simulator checks it after each step through `censu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
 from typing import Any
 
 from . import keys, lanes, leases
 from .endings import Endings
-from .model import DROPPED, WAITING, Group, Lane, Pending, Session, Settled, Subscription
+from .expiries import Expiries
+from .model import Group, Lane, Pending, Session, Settled, Subscription
 
 UNHEALTHY_TIMEOUTS = 100
 """Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
@@ -45,7 +45,7 @@ class Delivery(Endings):
         self._release_hold_s = release_hold_s
         self._lease_age_s_max = lease_age_s_max
         self._unhealthy_timeouts = unhealthy_timeouts
-        self._expiries: list[tuple[float, int, Group, Pending]] = []  # heap: TTLs of messages in memory
+        self._expiries = Expiries()
 
     # --- messages come in --------------------------------------------------------------------------------------
 
@@ -123,8 +123,7 @@ class Delivery(Endings):
             if message.expires_ms / 1000 <= now:
                 self._expire(group, pending)
                 return
-            self._serial += 1
-            heappush(self._expiries, (message.expires_ms / 1000, self._serial, group, pending))
+            self._expiries.add(message.expires_ms / 1000, group, pending)
         self._ready.add(message.size_bytes)
         first = pending if message.key is None else keys.arrive(group, lane, pending, self._ready)
         if first is not None:
@@ -226,10 +225,8 @@ class Delivery(Endings):
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` has to be called. It may be called earlier without harm."""
-        times = [heap[0][0] for heap in (self._holds, self._away, self._expiries) if heap]
-        lease = self._deadlines.next()
-        if lease is not None:
-            times.append(lease)
+        times = [heap[0][0] for heap in (self._holds, self._away) if heap]
+        times += [at for at in (self._deadlines.next(), self._expiries.next()) if at is not None]
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -245,9 +242,9 @@ class Delivery(Endings):
             self._dispatch(sub.group, now)
         self._graces_over(now)
         self._holds_over(now)
-        while self._expiries and self._expiries[0][0] <= now:
-            _, _, group, pending = heappop(self._expiries)
-            if pending.place in {WAITING, DROPPED} and self._groups.get(group.handle) is group:
+        while (over := self._expiries.pop(now)) is not None:
+            group, pending = over
+            if self._groups.get(group.handle) is group:
                 self._expire_waiting(group, pending)
                 self._dispatch(group, now)
 
