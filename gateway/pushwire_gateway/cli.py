@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SECRET_FILE = "dev-secret"  # noqa: S105 - a file name
 DEV_DATA = "./pushwire-dev"
+BACKUPS = "backups"
+"""The folder in it that `pushwire backup` writes to."""
 DEV_TTL_S = 3600
 DEV_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 
@@ -76,14 +78,16 @@ def dev_secret(data: Path) -> bytes:
 
 
 def dev_flags(data: str | None) -> dict[str, Any]:
-    """What `--dev` changes: a secret of its own, loopback only."""
+    """What `--dev` changes: a secret of its own, loopback only, copies beside the database."""
     folder = data or DEV_DATA
-    secret = secrets.token_urlsafe(48).encode() if folder == "memory:" else dev_secret(Path(folder))
-    return {
-        "data": folder,
-        "host": "127.0.0.1",
-        "keys": [{"kid": "dev", "alg": "HS256", "secret": secret.decode()}],
-    }
+    flags: dict[str, Any] = {"data": folder, "host": "127.0.0.1"}
+    if folder == "memory:":
+        secret = secrets.token_urlsafe(48).encode()
+    else:
+        secret = dev_secret(Path(folder))
+        flags["backup_dir"] = Path(folder) / BACKUPS
+        flags["backup_dir"].mkdir(mode=0o700, exist_ok=True)
+    return flags | {"keys": [{"kid": "dev", "alg": "HS256", "secret": secret.decode()}]}
 
 
 def dev_token(settings: Settings) -> str:

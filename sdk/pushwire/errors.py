@@ -97,6 +97,12 @@ class Forbidden(AuthError):
     code = "forbidden"
 
 
+class Kicked(Forbidden):
+    """An operator ended this session."""
+
+    code = "kicked"
+
+
 class RateLimited(PushwireError):
     """Too many requests or bytes; `retry_after_s` says when to come back."""
 
@@ -240,7 +246,7 @@ _BY_ADMIN_CODE: dict[str, type[AdminError]] = {
 _BY_CLOSE: dict[int, type[PushwireError]] = {
     1000: ClientClosed,
     4401: Unauthorized,
-    4403: Forbidden,
+    4403: Kicked,
     4409: ClientClosed,
     4429: RateLimited,
 }

@@ -192,7 +192,7 @@ def test_ctrl_c_ends_a_consumer_with_130(dev):
 
 def test_sigterm_ends_a_consumer_with_130_and_without_a_word(dev):
     run("publish", "orders", "1", env=dev.env)
-    consumer = Spawned("consume", "orders", "--no-ack", env=dev.env)
+    consumer = Spawned("consume", "orders", "--settle", "hold", env=dev.env)
     try:
         consumer.line("{")
         consumer.process.send_signal(signal.SIGTERM)
@@ -211,15 +211,39 @@ def _expired(dev):
     return ".".join((head, base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("="), signature))
 
 
+def _revoked(dev):
+    made = run("token", "--dev", "--data", str(dev.data), "--sub", "gone", "--allow", "publish:*").stdout.strip()
+    assert run("revoke", "--sub", "gone", env=dev.env).returncode == 0
+    return made
+
+
+def test_a_gateway_in_development_makes_copies_of_its_database(dev):
+    done = run("backup", "monday.db", env=dev.env)
+    assert done.returncode == 0, done.stderr
+    assert (dev.data / "backups" / "monday.db").stat().st_size > 0
+    checked = run("db", "check", str(dev.data / "backups" / "monday.db"))
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_hint_for_a_topic_that_does_not_exist_fits_the_command(dev):
+    maker = ("--allow", "publish:nowhere", "--allow", "consume:nowhere@g")
+    narrow = run("token", "--dev", "--data", str(dev.data), "--sub", "a", *maker).stdout.strip()
+    assert "create:nowhere" in run("publish", "nowhere", "1", "--token", narrow, env=dev.env).stderr
+    asked = run("topic", "info", "nowhere", env=dev.env)
+    assert "create" not in asked.stderr, asked.stderr
+    assert "admin" not in asked.stderr, asked.stderr
+
+
 def test_a_client_that_is_refused_says_what_can_be_done(dev):
     rights = ("--allow", "consume:orders@billing")
     narrow = run("token", "--dev", "--data", str(dev.data), "--sub", "a", *rights).stdout.strip()
     said = {
         "expired": run("publish", "orders", "1", "--token", _expired(dev), env=dev.env),
         "no token": run("publish", "orders", "1", "--token", "bad", env=dev.env),
-        "this gateway?": run("publish", "orders", "1", "--token", dev.token[:-4] + "AAAA", env=dev.env),
+        "for this gateway": run("publish", "orders", "1", "--token", dev.token[:-4] + "AAAA", env=dev.env),
         "publish:orders": run("publish", "orders", "1", "--token", narrow, env=dev.env),
         "consume:orders@default": run("consume", "orders", "--token", narrow, env=dev.env),
+        "revoked?": run("publish", "orders", "1", "--token", _revoked(dev), env=dev.env),
     }
     for words, done in said.items():
         assert (done.returncode, done.stdout) == (AUTH, "")

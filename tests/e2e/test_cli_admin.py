@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from pushwire_gateway.cli import main
 from support import http_client
 from support.cli_process import Spawned, run
+from support.gateway_process import until
 from support.ws_client import WsClient
 
 OK, FAILED, USAGE, CONFIG, AUTH, NOT_FOUND = 0, 1, 2, 3, 4, 5
@@ -108,12 +109,28 @@ def test_dead_letters(shell):
     assert "card service down" in shell.run("dead", "show", "t", str(keyed["id"]))
     shell.run("dead", "show", "t", "999", code=NOT_FOUND)
     shell.run("dead", "redrive", "t", code=USAGE)  # nothing chosen
+    shell.run("dead", "redrive", "t", "--all", "--reason", "failures", code=USAGE)  # twice, and not the same
     assert shell.run("dead", "redrive", "t", str(keyed["id"])) == "1 dead letters put back\n"
     (line,) = shell.run("consume", "t", "--group", "g", "-n", "1").splitlines()
     assert (json.loads(line)["data"], json.loads(line)["redriven"]) == ({"n": 3}, True)
     assert shell.run("dead", "discard", "t", str(letters[0]["id"]), "--yes") == "1 dead letters removed\n"
     assert shell.run("dead", "redrive", "t", "--all") == "1 dead letters put back\n"
     assert shell.json("dead", "ls", "t") == []
+
+
+def test_what_a_consumer_makes_of_its_messages(shell):
+    shell.run("group", "create", "t", "g", code=NOT_FOUND)
+    shell.run("topic", "create", "t", "max_failures=2")  # the gateway's is 1
+    shell.run("group", "create", "t", "g")
+    shell.publish("t", '"bad"', '"later"')
+    one = ("consume", "t", "--group", "g", "-n", "1", "--prefetch", "1")
+    shell.run(*one, "--settle", "reject", "--error", "bad card")
+    (letter,) = until(lambda: shell.json("dead", "ls", "t"), "the dead letter")  # settled, but not awaited
+    assert (letter["reason"], letter["error"]) == ("rejected", "bad card")
+    failed = json.loads(shell.run(*one, "--settle", "nack"))
+    again = json.loads(shell.run(*one))
+    assert (failed["data"], again["data"], again["attempt"]) == ("later", "later", failed["attempt"] + 1)
+    shell.run(*one, "--error", "why", code=USAGE)  # an error of what succeeded
 
 
 async def test_a_connection_is_kicked_and_its_messages_go_to_another(shell):

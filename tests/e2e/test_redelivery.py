@@ -30,7 +30,7 @@ async def _published(gateway: GatewayProcess, count: int) -> list[int]:
 async def test_all_32_leases_of_a_killed_consumer_reach_another_within_a_second_in_order(gateway):
     env = {"PUSHWIRE_URL": gateway.url, "PUSHWIRE_TOKEN": gateway.token("victim")}
     seqs = await _published(gateway, HELD)
-    victim = Spawned("consume", TOPIC, "--no-ack", "--prefetch", str(HELD), env=env)
+    victim = Spawned("consume", TOPIC, "--settle", "hold", "--prefetch", str(HELD), env=env)
     try:
         lines = [await asyncio.to_thread(victim.line, "{") for _ in range(HELD)]
         other = await WsClient.open(gateway.port, gateway.token("other"))

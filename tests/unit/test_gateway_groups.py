@@ -59,7 +59,7 @@ async def test_a_private_group_is_there_for_its_owner_only() -> None:
         eve = await parts.client(subject)
         error = await eve.error(Subscribe("t", "phone", client_id=client_id, ref=1))
         assert error.code == "group_not_found"
-        assert error.message == "there is no such group, and the token may not create it"
+        assert error.message == "there is no such group"
 
 
 async def test_a_group_that_is_not_private_cannot_be_had_as_a_private_one() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushwire import Backoff, Forbidden, ProtocolError, Unauthorized
+from pushwire import Backoff, Kicked, ProtocolError, Unauthorized
 from pushwire.backoff import MIN_UPTIME_S, Loss, Reconnector
 from pushwire.errors import ClientClosed, PushwireError
 from pushwire.ids import uuid7
@@ -112,7 +112,7 @@ def test_a_code_nobody_knows_means_come_back(code):
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(4403, Forbidden), (4400, ProtocolError), (1009, ProtocolError), (4409, ClientClosed)]
+    ("code", "kind"), [(4403, Kicked), (4400, ProtocolError), (1009, ProtocolError), (4409, ClientClosed)]
 )
 def test_a_final_close_has_an_error_of_its_kind(code, kind):
     verdict = reconnector().down(Loss(code, "no more"), None, 0.0)
@@ -122,7 +122,7 @@ def test_a_final_close_has_an_error_of_its_kind(code, kind):
 
 
 def test_what_goodbye_said_counts_when_the_close_frame_was_lost():
-    assert type(reconnector().down(Loss(1006), Goodbye(4403, "kicked", False), 0.0)) is Forbidden
+    assert type(reconnector().down(Loss(1006), Goodbye(4403, "kicked", False), 0.0)) is Kicked
     assert reconnector().down(Loss(1000), Goodbye(1012, "restarting", True), 0.0) == 0.25
 
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from pushwire import Forbidden, ProtocolError, PushwireError, State, SubscribeError
+from pushwire import Forbidden, Kicked, ProtocolError, PushwireError, State, SubscribeError
 from pushwire.backoff import Backoff
 from pushwire.consumer import Phase
 from pushwire.wire import frames
@@ -131,7 +131,7 @@ def test_a_gateway_without_a_heartbeat_is_not_watched():
 # --- the end of a connection -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("code", "kind"), [(4403, Forbidden), (4400, ProtocolError), (1009, ProtocolError)])
+@pytest.mark.parametrize(("code", "kind"), [(4403, Kicked), (4400, ProtocolError), (1009, ProtocolError)])
 def test_a_final_close_ends_everything_with_its_error(code, kind):
     pair = Pair()
     consumer, _ = pair.subscribe()
@@ -156,7 +156,7 @@ def test_goodbye_can_be_for_good():
     pair = Pair()
     pair.link.goodbye(4403, reconnect=False)
     pair.pump()
-    assert type(pair.session.error) is Forbidden
+    assert type(pair.session.error) is Kicked
 
 
 def test_after_goodbye_settlements_still_go_and_no_subscription_begins():

@@ -100,16 +100,18 @@ def place(context: click.Context, param: click.Parameter, text: str | None) -> p
 # --- running ---------------------------------------------------------------------------------------------------
 
 
-def run_client(work: Callable[[], Coroutine[Any, Any, None]], token: str, needs: str) -> None:
-    """Run a client command and turn its errors into exit codes. `needs`: the right to name when the token lacks it."""
+def run_client(work: Callable[[], Coroutine[Any, Any, None]], token: str, needs: str, *, creates: bool = False) -> None:
+    """Run a client command and turn its errors into exit codes. `needs`: the right to name when the token lacks it.
+    `creates`: with the right, the command would have made what does not exist."""
     logging.getLogger("pushwire").addFilter(_not_said_twice)
     try:
         asyncio.run(work())
     except pushwire.Unauthorized as exc:
         fail(f"{exc} ({token_trouble(token)})", EXIT_AUTH)
     except pushwire.PushwireError as exc:
-        hint = {"forbidden": f" (it needs {needs})", "topic_not_found": " (a token with create:... makes one)"}
-        fail(str(exc) + hint.get(exc.code, ""), EXITS.get(exc.code, EXIT_FAILED))
+        lacks = exc.code == "forbidden" or (creates and exc.code == "topic_not_found")
+        hint = f" (it needs {needs})" if lacks else ""
+        fail(str(exc) + hint, EXITS.get(exc.code, EXIT_FAILED))
     except ValueError as exc:  # what the SDK refuses before anything is sent
         fail(str(exc), EXIT_USAGE)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -133,7 +135,7 @@ def token_trouble(token: str) -> str:
         return "it is no token: `pushwire token` makes one"
     if late_s > 0:
         return f"it expired {late_s} s ago: `pushwire token` makes a new one"
-    return "is it for this gateway? A key, its kid, the audience or the issuer may differ"
+    return "was it revoked? Is it for this gateway: its key and kid, the audience, the issuer?"
 
 
 def administer(url: str, token: str, work: Callable[[pushwire.Admin], Coroutine[Any, Any, None]]) -> None:

@@ -6,6 +6,7 @@ Owns how a message is written and read on a terminal or in a pipe.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +31,13 @@ CHUNK_MESSAGES = 1000
 """Published before the first of their receipts is printed: as many as one operation holds."""
 COUNT_MAX = 1_000_000
 """Of `--count`: a topic's whole quota."""
+
+SETTLE: dict[str, Callable[[pushwire.Message, str | None], object]] = {
+    "ack": lambda message, _error: message.ack(),
+    "nack": lambda message, error: message.nack(error=error),
+    "reject": lambda message, error: message.reject(error),
+    "hold": lambda _message, _error: None,  # they come back when the command ends
+}
 
 
 def body_of(text: str) -> Any:
@@ -96,7 +104,7 @@ def publish(  # noqa: PLR0913 - click passes every option
                 ]
                 await _publish(client, topic, items)
 
-    run_client(work, token, f"publish:{topic}, and create:{topic} where the topic is new")
+    run_client(work, token, f"publish:{topic}, and create:{topic} where the topic is new", creates=True)
 
 
 async def _publish(client: pushwire.Client, topic: str, items: list[pushwire.PublishItem]) -> None:
@@ -122,7 +130,14 @@ async def _publish(client: pushwire.Client, topic: str, items: list[pushwire.Pub
 @click.option("--from", "start", callback=place, help="where a new group begins: earliest, new, a seq or a time")
 @click.option("-n", "count", type=click.IntRange(1), help="end after this many messages")
 @click.option("--prefetch", type=click.IntRange(1, 1000), default=32, show_default=True)
-@click.option("--no-ack", is_flag=True, help="hold the messages without settling them (they come back when this ends)")
+@click.option(
+    "--settle",
+    type=click.Choice(tuple(SETTLE)),
+    default="ack",
+    show_default=True,
+    help="what becomes of each once it is printed: done; tried again later; a dead letter; held until this ends",
+)
+@click.option("--error", help="why, for --settle nack and reject: kept with the dead letter")
 def consume(
     url: str,
     token: str,
@@ -131,9 +146,12 @@ def consume(
     start: pushwire.Start | None,
     count: int | None,
     prefetch: int,
-    no_ack: bool,
+    settle: str,
+    error: str | None,
 ) -> None:
-    """Print each message as a line of JSON, and ack it once it is printed."""
+    """Print each message as a line of JSON, and settle it once it is printed."""
+    if error is not None and settle not in ("nack", "reject"):
+        raise click.UsageError("--error is for --settle nack and reject")
 
     async def work() -> None:
         interruptible()
@@ -144,13 +162,13 @@ def consume(
             seen = 0
             async for message in subscription:
                 print_line(message_line(message))
-                if not no_ack:
-                    message.ack()
+                SETTLE[settle](message, error)
                 seen += 1
                 if count is not None and seen >= count:
                     break
 
-    run_client(work, token, f"consume:{topic}@{group}, and create:{topic}@{group} where topic or group is new")
+    needs = f"consume:{topic}@{group}, and create:{topic}@{group} where topic or group is new"
+    run_client(work, token, needs, creates=True)
 
 
 @click.command()
@@ -181,7 +199,7 @@ def tail(url: str, token: str, topic: str, start: pushwire.Start | None, after: 
                 position = entries.position
                 click.echo(f"pushwire: go on with --after {position.epoch}:{position.seq}", err=True)
 
-    run_client(work, token, f"replay:{topic}, and create:{topic} where the topic is new")
+    run_client(work, token, f"replay:{topic}, and create:{topic} where the topic is new", creates=True)
 
 
 async def _print_tail(entries: pushwire.Tail, count: int | None) -> None:

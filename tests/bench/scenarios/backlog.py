@@ -56,8 +56,17 @@ def cases(quick: bool) -> list[Case]:
     backlog = {"messages": MESSAGES, "delay_ms": 0}
     scheduled = {"messages": MESSAGES, "delay_ms": DELAY_MS}
     return [
-        Case("backlog", name, backlog, METRICS, connections=2, stages=STAGES, lone=True),
-        Case("backlog", f"{name}, scheduled", scheduled, SCHEDULED, connections=2, stages=SCHEDULED_STAGES, lone=True),
+        Case("backlog", name, backlog, METRICS, connections=2, stages=STAGES, fresh=True, lone=True),
+        Case(
+            "backlog",
+            f"{name}, scheduled",
+            scheduled,
+            SCHEDULED,
+            connections=2,
+            stages=SCHEDULED_STAGES,
+            fresh=True,
+            lone=True,
+        ),
     ]
 
 
