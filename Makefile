@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest
 ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 
 .PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults conformance e2e \
-	bench demo serve dist lock clean ci
+	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,8 +95,18 @@ sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
 faults: $(STAMP) ## kill, stall and fill the disk of a real gateway; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
 
-bench: $(STAMP) ## benchmarks; ARGS='...'
+# A quick run has one round of everything in at most 90 s: for the daily look, not for quoting.
+bench: $(STAMP) ## benchmarks beside the peers that are there; QUICK=1 in 90 s, ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-peers: $(STAMP) ## fetch the peers of the benchmark and unpack them under build/peers
+	PYTHONPATH=tests $(BIN)/python tests/bench/peers.py
+
+bench-docs: $(STAMP) ## write docs/performance.md and its charts from the last run
+	PYTHONPATH=tests $(BIN)/python tests/bench/document.py
+
+bench-syncs: $(STAMP) ## count with strace what each contestant syncs
+	PYTHONPATH=tests $(BIN)/python tests/bench/syncs.py
 
 demo: $(STAMP) ## a development gateway with traffic of its own
 	$(BIN)/python -m pushwire_gateway.demo $(ARGS)

@@ -109,8 +109,8 @@ class Reader:
             if body + size > end:
                 break
             at = body + size
-            if first == 0x81 and not self._fragments:  # the common shape: one final text frame
-                messages.append((TEXT, data[body:at]))
+            if 0x81 <= first <= 0x82 and not self._fragments:  # the common shape: one final frame
+                messages.append((first & 0x0F, data[body:at]))
             else:
                 self._other(first, data[body:at], messages)
         self._rest = data[at:]

@@ -1,7 +1,8 @@
 """Non-blocking sockets under one epoll: the engine of the load generator.
 
 Owns connecting, the handshake, reading, writing and waiting with a deadline. Knows no operation of a protocol: a
-role gets whole payloads through `on_payload` and sends whole payloads. One write per connection and loop turn.
+role gets whole payloads through `on_payload` (of a raw target: whatever one read gave) and sends whole payloads. One
+write per connection and loop turn.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from bench import framing
 
 RECV_BYTES = 256 * 1024
 """One read takes what a broker can put into a socket buffer between two turns."""
-SEND_BYTES_MAX = 4 * 1024 * 1024
-"""Unsent bytes of one connection: several windows of 256 messages of 1 KiB. More is a broker that stopped reading."""
+SEND_BYTES_MAX = 16 * 1024 * 1024
+"""Unsent bytes of one connection: two windows of 256 messages of 32 KiB. More is a broker that stopped reading."""
 CONNECTING_MAX = 64
 """Handshakes under way at once; below every listener's backlog."""
 
@@ -31,7 +32,7 @@ class LoadError(Exception):
 
 
 class Link:
-    """One WebSocket connection. `on_payload` gets each text or binary message."""
+    """One connection. `on_payload` gets each text or binary message, or of a raw target the bytes as they come."""
 
     __slots__ = ("_key", "_out", "_reader", "_request", "_waiting", "loop", "name", "on_payload", "open", "sock")
 
@@ -51,22 +52,42 @@ class Link:
 
     def start(self, token: str | None) -> None:
         target = self.loop.target
+        if target.opcode is not None:
+            self._upgrade(token)
+        self.sock.connect_ex((target.host, target.port))
+        self._waiting = True
+        self.loop.watch(self, select.EPOLLIN | select.EPOLLOUT)
+
+    def _upgrade(self, token: str | None) -> None:
+        target = self.loop.target
         self._key = base64.b64encode(os.urandom(16)).decode()
         self._out += framing.upgrade_request(
             f"{target.host}:{target.port}", target.path, self._key, target.subprotocol, token
         )
-        self.sock.connect_ex((target.host, target.port))
-        self._waiting = True
-        self.loop.watch(self, select.EPOLLIN | select.EPOLLOUT)
 
     def send(self, payloads: Iterable[bytes]) -> None:
         """Queue one frame per payload; they leave in one write at the end of this loop turn."""
         if not self._out:
             self.loop.dirty.append(self)
-        for payload in payloads:
-            self._out += framing.encode(payload)
+        opcode = self.loop.target.opcode
+        if opcode is None:
+            self._out += b"".join(payloads)
+        else:
+            for payload in payloads:
+                self._out += framing.encode(payload, opcode)
         if len(self._out) > SEND_BYTES_MAX:
             raise LoadError(f"{self.name}: the broker stopped reading")
+
+    def writable(self) -> None:
+        if not self.open and self.loop.target.opcode is None:  # connected is all that a raw link waits for
+            self._opened()
+            self._waiting = False
+            self.loop.watch(self, select.EPOLLIN)
+        self.flush()
+
+    def _opened(self) -> None:
+        self.open = True
+        self.loop.opened += 1
 
     def flush(self) -> None:
         if not self._out:
@@ -91,10 +112,18 @@ class Link:
             raise LoadError(f"{self.name}: {exc}") from exc
         if not data:
             raise LoadError(f"{self.name}: closed by the broker without a close frame")
+        if self.loop.target.opcode is None:
+            self.on_payload(data)
+            return
         try:
             if not self.open:
                 data = self._handshake(data)
-            for opcode, payload in self._reader.feed(data):
+            messages = self._reader.feed(data)
+            if self.loop.target.opcode == framing.BINARY and all(opcode == framing.BINARY for opcode, _ in messages):
+                # The peers' binary protocols are byte streams: frames mean nothing, and one call costs less than many.
+                self.on_payload(b"".join([payload for _, payload in messages]))
+                return
+            for opcode, payload in messages:
                 self._message(opcode, payload)
         except framing.FramingError as exc:
             raise LoadError(f"{self.name}: {exc}") from exc
@@ -105,8 +134,7 @@ class Link:
         if rest is None:
             return b""
         self._request = b""
-        self.open = True
-        self.loop.opened += 1
+        self._opened()
         return rest
 
     def _message(self, opcode: int, payload: bytes) -> None:
@@ -122,13 +150,16 @@ class Link:
 
 
 class Target:
-    """Where the broker listens."""
+    """Where the broker listens, and how bytes travel there: in text frames, in binary frames, or (None) in none."""
 
-    def __init__(self, host: str, port: int, path: str, subprotocol: str | None) -> None:
+    def __init__(
+        self, host: str, port: int, path: str, subprotocol: str | None, opcode: int | None = framing.TEXT
+    ) -> None:
         self.host = host
         self.port = port
         self.path = path
         self.subprotocol = subprotocol
+        self.opcode = opcode
 
 
 class Loop:
@@ -173,7 +204,7 @@ class Loop:
             if mask & ~select.EPOLLOUT:  # also errors and hang-ups: the read says what happened
                 link.readable()
             if mask & select.EPOLLOUT:
-                link.flush()
+                link.writable()
         self.flush()
 
     def turn_precise(self, timeout_s: float) -> None:

@@ -10,12 +10,17 @@ import gc
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from bench.dialects import DIALECTS
+from bench.dialects import Dialect, PushwireV1
 from bench.links import LoadError, Loop, Target
-from bench.scenarios import backlog, fanout, idle, latency, throughput
+from bench.protocols.mqtt import Mqtt
+from bench.protocols.nats import Nats
+from bench.protocols.resp import Redis
+from bench.protocols.stomp import Stomp
+from bench.scenarios import backlog, bare, fanout, growth, idle, latency, sdk, throughput
 from bench.scenarios.base import Load
 
 SCENARIOS: dict[str, ModuleType] = {
@@ -24,16 +29,27 @@ SCENARIOS: dict[str, ModuleType] = {
     "fan-out": fanout,
     "idle": idle,
     "backlog": backlog,
+    "growth": growth,
+    "sdk": sdk,
+    "bare": bare,
 }
+DIALECTS: dict[str, Callable[[int], Dialect]] = {
+    "pushwire.v1": PushwireV1,
+    "stomp": Stomp,
+    "mqtt": Mqtt,
+    "nats": Nats,
+    "resp": Redis,
+}
+"""By the name a job carries; made with the length of a body."""
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Figures and notes of one job, or `error` with the reason why there are none."""
-    target = Target(job["host"], job["port"], job["path"], job["subprotocol"])
-    loop = Loop(target)
+    dialect = DIALECTS[job["dialect"]](job["body_bytes"])
+    loop = Loop(Target(job["host"], job["port"], job["path"], job["subprotocol"], dialect.opcode))
     load = Load(
         loop,
-        DIALECTS[job["dialect"]](job["body_bytes"]),
+        dialect,
         job["topic"],
         itertools.chain(job["tokens"], itertools.repeat(None)),
         job["broker_pids"],

@@ -9,9 +9,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ READY_S = 15
 """From start to the ready file: imports, migrations and listening, on a busy machine."""
 STOP_S = 12
 """From SIGTERM to the end: a gateway may take 10 s to drain."""
+LOOPBACK = "127.0.0.1"
 CLOCK_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -46,6 +48,40 @@ def cores() -> tuple[int | None, int | None]:
     return (usable[0], usable[-1]) if len(usable) > 1 else (None, None)
 
 
+Ready = Callable[[], dict[str, Any] | None]
+"""What a broker tells when it is ready, at least its `port`; None while it is not."""
+
+
+def file_ready(path: Path) -> Ready:
+    """Ready when it has written this file, a JSON object."""
+
+    def ready() -> dict[str, Any] | None:
+        try:
+            said: dict[str, Any] = json.loads(path.read_bytes())
+        except (FileNotFoundError, json.JSONDecodeError):  # not there, or half written
+            return None
+        return said
+
+    return ready
+
+
+def port_ready(port: int) -> Ready:
+    """Ready when it accepts connections there."""
+
+    def ready() -> dict[str, Any] | None:
+        with socket.socket() as probe:
+            return {"port": port} if probe.connect_ex((LOOPBACK, port)) == 0 else None
+
+    return ready
+
+
+def free_port() -> int:
+    """A port that nobody had a moment ago, for a broker that cannot choose one itself."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
 class Server:
     """A broker process: alive from `start` to `stop`, its output in a file."""
 
@@ -56,28 +92,22 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "output.log"
 
-    def start(self, command: Sequence[str], env: Mapping[str, str], cpu: int | None, ready_file: Path) -> None:
-        """Start and wait for the ready file, a JSON object. Raises ProcessFailed."""
+    def start(self, command: Sequence[str], env: Mapping[str, str], cpu: int | None, ready: Ready) -> None:
+        """Start and wait until `ready` says where it is. Raises ProcessFailed."""
         with self._log.open("ab") as log, pinned_to(cpu):
             self._process = subprocess.Popen(
                 command, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches the bench alone, which then ends its children in order
             )  # fmt: skip
         deadline = time.monotonic() + READY_S
-        while not self._read_ready(ready_file):
+        while (said := ready()) is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(0.02)  # the wait between two looks at the file
                 raise ProcessFailed(f"{self.name} ended at once with exit code {code}{self.last_words()}")
             if time.monotonic() > deadline:
                 self.stop()
                 raise ProcessFailed(f"{self.name} was not ready within {READY_S} s{self.last_words()}")
-
-    def _read_ready(self, ready_file: Path) -> bool:
-        try:
-            self.ready = json.loads(ready_file.read_bytes())
-        except (FileNotFoundError, json.JSONDecodeError):  # not there, or half written
-            return False
-        return True
+        self.ready = said
 
     @property
     def pid(self) -> int:

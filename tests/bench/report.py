@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,18 @@ class Results:
         return None
 
 
+def concerns(case: Case, system: str) -> bool:
+    """Whether a case is measured with this system. A bare limit takes part only where it is named."""
+    return system in case.systems if case.systems else not system.startswith("bare-")
+
+
 def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.2f}"
+
+
+def brief(figures: Mapping[str, float]) -> str:
+    """One measurement on one line, for whoever watches a long run."""
+    return ", ".join(f"{name} {number(value)}" for name, value in figures.items())
 
 
 def factor(metric: Metric, ours: float | None, theirs: float | None) -> str:
@@ -90,20 +101,23 @@ def factor(metric: Metric, ours: float | None, theirs: float | None) -> str:
 
 def table(results: Results) -> str:
     """One block a case: a line a metric, a column a system, then the first system against each other one."""
-    ours, *others = results.systems
     lines = []
     for case in results.cases:
+        systems = [system for system in results.systems if concerns(case, system)]
+        if not systems:
+            continue
+        ours, *others = systems
         lines += ["", f"{case.scenario}: {case.name}"]
-        heads = [*results.systems, *(f"{ours} : {other}" for other in others)]
+        heads = [*systems, *(f"{ours} : {other}" for other in others)]
         lines.append(f"  {'':<30}" + "".join(f"{head:>34}" for head in heads))
         for metric in case.metrics:
-            cells = [_shown(results.cell(case, system), metric) for system in results.systems]
+            cells = [_shown(results.cell(case, system), metric) for system in systems]
             mine = results.quoted(case, ours, metric)
             cells += [factor(metric, mine, results.quoted(case, other, metric)) for other in others]
             lines.append(f"  {metric.name + ', ' + metric.unit:<30}" + "".join(f"{cell:>34}" for cell in cells))
-        shares = [_shares(results.cell(case, system)) for system in results.systems]
+        shares = [_shares(results.cell(case, system)) for system in systems]
         lines.append(f"  {'CPU share: load / broker':<30}" + "".join(f"{share:>34}" for share in shares))
-        for system in results.systems:
+        for system in systems:
             for reason in dict.fromkeys(results.cell(case, system).failures):
                 lines.append(f"  {system} FAILED: {reason}")
     return "\n".join(lines)
@@ -130,7 +144,7 @@ def rows(
     """One row per system, scenario and metric. `value` is null where nothing may be quoted; `void` says why."""
     found: list[dict[str, Any]] = []
     for case in results.cases:
-        for system in results.systems:
+        for system in filter(partial(concerns, case), results.systems):
             cell = results.cell(case, system)
             for metric in case.metrics:
                 values = cell.values(metric)

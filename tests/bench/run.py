@@ -23,9 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import bounds, processes, report
+from bench.contestants.bare import BareBroadcast, BareFrames
 from bench.contestants.base import Contestant
+from bench.contestants.mosquitto import Mosquitto
 from bench.contestants.naive import Naive
+from bench.contestants.nats import Nats, NatsAlways
 from bench.contestants.pushwire import Pushwire
+from bench.contestants.rabbitmq import RabbitMQ
+from bench.contestants.redis import Redis
 from bench.loadgen import SCENARIOS
 from bench.processes import ProcessFailed
 from bench.scenarios.base import CONNECT_S, DRAIN_S, SETUP_S, STAGE_S, Case
@@ -33,8 +38,12 @@ from bench.stats import median
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build"
-CONTESTANTS: tuple[type[Contestant], ...] = (Pushwire, Naive)
+CONTESTANTS: tuple[type[Contestant], ...] = (
+    Pushwire, Naive, RabbitMQ, Nats, NatsAlways, Redis, Mosquitto, BareFrames, BareBroadcast,
+)  # fmt: skip
 """The first is compared with each other one."""
+QUICK = ("pushwire", "naive", "nats", "bare-frames", "bare-broadcast")
+"""In a quick run, unless others are named."""
 BODY_BYTES = 200
 ROUNDS = 3
 START_FAILURES_MAX = 2
@@ -54,9 +63,10 @@ class Bench:
         self.options = options
         self.folder = folder
         self.broker_cpu, self.load_cpu = (None, None) if options.unpinned else processes.cores()
-        self.contestants = [
-            kind(folder, self.broker_cpu) for kind in CONTESTANTS if kind.name in (options.system or [kind.name])
-        ]
+        wanted = options.system or (QUICK if options.quick else [kind.name for kind in CONTESTANTS])
+        asked = [kind(folder, self.broker_cpu) for kind in CONTESTANTS if kind.name in wanted]
+        self.missing = {one.name: reason for one in asked if (reason := one.missing())}
+        self.contestants = [one for one in asked if one.name not in self.missing]
         self.cases = [case for case in plan(options.quick) if options.only in f"{case.scenario}: {case.name}"]
         self.results = report.Results([contestant.name for contestant in self.contestants], self.cases)
         self.others = processes.Others()
@@ -78,7 +88,7 @@ class Bench:
                 if case.scenario == "throughput" and case is self.cases[0]:
                     self.measure_bounds()
                 for contestant in turned(self.contestants, number):
-                    if not case.lone or contestant is self.contestants[0]:
+                    if report.concerns(case, contestant.name):
                         self.round(case, contestant)
             longest_s = max(longest_s, time.monotonic() - began)
             say(f"round {number + 1} of {self.options.rounds} done")
@@ -115,6 +125,7 @@ class Bench:
             say(f"{contestant.name}, {case.scenario}: {case.name}: FAILED: {what}\n{output}".rstrip())
             contestant.stop()  # the next measurement begins with a broker that owes nothing to this one
             return
+        say(f"{contestant.name}, {case.scenario}: {case.name}: {report.brief(answer['figures'])}")
         cell.rounds.append(answer["figures"])
         cell.notes.append(answer["notes"])
         if case.fresh:
@@ -126,6 +137,7 @@ class Bench:
             raise ProcessFailed(f"{case.connections} connections need a higher limit of open files than {limit}")
         if contestant.alive and not case.fresh:
             return
+        contestant.extra_env = case.env
         failures = self.start_failures.get(contestant.name, 0)
         if failures >= START_FAILURES_MAX:
             raise ProcessFailed("does not start")
@@ -155,13 +167,13 @@ class Bench:
             "scenario": case.scenario,
             "params": case.params,
             "topic": f"bench.t{number}",
-            "body_bytes": BODY_BYTES,
+            "body_bytes": case.params.get("body_bytes", BODY_BYTES),
             "seed": number,
             "tokens": contestant.tokens(case.connections),
         }
         busy_s = case.params.get("warm_s", 0) + case.params.get("measure_s", 0)
         # Every wait inside has its own end; this one is for a load generator that hangs.
-        within_s = busy_s + 2 * CONNECT_S + SETUP_S + (STAGE_S if case.stages else DRAIN_S) + 10
+        within_s = busy_s + 2 * CONNECT_S + SETUP_S + (STAGE_S if case.stages or case.fresh else DRAIN_S) + 10
         return processes.run([sys.executable, str(HERE / "loadgen.py")], self.env, self.load_cpu, job, within_s)
 
     def stop(self) -> None:
@@ -212,6 +224,8 @@ def conclude(bench: Bench, seconds: float) -> int:
         known = ", ".join(f"{name} {value}" for name, value in versions[contestant.name].items())
         raised = ", ".join(f"{name}={value}" for name, value in limits[contestant.name].items()) or "none"
         print(f"{contestant.name}: {contestant.durable}\n  versions: {known}\n  limits raised: {raised}")
+    for name, reason in bench.missing.items():
+        print(f"{name}: MISSING: {reason}")
     for name, values in results.bounds.items():
         print(f"bound: {name}: {report.number(median(values))} rows/s")
     share = results.naive_share(bounds.THREE_HOPS)
@@ -228,6 +242,8 @@ def conclude(bench: Bench, seconds: float) -> int:
         "machine": place,
         "seconds": round(seconds, 1),
         "naive_share_of_three_hops": share,
+        "missing": bench.missing,
+        "durable": {contestant.name: contestant.durable for contestant in bench.contestants},
         "rows": report.rows(results, versions, limits),
     }
     report.write(bench.options.out, document)

@@ -15,7 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.processes import Server
+from bench import peers
+from bench.processes import LOOPBACK, ProcessFailed, Ready, Server, file_ready, port_ready
 
 
 class Contestant:
@@ -34,9 +35,20 @@ class Contestant:
         self._folder = folder
         self._cpu = cpu
         self._server: Server | None = None
+        self.extra_env: Mapping[str, str] = {}
+        """Of the case at hand."""
+
+    def missing(self) -> str | None:
+        """Why it cannot be started here, or None."""
+        return None
 
     def command(self, data: Path, ready_file: Path) -> Sequence[str]:
+        """What starts it on the data in `data`. Called once a start, so it may prepare files there."""
         raise NotImplementedError
+
+    def ready(self, ready_file: Path) -> Ready:
+        """How it shows that it is ready."""
+        return file_ready(ready_file)
 
     def env(self) -> dict[str, str]:
         """The environment of its process: ours without settings somebody left in it."""
@@ -65,7 +77,8 @@ class Contestant:
         ready_file = data / "ready.json"
         self._server = Server(self.name, data)
         try:
-            self._server.start(self.command(data, ready_file), self.env(), self._cpu, ready_file)
+            command = self.command(data, ready_file)
+            self._server.start(command, {**self.env(), **self.extra_env}, self._cpu, self.ready(ready_file))
         except BaseException:
             self.stop()
             raise
@@ -77,7 +90,8 @@ class Contestant:
         self._server.stop()
         ready_file.unlink(missing_ok=True)
         began = time.monotonic()
-        self._server.start(self.command(self._server.folder, ready_file), self.env(), self._cpu, ready_file)
+        command = self.command(self._server.folder, ready_file)
+        self._server.start(command, {**self.env(), **self.extra_env}, self._cpu, self.ready(ready_file))
         return time.monotonic() - began
 
     def stop(self) -> None:
@@ -92,7 +106,7 @@ class Contestant:
         assert self._server is not None
         ready = self._server.ready
         return {
-            "host": "127.0.0.1",
+            "host": LOOPBACK,
             "port": ready["port"],
             "path": self.path,
             "subprotocol": self.subprotocol,
@@ -102,6 +116,37 @@ class Contestant:
 
     def last_words(self) -> str:
         return self._server.last_words() if self._server else ""
+
+
+class Installed(Contestant):
+    """A broker of somebody else: a program that is there or not, told its port, ready when it accepts connections."""
+
+    program = ""
+    package = ""
+    """Debian's, for the version."""
+
+    def __init__(self, folder: Path, cpu: int | None) -> None:
+        super().__init__(folder, cpu)
+        self.port = 0
+
+    def missing(self) -> str | None:
+        return None if peers.program(self.program) else f"no {self.program} here; make bench-peers fetches it"
+
+    def where(self) -> str:
+        """The program's path. Raises ProcessFailed."""
+        found = peers.program(self.program)
+        if found is None:
+            raise ProcessFailed(f"no {self.program}")
+        return str(found)
+
+    def env(self) -> dict[str, str]:
+        return {**super().env(), **peers.library_path()}
+
+    def ready(self, ready_file: Path) -> Ready:
+        return port_ready(self.port)
+
+    def versions(self) -> dict[str, str]:
+        return {self.package: peers.package_version(self.package)}
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -14,7 +14,10 @@ SOURCE = Path(__file__).parent.parent / "naive.py"
 
 class Naive(Contestant):
     name = "naive"
-    durable = "WAL, synchronous=FULL; INSERT + commit per message, UPDATE + commit per acknowledgement"
+    durable = (
+        "WAL, synchronous=FULL; INSERT + commit per message, UPDATE + commit per acknowledgement "
+        "(1,100 messages: 2,215 syncs)"
+    )
 
     def command(self, data: Path, ready_file: Path) -> Sequence[str]:
         database = data / "naive.db"

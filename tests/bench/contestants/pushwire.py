@@ -21,7 +21,10 @@ RATE_MAX, BYTES_MAX = "10000000", str(10 * 1024**3)
 
 class Pushwire(Contestant):
     name = "pushwire"
-    durable = "WAL, synchronous=FULL; receipt and push after the group's commit, settlements in the next group"
+    durable = (
+        "WAL, synchronous=FULL; receipt and push after the group's commit, settlements in the next group "
+        "(1,100 messages: 577 syncs)"
+    )
     limits_raised = {  # noqa: RUF012  never changed; a Mapping in the base class
         "PUSHWIRE_PUBLISH_PER_S": RATE_MAX,
         "PUSHWIRE_PUBLISH_BURST": RATE_MAX,

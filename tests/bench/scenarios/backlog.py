@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from bench.dialects import PushwireV1
 from bench.links import LoadError
 from bench.processes import peak_kib
 from bench.roles import Consumer, Producer
@@ -56,7 +57,7 @@ def cases(quick: bool) -> list[Case]:
     backlog = {"messages": MESSAGES, "delay_ms": 0}
     scheduled = {"messages": MESSAGES, "delay_ms": DELAY_MS}
     return [
-        Case("backlog", name, backlog, METRICS, connections=2, stages=STAGES, fresh=True, lone=True),
+        Case("backlog", name, backlog, METRICS, connections=2, stages=STAGES, fresh=True, systems=("pushwire",)),
         Case(
             "backlog",
             f"{name}, scheduled",
@@ -65,7 +66,7 @@ def cases(quick: bool) -> list[Case]:
             connections=2,
             stages=SCHEDULED_STAGES,
             fresh=True,
-            lone=True,
+            systems=("pushwire",),
         ),
     ]
 
@@ -128,10 +129,12 @@ class Seen(Ledger):
 
 def _fill(load: Load, count: int, delay_ms: int) -> dict[str, float]:
     if delay_ms:
+        if not isinstance(load.dialect, PushwireV1):
+            raise LoadError("only pushwire's protocol knows delays")
         load.dialect.delay(delay_ms)
     ids = Ids(load.seed)
-    consumer = Consumer(load.loop, load.dialect, "the group's first", Ledger(ids), batched=True)
-    producer = Producer(load.loop, load.dialect, TOPIC, ids)
+    consumer = Consumer(load.loop, load.talk(), "the group's first", Ledger(ids), batched=True)
+    producer = Producer(load.loop, load.talk(), TOPIC, ids)
     load.connect([consumer, producer])
     consumer.subscribe(TOPIC, "default", 0)
     load.wait(lambda: not consumer.waiting, "subscription")
@@ -147,7 +150,7 @@ def _fill(load: Load, count: int, delay_ms: int) -> dict[str, float]:
 
 def _drain(load: Load, count: int) -> float:
     seen = Seen(count)
-    consumer = Consumer(load.loop, load.dialect, "consumer", seen, batched=True)
+    consumer = Consumer(load.loop, load.talk(), "consumer", seen, batched=True)
     load.connect([consumer])
     meter = Meter(load)
     consumer.subscribe(TOPIC, "default", throughput.MODES["batched"]["prefetch"])

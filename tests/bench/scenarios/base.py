@@ -6,12 +6,13 @@ knows no contestant.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.dialects import Dialect
+from bench.dialects import HELLO, Dialect, Plan, Talk
 from bench.links import LoadError, Loop
 from bench.processes import cpu_s
 from bench.roles import Peer
@@ -20,6 +21,7 @@ from bench.stats import Ledger
 CONNECT_S = 30
 """Until all connections of a measurement are open: 5,000 with a token each on one core, four times over."""
 SETUP_S = 10
+PREFETCH = 100
 DRAIN_S = 10
 """From the last publish to the last delivery and confirmation: the backlog is bounded by roles.BACKLOG_MAX."""
 
@@ -54,8 +56,10 @@ class Case:
     stages: Sequence[str] = ()
     """Measurements that make one round, the broker started anew on its data before each but the first. The scenario's
     `figures` puts them together."""
-    lone: bool = False
-    """Only the first contestant: the others hold no backlog that outlives them."""
+    systems: Sequence[str] = ()
+    """Only these contestants: the others have no such thing. Empty: all that are no bare limit."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Settings beside the contestant's own, for a fresh broker."""
 
 
 @dataclass
@@ -69,10 +73,34 @@ class Load:
     broker_pids: list[int]
     seed: int
     notes: dict[str, float] = field(default_factory=dict)
+    plan: Plan = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plan = Plan(self.topic, ("default",), PREFETCH)
+
+    def talk(self) -> Talk:
+        """A new connection's conversation, under the plan of the moment."""
+        return self.dialect.talk(self.plan)
+
+    def prepare(self, groups: Sequence[str], prefetch: int, members: int = 1) -> None:
+        """Say what the measurement is about to use, and let the broker know if its protocol wants that."""
+        self.plan = Plan(self.topic, groups, prefetch, members)
+        talk = self.talk()
+        requests = talk.setup(itertools.count(HELLO + 1))
+        if not requests:
+            return
+        peer = Peer(self.loop, talk, "setup")
+        self.connect([peer])
+        peer.waiting.update(range(HELLO + 1, HELLO + 1 + len(requests)))
+        peer.link.send(requests)
+        self.wait(lambda: not peer.waiting, "preparations")
 
     def connect(self, peers: Sequence[Peer]) -> None:
         deadline = time.monotonic() + CONNECT_S
         self.loop.connect([(peer.link, next(self.tokens)) for peer in peers], deadline)
+        for peer in peers:
+            peer.greet()
+        self.wait(lambda: not any(peer.waiting for peer in peers), "greetings")
 
     def wait(self, done: Callable[[], bool], what: str | Callable[[], str], within_s: float = SETUP_S) -> None:
         self.loop.run_until(done, time.monotonic() + within_s, what)

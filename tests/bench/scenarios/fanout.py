@@ -10,10 +10,11 @@ from typing import Any
 
 from bench.links import LoadError
 from bench.roles import Consumer, Producer
-from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
+from bench.scenarios.base import DRAIN_S, PREFETCH, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger
 
-SUBSCRIBERS = 100
+SUBSCRIBERS = (100, 1000)
+"""The second takes a second of connecting, so a quick run has the first only."""
 METRICS = (
     Metric("deliveries", "1/s", higher_is_better=True),
     Metric("broker CPU", "us/delivery", higher_is_better=False),
@@ -25,11 +26,12 @@ def cases(quick: bool) -> list[Case]:
     return [
         Case(
             "fan-out",
-            f"to {SUBSCRIBERS}, {label}",
-            {"subscribers": SUBSCRIBERS, "outstanding": outstanding, **times},
+            f"to {count:,}, {label}",
+            {"subscribers": count, "outstanding": outstanding, **times},
             METRICS,
-            connections=SUBSCRIBERS + 1,
+            connections=count + 1,
         )
+        for count in (SUBSCRIBERS[:1] if quick else SUBSCRIBERS)
         for label, outstanding in (("one at a time", 1), ("8 outstanding", 8))
     ]
 
@@ -38,13 +40,15 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     ids = Ids(load.seed)
     count = params["subscribers"]
     ledgers = [Ledger(ids) for _ in range(count)]
-    producer = Producer(load.loop, load.dialect, load.topic, ids)
+    groups = [f"device-{number}" for number in range(count)]
+    load.prepare(groups, PREFETCH)
+    producer = Producer(load.loop, load.talk(), load.topic, ids)
     consumers = [
-        Consumer(load.loop, load.dialect, f"subscriber {n}", ledger, batched=True) for n, ledger in enumerate(ledgers)
+        Consumer(load.loop, load.talk(), f"subscriber {n}", ledger, batched=True) for n, ledger in enumerate(ledgers)
     ]
     load.connect([producer, *consumers])
-    for number, consumer in enumerate(consumers):
-        consumer.subscribe(load.topic, f"device-{number}", 100)
+    for group, consumer in zip(groups, consumers, strict=True):
+        consumer.subscribe(load.topic, group, PREFETCH)
     load.wait(lambda: not any(consumer.waiting for consumer in consumers), "subscriptions")
 
     missing: dict[str, int] = {}  # id -> subscribers that have not got it

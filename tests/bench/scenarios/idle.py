@@ -34,7 +34,7 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
 
     def grow(count: int) -> None:
         nonlocal opened
-        some = [Consumer(load.loop, load.dialect, f"idle {opened + n}", ledger, batched=False) for n in range(count)]
+        some = [Consumer(load.loop, load.talk(), f"idle {opened + n}", ledger, batched=False) for n in range(count)]
         load.connect(some)
         for number, consumer in enumerate(some):
             consumer.subscribe(f"{load.topic}.{(opened + number) % TOPICS}", "default", 32)

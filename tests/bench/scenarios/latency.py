@@ -1,4 +1,4 @@
-"""How long one message takes at a fixed rate, far from saturation.
+"""How long one message takes at a fixed rate: far from saturation, and up to it.
 
 Owns the paced measurement. receipt = publish -> the consumer has it (durable by then), confirm = publish -> the
 producer has its confirmation. Messages leave by the clock, not by the answers, so a stall is seen by every message
@@ -12,9 +12,11 @@ from typing import Any
 
 from bench.links import LoadError
 from bench.roles import Consumer, Producer
-from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
+from bench.scenarios.base import DRAIN_S, PREFETCH, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger, percentile
 
+RATES_PER_S = (500, 2000, 5000, 10_000, 20_000)
+"""Up to what only the fastest keep: whoever does not gets no figure there, and the reason instead."""
 SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 UNCONFIRMED_MAX = 1000
 """Beyond this the broker does not keep the rate, and a percentile would only say how long the run was."""
@@ -26,17 +28,21 @@ METRICS = tuple(
 
 def cases(quick: bool) -> list[Case]:
     times = {"warm_s": 0.2, "measure_s": 1.2} if quick else {"warm_s": 0.5, "measure_s": 8.0}
-    return [Case("latency", "500 messages/s, 1P/1C", {"rate_per_s": 500, **times}, METRICS, connections=2)]
+    return [
+        Case("latency", f"{rate:,} messages/s, 1P/1C", {"rate_per_s": rate, **times}, METRICS, connections=2)
+        for rate in (RATES_PER_S[:1] if quick else RATES_PER_S)
+    ]
 
 
 def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     clock = time.perf_counter
     ids = Ids(load.seed)
     ledger = Ledger(ids)
-    producer = Producer(load.loop, load.dialect, load.topic, ids)
-    consumer = Consumer(load.loop, load.dialect, "consumer", ledger, batched=False)
+    load.prepare(("default",), PREFETCH)
+    producer = Producer(load.loop, load.talk(), load.topic, ids)
+    consumer = Consumer(load.loop, load.talk(), "consumer", ledger, batched=False)
     load.connect([producer, consumer])
-    consumer.subscribe(load.topic, "default", 100)
+    consumer.subscribe(load.topic, "default", PREFETCH)
     load.wait(lambda: not consumer.waiting, "subscription")
 
     stamps: dict[str, float] = {}

@@ -6,6 +6,7 @@ Owns the plan and the measurement of sustained throughput, one operation a frame
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bench.links import LoadError
@@ -43,41 +44,56 @@ def cases(quick: bool) -> list[Case]:
     ]
 
 
-def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
-    ids = Ids(load.seed)
-    ledger = Ledger(ids)
-    producers = [Producer(load.loop, load.dialect, load.topic, ids, n) for n in range(params["producers"])]
+def measure(
+    load: Load, params: dict[str, Any], groups: Sequence[str] = ("default",), ids: Ids | None = None
+) -> dict[str, float]:
+    ids = ids or Ids(load.seed)
+    ledgers = [Ledger(ids) for _ in groups]
+    ledger = ledgers[0]  # the pace of the first group is the producers' pace
+    load.prepare(groups, params["prefetch"], params["consumers"])
+    producers = [Producer(load.loop, load.talk(), load.topic, ids, n) for n in range(params["producers"])]
     consumers = [
-        Consumer(load.loop, load.dialect, f"consumer {n}", ledger, params["batched"])
+        Consumer(load.loop, load.talk(), f"consumer {n} of {group}", booked, params["batched"])
+        for group, booked in zip(groups, ledgers, strict=True)
         for n in range(params["consumers"])
     ]
     load.connect([*producers, *consumers])
-    for consumer in consumers:
-        consumer.subscribe(load.topic, "default", params["prefetch"])
+    for number, consumer in enumerate(consumers):
+        consumer.subscribe(load.topic, groups[number // params["consumers"]], params["prefetch"])
     load.wait(lambda: not any(consumer.waiting for consumer in consumers), "subscriptions")
 
     def press(seconds: float) -> None:
         end = time.perf_counter() + seconds
         while time.perf_counter() < end and ledger.published < MESSAGES_MAX:
             for producer in producers:
-                producer.fill(WINDOW, params["per_op"], ledger)
+                producer.fill(WINDOW, params["per_op"], ledgers)
             load.loop.turn(0.01)
 
     press(params["warm_s"])
-    before, meter = ledger.arrived, Meter(load)
+    before, meter = sum(each.arrived for each in ledgers), Meter(load)
     press(params["measure_s"])
     meter.stop()
-    count = ledger.arrived - before
-    load.notes["backlog_messages"] = ledger.outstanding
+    count = sum(each.arrived for each in ledgers) - before
+    load.notes["backlog_messages"] = max(each.outstanding for each in ledgers)
 
     for consumer in consumers:
         consumer.confirm = True  # as the SDK does when it drains: the last ones must be durable before it leaves
     load.wait(
-        lambda: not (ledger.outstanding or any(p.in_flight for p in producers) or any(c.waiting for c in consumers)),
-        lambda: f"{ledger.outstanding} messages and {sum(p.in_flight for p in producers)} receipts are missing",
+        lambda: (
+            not (
+                any(e.outstanding for e in ledgers)
+                or any(p.in_flight for p in producers)
+                or any(c.waiting for c in consumers)
+            )
+        ),
+        lambda: (
+            f"{sum(each.outstanding for each in ledgers)} messages and "
+            f"{sum(p.in_flight for p in producers)} receipts are missing"
+        ),
         DRAIN_S,
     )
-    load.check(ledger)
+    for each in ledgers:
+        load.check(each)
     if not count:
         raise LoadError("no message arrived in the measured time")
     return {"messages": count / meter.wall_s, "broker CPU": meter.broker_s / count * 1e6}

@@ -1,0 +1,127 @@
+"""What a message costs while everything else grows: topics, connections, groups, payload, lanes, keys, remembered ids.
+
+Owns the plan and the measurement: one busy pair as in the throughput scenario, batched, beside what merely exists. A
+fresh broker for each, so that a row knows nothing of the one before. (Scheduled messages are in backlog.py.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from bench.dialects import PushwireV1
+from bench.links import LoadError
+from bench.roles import Consumer, Producer
+from bench.scenarios import throughput
+from bench.scenarios.base import DRAIN_S, Case, Load, Metric
+from bench.stats import Ids, Ledger
+
+SUBSCRIPTIONS_MAX = 125
+"""Of one connection; a gateway allows 128."""
+SUBSCRIBING_AHEAD = 2000
+METRICS = (
+    Metric("broker CPU", "us/message", higher_is_better=False),
+    Metric("messages", "1/s", higher_is_better=True),
+)
+BASE = {"producers": 1, "consumers": 1, **throughput.MODES["batched"]}
+LIMITS_OFF = dict.fromkeys(("PUSHWIRE_PUBLISH_PER_S", "PUSHWIRE_PUBLISH_BYTES_PER_S", "PUSHWIRE_CONTROLS_PER_S"), "0")
+
+
+def cases(quick: bool) -> list[Case]:
+    """None in a quick run: each needs a broker of its own."""
+    if quick:
+        return []
+    rows: list[tuple[str, dict[str, Any], Mapping[str, str]]] = [("nothing else", {}, {})]
+    rows += [(f"{count:,} topics", {"topics": count}, {}) for count in (100, 9_900)]
+    rows += [(f"{count:,} connections", {"idle": count}, {}) for count in (100, 5_000)]
+    rows += [(f"{count} groups, all active", {"groups": count}, {}) for count in (4, 16)]
+    rows += [(f"payload {size:,} B", {"body_bytes": size}, {}) for size in (20, 2_000)]
+    rows.append(("payload 32,000 B", {"body_bytes": 32_000, "per_op": 20}, {}))  # 50 are more than a frame may hold
+    rows += [
+        ("4 lanes", {"fields": [f'"priority":{lane},' for lane in range(4)]}, {}),
+        ("1,000 keys", {"fields": [f'"key":"k{number}",' for number in range(1000)]}, {}),
+        ("limits off", {}, LIMITS_OFF),
+        ("random ids", {"random_ids": True}, {}),
+        ("1,000,000 ids remembered", {"remembered": 1_000_000}, {}),
+        ("1,000,000 ids remembered, random ids", {"remembered": 1_000_000, "random_ids": True}, {}),
+    ]
+    return [
+        Case(
+            "growth", name, {**BASE, "warm_s": 0.5, "measure_s": 2.0, **params}, METRICS, fresh=True,
+            connections=params.get("idle", 0) + params.get("topics", 0) // SUBSCRIPTIONS_MAX + 32,
+            systems=("pushwire",), env=env,
+        )
+        for name, params, env in rows
+    ]  # fmt: skip
+
+
+class RandomIds(Ids):
+    """UUIDs of version 4 with the same counter at their end, so that the ledger knows them."""
+
+    def take(self, count: int, unix_ms: int, producer: int = 0) -> list[str]:
+        self.made += count
+        bits = self._rng.getrandbits
+        return [
+            f"{str(uuid.UUID(int=bits(128), version=4))[:24]}{number:012x}"
+            for number in itertools.islice(self._counter, count)
+        ]
+
+
+def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
+    if params.get("fields"):
+        if not isinstance(load.dialect, PushwireV1):
+            raise LoadError("only pushwire's protocol has these fields")
+        load.dialect.rotate([field.encode() for field in params["fields"]])
+    kind = RandomIds if params.get("random_ids") else Ids
+    if params.get("topics"):
+        _topics(load, params["topics"])
+    if params.get("idle"):
+        _idle(load, params["idle"])
+    if params.get("remembered"):
+        _remember(load, params["remembered"], kind(load.seed + 1_000_000))
+    groups = [f"g{number}" for number in range(params["groups"])] if params.get("groups") else ["default"]
+    return throughput.measure(load, params, groups, kind(load.seed))
+
+
+def _topics(load: Load, count: int) -> None:
+    """So many topics with a group and a member each, silent."""
+    ledger = Ledger(Ids(0))
+    peers = [
+        Consumer(load.loop, load.talk(), f"member {at}", ledger, batched=True)
+        for at in range(0, count, SUBSCRIPTIONS_MAX)
+    ]
+    load.connect(peers)
+    for number in range(count):
+        peers[number // SUBSCRIPTIONS_MAX].subscribe(f"bench.other.t{number}", "default", 1)
+        if number % SUBSCRIBING_AHEAD == SUBSCRIBING_AHEAD - 1 or number == count - 1:
+            load.wait(lambda: not any(peer.waiting for peer in peers), "subscriptions", 30)
+
+
+def _idle(load: Load, count: int) -> None:
+    """So many connections that subscribe the same few topics, silent."""
+    ledger = Ledger(Ids(0))
+    peers = [Consumer(load.loop, load.talk(), f"idle {n}", ledger, batched=True) for n in range(count)]
+    load.connect(peers)
+    for number, peer in enumerate(peers):
+        peer.subscribe(f"bench.other.t{number % 50}", "default", 1)
+    load.wait(lambda: not any(peer.waiting for peer in peers), "subscriptions", 30)
+
+
+def _remember(load: Load, count: int, ids: Ids) -> None:
+    """Publish and settle so many messages on another topic: only their ids are left of them."""
+    topic, ledger = f"{load.topic}.before", Ledger(ids)
+    producer = Producer(load.loop, load.talk(), topic, ids)
+    consumer = Consumer(load.loop, load.talk(), "before", ledger, batched=True)
+    load.connect([producer, consumer])
+    consumer.subscribe(topic, "default", 1000)
+    load.wait(lambda: not consumer.waiting, "subscription")
+
+    def pressed() -> bool:
+        if ledger.published < count:
+            producer.fill(4000, 500, (ledger,))
+        return ledger.published >= count and not (ledger.outstanding or producer.in_flight)
+
+    load.wait(pressed, lambda: f"{count - ledger.arrived:,} messages", 60 + DRAIN_S)
+    load.check(ledger)

@@ -1,0 +1,95 @@
+"""The Python SDK as a user has it: one process publishes and consumes, the broker on the other core.
+
+Owns the plan and the measurement end to end, through the async iterator with `async with message` and through the
+callback form. What is measured is the client's core, so a busy load generator voids nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from bench.links import LoadError
+from bench.scenarios.base import DRAIN_S, Case, Load, Meter, Metric
+from pushwire import Client
+
+BURST = 500
+"""Messages of one publish_many; two are under way at once."""
+PREFETCH = 500
+METRICS = (Metric("messages", "1/s", higher_is_better=True, by_load=False),)
+
+
+def cases(quick: bool) -> list[Case]:
+    times = {"measure_s": 0.8 if quick else 4.0}
+    return [
+        Case("sdk", f"Python, {form}", {"form": form, **times}, METRICS, connections=2, systems=("pushwire",))
+        for form in ("async iterator", "callback")
+    ]
+
+
+def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
+    return asyncio.run(_measure(load, params))
+
+
+class Seen:
+    """Each message by its number: that it came, and came once."""
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.numbers = bytearray()
+        self.arrived = 0
+        self.grown = asyncio.Event()
+
+    def take(self, count: int) -> range:
+        self.numbers += bytes(count)
+        self.published += count
+        return range(self.published - count, self.published)
+
+    def arrive(self, number: int) -> None:
+        if self.numbers[number]:
+            raise LoadError(f"message {number} arrived twice")
+        self.numbers[number] = 1
+        self.arrived += 1
+        self.grown.set()
+
+
+async def _measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
+    target, seen, text = load.loop.target, Seen(), "x" * 190
+    url = f"ws://{target.host}:{target.port}"
+    async with Client(url, next(load.tokens)) as producer, Client(url, next(load.tokens)) as consumer:  # noqa: SIM117 - one needs the other
+        async with consumer.subscribe(load.topic, group="default", prefetch=PREFETCH, start="earliest") as subscription:
+            consume = asyncio.create_task(_consume(subscription, params["form"], seen))
+            meter = Meter(load)
+            end = time.perf_counter() + params["measure_s"]
+
+            async def press() -> None:
+                while time.perf_counter() < end and not consume.done():
+                    await producer.publish_many(load.topic, [[number, text] for number in seen.take(BURST)])
+
+            await asyncio.gather(press(), press())
+            async with asyncio.timeout(DRAIN_S):
+                while seen.arrived < seen.published and not consume.done():
+                    seen.grown.clear()
+                    await asyncio.wait(
+                        {consume, asyncio.ensure_future(seen.grown.wait())}, return_when="FIRST_COMPLETED"
+                    )
+            meter.stop()
+            if consume.done():
+                consume.result()  # raises what ended it
+            consume.cancel()
+            await asyncio.gather(consume, return_exceptions=True)
+    return {"messages": seen.arrived / meter.wall_s}
+
+
+async def _consume(subscription: Any, form: str, seen: Seen) -> None:
+    if form == "async iterator":
+        async for message in subscription:
+            async with message:
+                seen.arrive(message.json()[0])
+        return
+
+    async def handle(message: Any) -> None:
+        seen.arrive(message.json()[0])
+
+    await subscription.run(handle)
