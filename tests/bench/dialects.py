@@ -18,7 +18,7 @@ from bench.links import LoadError
 
 
 class Delivered(NamedTuple):
-    """Messages pushed to a consumer, with what acknowledges each."""
+    """Messages pushed to a consumer, with what acknowledges each; nothing where the plan says so."""
 
     ids: list[str]
     leases: list[str]
@@ -59,6 +59,8 @@ class Plan:
     prefetch: int
     members: int = 1
     """Of each group."""
+    acked: bool = True
+    """Whether what is delivered is acknowledged. Else it is only shown, to each of the groups (a tail)."""
 
     @property
     def queue(self) -> bool:
@@ -105,6 +107,8 @@ class PushwireV1:
     """pushwire.v1 JSON. The body is a JSON string of `body_bytes` bytes with its quotes, the same for each message.
     Each of its conversations is the same, because no answer depends on an earlier one."""
 
+    acked = True
+
     opcode: int | None = TEXT
 
     def __init__(self, body_bytes: int) -> None:
@@ -114,6 +118,7 @@ class PushwireV1:
         """When messages differ in more than their id."""
 
     def talk(self, plan: Plan) -> PushwireV1:
+        self.acked = plan.acked
         return self
 
     def hello(self) -> bytes:
@@ -132,6 +137,8 @@ class PushwireV1:
 
     def subscribe(self, topic: str, group: str, prefetch: int, ref: int) -> bytes:
         # start: a group that the bench creates misses nothing, whoever comes first
+        if not self.acked:
+            return orjson.dumps({"op": "subscribe", "topic": topic, "tail": True, "from": "new", "ref": ref})
         op = {"op": "subscribe", "topic": topic, "group": group, "prefetch": prefetch, "start": "earliest", "ref": ref}
         return orjson.dumps(op)
 
@@ -157,7 +164,7 @@ class PushwireV1:
             name = op["op"]
             if name == "messages":
                 rows = op["messages"]
-                events.append(Delivered([row["id"] for row in rows], [row["lease"] for row in rows]))
+                events.append(Delivered([row["id"] for row in rows], [row["lease"] for row in rows if self.acked]))
             elif name == "ok" and "receipts" in op:
                 receipts = op["receipts"]
                 if any(row["duplicate"] for row in receipts):

@@ -122,6 +122,8 @@ class Consumer(Peer):
         if self.on_ids:  # first of all: it takes the time stamp
             self.on_ids(event.ids)
         self.ledger.arrive(event.ids)
+        if not event.leases:
+            return
         parts = (event.leases,) if self.batched else [(lease,) for lease in event.leases]
         self.link.send([self.talk.ack(leases, self._ack_ref()) for leases in parts])
 

@@ -1,7 +1,8 @@
 """NATS with JetStream as the load generator speaks it: the client protocol, one stream a topic, push consumers.
 
 Owns the translation. A stream is kept in files with the default retention (limits), a group is a durable push consumer
-with a deliver group and explicit acknowledgements. The body begins with the message's id; no `Nats-Msg-Id`, which the
+with a deliver group and explicit acknowledgements; what follows a tail subscribes to the stream's subject, which shows a
+message before it is stored. The body begins with the message's id; no `Nats-Msg-Id`, which the
 server would have to remember.
 """
 
@@ -56,7 +57,7 @@ class NatsTalk:
         wanted: list[tuple[str, dict[str, Any]]] = [
             (f"STREAM.CREATE.{stream}", {"name": stream, "subjects": [plan.topic], "storage": "file"})
         ]
-        for group in plan.groups:
+        for group in plan.groups if plan.acked else ():
             config: dict[str, Any] = {
                 "durable_name": group, "deliver_subject": _deliver(plan.topic, group), "deliver_group": group,
                 "ack_policy": "explicit", "ack_wait": ACK_WAIT_NS, "deliver_policy": "all",
@@ -70,6 +71,8 @@ class NatsTalk:
 
     def subscribe(self, topic: str, group: str, prefetch: int, ref: int) -> bytes:
         self._pongs.append(ref)
+        if not self._plan.acked:
+            return f"SUB {topic} 2\r\nPING\r\n".encode()
         return f"SUB {_deliver(topic, group)} {group} 2\r\nPING\r\n".encode()
 
     def publish(self, topic: str, ids: Sequence[str], ref: int) -> bytes:
@@ -100,7 +103,8 @@ class NatsTalk:
                     self._answer(fields[1], data[body:stop], receipts, events)
                 else:
                     ids.append(data[body : body + 36].decode())
-                    leases.append(fields[3].decode())
+                    if self._plan.acked:
+                        leases.append(fields[3].decode())
                 at = stop + 2
             else:
                 self._rare(line, events)

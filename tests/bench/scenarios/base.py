@@ -82,9 +82,9 @@ class Load:
         """A new connection's conversation, under the plan of the moment."""
         return self.dialect.talk(self.plan)
 
-    def prepare(self, groups: Sequence[str], prefetch: int, members: int = 1) -> None:
+    def prepare(self, groups: Sequence[str], prefetch: int, members: int = 1, *, acked: bool = True) -> None:
         """Say what the measurement is about to use, and let the broker know if its protocol wants that."""
-        self.plan = Plan(self.topic, groups, prefetch, members)
+        self.plan = Plan(self.topic, groups, prefetch, members, acked)
         talk = self.talk()
         requests = talk.setup(itertools.count(HELLO + 1))
         if not requests:

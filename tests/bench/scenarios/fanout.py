@@ -1,4 +1,5 @@
-"""One publish to many subscribers, each with a group and a connection of its own, each acknowledging.
+"""One publish to many subscribers, each with a connection of its own: in a group of its own, acknowledging, or following
+the topic's tail, which is never acknowledged.
 
 Owns the plan and the measurement of deliveries a second, with one message outstanding and with eight.
 """
@@ -15,6 +16,8 @@ from bench.stats import Ids, Ledger
 
 SUBSCRIBERS = (100, 1000)
 """The second takes a second of connecting, so a quick run has the first only."""
+TAILS = ("pushwire", "nats", "nats-always")
+"""Those that store a message and show it to whoever follows, without acknowledgements."""
 METRICS = (
     Metric("deliveries", "1/s", higher_is_better=True),
     Metric("broker CPU", "us/delivery", higher_is_better=False),
@@ -26,11 +29,13 @@ def cases(quick: bool) -> list[Case]:
     return [
         Case(
             "fan-out",
-            f"to {count:,}, {label}",
-            {"subscribers": count, "outstanding": outstanding, **times},
+            f"to {count:,}{kind}, {label}",
+            {"subscribers": count, "outstanding": outstanding, "acked": not systems, **times},
             METRICS,
             connections=count + 1,
+            systems=systems,
         )
+        for kind, systems in (("", ()), (" tails", TAILS))
         for count in (SUBSCRIBERS[:1] if quick else SUBSCRIBERS)
         for label, outstanding in (("one at a time", 1), ("8 outstanding", 8))
     ]
@@ -41,7 +46,7 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     count = params["subscribers"]
     ledgers = [Ledger(ids) for _ in range(count)]
     groups = [f"device-{number}" for number in range(count)]
-    load.prepare(groups, PREFETCH)
+    load.prepare(groups, PREFETCH, acked=params["acked"])
     producer = Producer(load.loop, load.talk(), load.topic, ids)
     consumers = [
         Consumer(load.loop, load.talk(), f"subscriber {n}", ledger, batched=True) for n, ledger in enumerate(ledgers)
