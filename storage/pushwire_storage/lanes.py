@@ -4,10 +4,8 @@ Owns the loop's side of a store's promise "once per open, in seq order, never mo
 due". It reads no disk and no clock: it asks for a `Scan`, which the store runs on its writer in the order of its
 batches, and is told of every commit. That order is what makes it exact, so results must come back in it too.
 
-A lane stands at a `cursor`: everything up to that seq was handed over, or skipped because it was settled or not yet
-due. While it is caught up, commits feed it from memory; as soon as demand runs out it falls behind, and scans feed it.
-Retries have a cursor of their own, the `horizon`, a (due, seq): waiting retries above it are known to the disk only
-and come through due scans in that order; those at or below it that are not in the gateway's hands are in `waiting`.
+Where one lane stands, and what that means, is `lane.py`'s. While a lane is caught up, commits feed it from memory; as
+soon as demand runs out it falls behind, and scans feed it, each in its turn.
 
 What a lane has not come to, and what waits for its retry, is the store's, and so is the end of its TTL: `expired` is
 said here, once per message and group until it is settled.
@@ -16,85 +14,19 @@ said here, once per message and group until it is settled.
 from __future__ import annotations
 
 import heapq
-from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 
 from .base import PRIORITIES, Batch, Consumer, Done, Group, Message, Retry
-from .planning import SEQ_MAX, Lapsed, group_lane, topic_lane
-from .scans import SCAN_MESSAGES_MAX, Mark, Scan, Scanned
+from .lane import KeyWant, Lane
+from .planning import Lapsed, group_lane
+from .scans import Scan, Scanned
 
 SCANS_QUEUED_MAX = 2
 """Scans given to the writer and not yet back: a batch waits behind these at most; the writer has the next at hand."""
 DUES_SLACK = 64
 """Stale entries the heap of dues may hold beside one per lane, before it is built anew."""
-
-
-class Lane:
-    """One priority of one group that somebody has asked for."""
-
-    __slots__ = (
-        "asked_until_ms",
-        "busy",
-        "caught_up",
-        "closed",
-        "cursor",
-        "demand",
-        "first_waiting_ms",
-        "group",
-        "horizon",
-        "next_on_disk_ms",
-        "noted_ms",
-        "owed_until_ms",
-        "priority",
-        "told",
-        "topic_lane",
-        "waiting",
-    )
-
-    def __init__(self, group: Group, priority: int, now_ms: int) -> None:
-        self.group = group
-        self.priority = priority
-        self.topic_lane = topic_lane(group.topic.id, priority)
-        self.demand = 0
-        self.cursor = group.start_seq
-        self.caught_up = False
-        self.told = True
-        """What the gateway knows of `caught_up`."""
-        self.busy = False
-        """A scan is queued or running. One at a time: the next one starts from what it brings."""
-        self.closed = False
-        self.horizon: Mark = (now_ms, SEQ_MAX)
-        self.waiting: dict[int, int] = {}
-        """seq -> due_ms of retries at or below the horizon that are not in the gateway's hands. Numbers only, and at
-        most as many as the gateway held: they were in its hands, and it takes none while it has no demand."""
-        self.first_waiting_ms = 0
-        """No later than the first due in `waiting`. All of those are due, so nothing hangs on its being exact."""
-        self.next_on_disk_ms: int | None = None
-        """Due of the first retry above the horizon; may be too early, never too late."""
-        self.asked_until_ms: int | None = None
-        """`due` was called: retries up to this are to be handed over."""
-        self.owed_until_ms: int | None = None
-        """Messages that the lane had passed were promoted while nobody wanted any: they go before its backlog."""
-        self.noted_ms: int | None = None
-        """Due of this lane's valid entry in the heap of dues."""
-
-    def next_due_ms(self) -> int | None:
-        if self.waiting:
-            return self.first_waiting_ms
-        return self.next_on_disk_ms
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KeyWant:
-    """Messages of one key that a lane is asked for."""
-
-    lane: Lane
-    key: str
-    after_seq: int
-    count: int
 
 
 class LaneFeed:
@@ -207,7 +139,8 @@ class LaneFeed:
             if isinstance(settlement, Retry) and message.expires_ms is not None and message.expires_ms <= self.now_ms:
                 self.returns += 1
             if isinstance(settlement, Retry) and message.seq <= lane.cursor:
-                self._retry(lane, (settlement.due_ms, message.seq))
+                lane.waits_again((settlement.due_ms, message.seq))
+                self._note(lane)
 
     def _gone(self, group: Group, messages: Sequence[Message]) -> None:
         for priority in range(PRIORITIES):
@@ -216,15 +149,6 @@ class LaneFeed:
                 for message in messages:
                     if message.priority == priority:
                         lane.waiting.pop(message.seq, None)
-
-    def _retry(self, lane: Lane, mark: Mark) -> None:
-        """A message of the lane waits again. (Above the cursor it is left to the backlog scan, which sees it.)"""
-        if mark <= lane.horizon:
-            lane.first_waiting_ms = min(lane.first_waiting_ms, mark[0]) if lane.waiting else mark[0]
-            lane.waiting[mark[1]] = mark[0]
-        elif lane.next_on_disk_ms is None or mark[0] < lane.next_on_disk_ms:
-            lane.next_on_disk_ms = mark[0]
-        self._note(lane)
 
     def fell_behind(self, topic_lanes: Sequence[int]) -> None:
         """These got messages that only a scan finds."""
@@ -243,7 +167,8 @@ class LaneFeed:
             lane = self._lanes[key]
             asked[lane] = due_ms
             if seq <= lane.cursor:
-                self._retry(lane, (due_ms, seq))
+                lane.waits_again((due_ms, seq))
+                self._note(lane)
             elif lane.caught_up:  # nothing else was deliverable above its cursor
                 lane.caught_up = False
                 self._leave(lane)
@@ -306,9 +231,9 @@ class LaneFeed:
             self._pump()
             return
         before = lane.cursor
-        backlog = scan.due_until_ms is None
-        taken = self._take_backlog(lane, result) if backlog else self._take_due(lane, scan, result)
-        lane.demand -= len(taken)
+        taken = lane.take(scan, result)
+        if lane.caught_up:
+            self._live.setdefault(lane.topic_lane, {})[lane] = None
         if result.failed:
             lane.asked_until_ms = None
             self._stalled[lane] = None
@@ -358,7 +283,7 @@ class LaneFeed:
             message = each.message
             for group, due_ms in each.owed:
                 lane = self._lanes.get(group_lane(group.id, message.priority))
-                if lane is None or each.unseen or not _in_hand(lane, message.seq, due_ms):
+                if lane is None or each.unseen or not lane.in_hand(message.seq, due_ms):
                     said.setdefault(group, []).append(message)
         for group, messages in said.items():
             self._report(group, messages)
@@ -368,42 +293,6 @@ class LaneFeed:
         if news:
             self._reported.update([(group.id, message.seq) for message in news])
             self._consumer.expired(group, news)
-
-    # -- what a scan brought
-
-    def _take_backlog(self, lane: Lane, result: Scanned) -> Sequence[int]:
-        found = len(result.messages)
-        if found <= lane.demand:
-            lane.cursor = result.cursor
-            if result.exhausted:
-                lane.caught_up = True
-                self._live.setdefault(lane.topic_lane, {})[lane] = None
-            return range(found)
-        if lane.demand > 0:
-            lane.cursor = result.messages[lane.demand - 1].seq
-        return range(max(0, lane.demand))
-
-    def _take_due(self, lane: Lane, scan: Scan, result: Scanned) -> Sequence[int]:
-        taken: list[int] = []
-        seqs = [message.seq for message in result.messages]
-        missing = set(scan.waiting[: result.waiting_seen]).difference(seqs[: result.from_waiting])
-        for seq in missing:
-            lane.waiting.pop(seq, None)  # settled meanwhile
-        for index, seq in enumerate(seqs):
-            if index < result.from_waiting and seq not in lane.waiting:
-                continue  # counted meanwhile: it is in the gateway's hands
-            if len(taken) >= lane.demand:
-                break
-            if index < result.from_waiting:
-                del lane.waiting[seq]
-            else:
-                lane.horizon = result.marks[index]
-            insort(taken, index, key=seqs.__getitem__)
-        else:
-            lane.horizon = result.horizon
-            if result.exhausted and not lane.waiting:
-                lane.asked_until_ms = None
-        return taken
 
     # -- scans
 
@@ -425,45 +314,13 @@ class LaneFeed:
             if isinstance(lane, KeyWant):
                 if not lane.lane.closed:
                     self._scans += 1
-                    self._submit(self._key_scan(lane))
+                    self._submit(lane.scan(self.now_ms))
                 continue
             if lane.closed or lane.demand <= 0:
                 lane.busy = False
                 continue
             self._scans += 1
-            self._submit(self._scan(lane))
-
-    def _scan(self, lane: Lane) -> Scan:
-        limit = min(lane.demand, SCAN_MESSAGES_MAX)
-        waiting: Sequence[int] = ()
-        if lane.asked_until_ms is not None and lane.waiting:
-            waiting = heapq.nsmallest(limit, lane.waiting, key=lambda seq: (lane.waiting[seq], seq))
-        return Scan(
-            lane,
-            lane.group,
-            lane.priority,
-            lane.cursor,
-            lane.horizon,
-            limit,
-            self.now_ms,
-            lane.asked_until_ms,
-            tuple(waiting),
-        )
-
-    def _key_scan(self, want: KeyWant) -> Scan:
-        lane = want.lane
-        through = max(lane.cursor, want.after_seq)
-        return Scan(
-            lane,
-            lane.group,
-            lane.priority,
-            want.after_seq,
-            lane.horizon,
-            want.count,
-            self.now_ms,
-            key=want.key,
-            through=through,
-        )
+            self._submit(lane.scan(self.now_ms))
 
     def _leave(self, lane: Lane) -> None:
         """The lane is fed by commits no longer."""
@@ -489,12 +346,3 @@ class LaneFeed:
         if len(self._dues) > 2 * len(self._lanes) + DUES_SLACK:
             self._dues = [entry for entry in self._dues if entry[2].noted_ms == entry[0] and not entry[2].closed]
             heapq.heapify(self._dues)
-
-
-def _in_hand(lane: Lane, seq: int, due_ms: int | None) -> bool:
-    """Whether the gateway has the message, of an open lane; `due_ms` is that of its retry, if it has one."""
-    if seq > lane.cursor:
-        return False
-    if not due_ms:
-        return True
-    return (due_ms, seq) <= lane.horizon and seq not in lane.waiting
