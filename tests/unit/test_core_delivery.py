@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import pytest
+
 from pushwire_gateway.core.delivery import Delivery
 from pushwire_gateway.core.model import OVERHEAD_BYTES, Counted, Died, Policy, Retried, Session, Settled
 from pushwire_gateway.core.retry import RetryPolicy
@@ -326,6 +328,32 @@ def test_what_settlements_keep_in_memory_is_told_with_them():
     effects = d.effects()
     assert len(effects.settlements) == 1
     assert effects.settled_bytes == size_bytes
+
+
+@pytest.mark.parametrize("end", ["reset", "take back", "drain"])
+def test_a_lease_that_ends_without_a_settlement_keeps_nothing_in_memory(end):
+    d = core()
+    s = session()
+    sub = d.subscribe(s, "a", "g", 10, 30, now=0)
+    d.arrived("g", 1, rows(1, 2), None, now=0)
+    if end == "reset":
+        d.reset("g", now=1)
+    elif end == "take back":
+        d.take_back(s, list(sub.leases), now=1)
+    else:
+        d.end(s, now=1, drained=True)
+    effects = d.effects()
+    assert (effects.settlements, effects.settled_bytes) == ([], 0)
+
+
+def test_what_dies_on_its_arrival_is_counted_as_kept():
+    d = core()
+    d.subscribe(session(), "a", "g", 10, 30, now=0)
+    worn = rows(1)
+    d.arrived("g", 1, worn, [(50, 0)], now=0)
+    effects = d.effects()
+    assert [settlement.reason for settlement in effects.settlements] == ["deliveries"]
+    assert effects.settled_bytes == worn[0].size_bytes + OVERHEAD_BYTES
 
 
 def test_flow_changes_the_window_and_zero_pauses():

@@ -16,7 +16,7 @@ from typing import Any
 from . import keys, lanes, leases
 from .endings import Endings
 from .expiries import Expiries
-from .model import Group, Lane, Pending, Session, Settled, Subscription
+from .model import OVERHEAD_BYTES, Group, Lane, Pending, Session, Settled, Subscription
 
 UNHEALTHY_TIMEOUTS = 100
 """Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
@@ -144,12 +144,13 @@ class Delivery(Endings):
         """These are done. Returns the stale tokens, which had no effect."""
         found, stale = leases.find(session, tokens, remove=True)
         for sub, held in found:
-            self._end_leases(session, held)
+            size_bytes = self._end_leases(session, held)
             group = sub.group
             for pending in held:
                 if pending.message.key is not None:
                     self._free(group, group.lanes[pending.message.priority], pending.message.key, pending.message.seq)
             self._effects.settlements.append(Settled(group.handle, held, session))
+            self._effects.settled_bytes += size_bytes + len(held) * OVERHEAD_BYTES
             self.counters.acked += len(held)
         self._after(session, found, stale, now)
         return stale

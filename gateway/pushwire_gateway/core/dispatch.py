@@ -12,7 +12,7 @@ from typing import Any
 
 from . import keys, lanes, leases
 from .memory import Ready
-from .model import ENDED, OVERHEAD_BYTES, Counters, Effects, Group, Pending, Session, Subscription
+from .model import ENDED, Counters, Effects, Group, Pending, Session, Subscription
 
 HELD_MAX = 128
 """Messages a session may have released within the hold time and still be offered others of the group. Whoever looks
@@ -35,14 +35,14 @@ class Dispatcher:
         effects, self._effects = self._effects, Effects()
         return effects
 
-    def _end_leases(self, session: Session, held: Sequence[Pending]) -> None:
+    def _end_leases(self, session: Session, held: Sequence[Pending]) -> int:
+        """Returns the bytes of their messages."""
         size_bytes = 0
         for pending in held:
             size_bytes += pending.message.size_bytes
             pending.place = ENDED  # unless it goes back to its lane
         session.bytes_in_flight -= size_bytes
-        # Nearly every lease ends in a settlement; counting all of them costs nothing beside the sum.
-        self._effects.settled_bytes += size_bytes + len(held) * OVERHEAD_BYTES
+        return size_bytes
 
     def _freed(self, sub: Subscription) -> None:
         """The subscription may have room: it waits in its group's ring."""

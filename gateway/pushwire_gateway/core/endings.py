@@ -33,6 +33,10 @@ class Endings(Members):
         super().__init__(ready_bytes_max, outline)
         self._random = random
 
+    def _settle(self, settlement: Retried | Counted | Died) -> None:
+        self._effects.settlements.append(settlement)
+        self._effects.settled_bytes += settlement.message.size_bytes + OVERHEAD_BYTES
+
     def _fail(
         self, sub: Subscription, pending: Pending, delay_s: float | None, how: str, error: str | None, now: float
     ) -> None:
@@ -48,7 +52,7 @@ class Endings(Members):
             self._die(group, pending, reason, error, how, session)
             return
         wait = retry.backoff_s(pending.failures, self._random) if delay_s is None else delay_s
-        self._effects.settlements.append(
+        self._settle(
             Retried(
                 group.handle,
                 pending.message,
@@ -75,13 +79,12 @@ class Endings(Members):
 
     def _expire_waiting(self, group: Group, pending: Pending) -> None:
         """Its TTL ended while it waited: what still points at it lets it go when it comes by."""
-        lane, message = group.lanes[pending.message.priority], pending.message
+        lane = group.lanes[pending.message.priority]
         if pending.place == DROPPED:
             keys.over(lane, pending)
         else:
             self._ready.forget(pending)
             group.ready -= not keys.is_parked(lane, pending)
-        self._effects.settled_bytes += message.size_bytes + OVERHEAD_BYTES
         self._expire(group, pending)
 
     def _die(
@@ -96,7 +99,7 @@ class Endings(Members):
         drop: bool = False,
     ) -> None:
         pending.place = ENDED
-        self._effects.settlements.append(
+        self._settle(
             Died(
                 group.handle,
                 pending.message,
@@ -137,9 +140,7 @@ class Endings(Members):
             self._die(group, pending, reason, None, how, session)
             return
         if counted:
-            self._effects.settlements.append(
-                Counted(group.handle, pending.message, pending.deliveries, pending.failures, how, session)
-            )
+            self._settle(Counted(group.handle, pending.message, pending.deliveries, pending.failures, how, session))
         pending.place = WAITING
         lane = group.lanes[pending.message.priority]
         self._ready.add(pending.message.size_bytes)
