@@ -21,9 +21,18 @@ REGRESSIONS = [
     (101_712, "what fell due below a lane that wanted nothing just then was handed out after its backlog"),
 ]
 
+EARLIER = (63, 233, 472, 579, 934)
+"""Seeds that failed while the whole queue was built. What they do has changed since, so that no bug can be named that
+each would find again; they are kept because what they meet is rare."""
+
 
 @pytest.mark.parametrize(("seed", "story"), REGRESSIONS, ids=[story for _, story in REGRESSIONS])
 def test_the_seed_that_found_a_bug_passes(seed: int, story: str) -> None:
+    assert simulate(seed).problems == []
+
+
+@pytest.mark.parametrize("seed", EARLIER)
+def test_a_seed_that_failed_once_passes(seed: int) -> None:
     assert simulate(seed).problems == []
 
 
