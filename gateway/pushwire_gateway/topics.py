@@ -7,7 +7,7 @@ the store let go of them, is committed, and only then are they handed out again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any, TypeVar
@@ -137,7 +137,7 @@ class Topics:
 
     def configure(self, topic: Topic, config: TopicConfig, changed: Changed) -> None:
         """Replace a topic's configuration; in force for its groups when `changed` is called."""
-        self._change(ConfigureTopic(topic, config), list(topic.groups.values()), changed, reset=False)
+        self._change(ConfigureTopic(topic, config), topic.groups.values(), changed, reset=False)
 
     def pause(self, group: Group, paused: bool, changed: Changed) -> None:
         """Pause or resume a group: nothing new is handed out; leases run on."""
@@ -149,7 +149,7 @@ class Topics:
 
     def purge(self, change: PurgeTopic, changed: Changed) -> None:
         """Remove messages of a topic for all groups. Their leases become stale."""
-        self._change(change, list(change.topic.groups.values()), changed, reset=True)
+        self._change(change, change.topic.groups.values(), changed, reset=True)
 
     def redrive(self, change: Redrive, changed: Changed) -> None:
         """Put dead letters back into their groups."""
@@ -185,7 +185,8 @@ class Topics:
 
         self._change(DeleteGroup(group), [], done, reset=False)
 
-    def _change(self, change: Change, groups: Sequence[Group], changed: Changed, *, reset: bool) -> None:
+    def _change(self, change: Change, groups: Collection[Group], changed: Changed, *, reset: bool) -> None:
+        """`groups`: those concerned. Of a topic it is a view: a group that is made before the commit is concerned too."""
         engine = self._engine
 
         def let_go() -> None:

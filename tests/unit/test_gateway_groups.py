@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from pushwire.wire.frames import (
     Ack,
     Auth,
@@ -210,6 +212,29 @@ async def test_who_subscribes_while_the_group_is_being_deleted_gets_a_new_one() 
     assert topic.groups["g"] is not old
     await publish(parts, b"2")
     assert await seqs(ann, 1) == [2]  # what only the deleted one was owed went with it
+
+
+async def test_a_purge_and_a_configuration_reach_a_group_that_is_made_just_before_them() -> None:
+    parts = await Parts().start()
+    await publish(parts, b"1", b"2")
+    ann = await parts.client()
+    topic = parts.store.topics["acme", "t"]
+    parts.store.hold()
+    ann.say(Subscribe("t", "g", "s", ref=1))  # in the batch before the changes
+    purge = asyncio.create_task(parts.admin.purge_topic(parts.principal("root"), "t"))
+    await asyncio.sleep(0)
+    change = TopicConfig(strict=True)
+    parts.gateway.topics.configure(topic, change, lambda _error: None)
+    parts.store.release()
+    await ann.next(Ok)
+    assert (await purge)["removed"] == 2
+    await parts.settled()
+    active = parts.engine.core.group(topic.groups["g"])
+    assert active is not None
+    assert active.policy.strict
+    assert not ann.seen
+    await publish(parts, b"3")
+    assert await seqs(ann, 1) == [3]
 
 
 async def test_limits_of_topics_and_groups_count_those_that_are_being_made() -> None:
