@@ -238,7 +238,8 @@ async def test_a_purge_and_a_configuration_reach_a_group_that_is_made_just_befor
     ann = await parts.client()
     topic = parts.store.topics["acme", "t"]
     parts.store.hold()
-    ann.say(Subscribe("t", "g", "s", ref=1))  # in the batch before the changes
+    ann.say(Subscribe("t", "g", "s", ref=1))
+    await parts.store.holding()
     errors: list[StoreError | None] = []
     purge = PurgeTopic(topic)
     parts.gateway.topics.purge(purge, errors.append)
