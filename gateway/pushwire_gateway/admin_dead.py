@@ -99,11 +99,10 @@ class DeadLetters(AdminBase):
         next_at = self._now()
         end = next_at + REDRIVE_S_MAX
         while ids := await self._next(topic, counted, batch):
-            if next_at >= end:
+            if max(next_at, self._now()) >= end:
                 break
             if next_at > self._now():
                 await self._pause(next_at - self._now())
-            next_at = max(next_at, self._now()) + len(ids) / per_s
             change = Redrive(topic, ids)
             await done(partial(self._gateway.topics.redrive, change))
             if change.refused is not None:
@@ -115,7 +114,10 @@ class DeadLetters(AdminBase):
             ids = ids[: len(change.seqs)]
             if not ids:
                 break  # the topic is gone, and its dead letters with it
-            counted.advance(ids, sum(map(bool, change.seqs)))
+            put_back = sum(map(bool, change.seqs))
+            # By what is put back, not by what was named: a request that goes on names what is done already, too.
+            next_at = max(next_at, self._now()) + put_back / per_s
+            counted.advance(ids, put_back)
         return {"redriven": counted.count, **counted.rest(more=bool(ids))}
 
     async def _pause(self, seconds: float) -> None:

@@ -130,6 +130,7 @@ class Engine:
         )
         self.tails = Tails(store, self)
         self.died: Counter[str] = Counter()
+        self.expired_on_disk = 0
         """Dead letters made, by reason."""
         self._timer: Any = None
         self._timer_at = float("inf")
@@ -379,6 +380,7 @@ class Engine:
         now = self.clock.now()
         now_ms = to_ms(now)
         size_bytes = sum([message.size_bytes + OVERHEAD_BYTES for message in messages])
+        self.expired_on_disk += len(messages)
         if group.topic.config.expired == "drop":
             settlements: list[Settlement] = [Done(group, messages)]
         else:

@@ -118,7 +118,11 @@ class _Scrape(Collector):
         states = {"connected": len(gateway.registry) - away, "away": away}
         yield _gauges("sessions", "Sessions, by whether a connection serves them.", "state", states)
         yield _gauge("subscriptions", "Members of groups.", subs)
-        yield _gauge("tails", "Tails.", sum(one.tails for one in sessions))
+        yield _gauge(
+            "tails", "Tails, of WebSockets and as streams.", sum(one.tails for one in sessions) + len(gateway.streams)
+        )
+        yield _gauge("streams", "Tails as streams of events.", len(gateway.streams))
+        yield _gauge("polls_waiting", "Long polls being served.", gateway.polls.waiting)
         unsent = sum(one.outbox.size_bytes for one in sessions)
         yield _gauge("send_buffer_bytes", "Bytes queued for clients, not yet with their transports.", unsent)
         yield _counters("ratelimit_rejections", "Refusals by a rate limit.", "scope", gateway.throttle.refused)
@@ -132,6 +136,8 @@ class _Scrape(Collector):
         yield _counter("publishes_refused", "Publish operations that were not stored.", refused)
         for name, text in _COUNTED.items():
             yield _counter(f"messages_{name}", text, getattr(counters, name))
+        expired = counters.expired + self._gateway.engine.expired_on_disk
+        yield _counter("messages_expired", "Messages whose TTL ended before their group had settled them.", expired)
         yield _counters("messages_dead_lettered", "Dead letters made.", "reason", self._gateway.engine.died)
         yield _counters("lane_delivered", "Deliveries by priority.", "priority", _by_priority(counters.served))
         text = "Of those, what was chosen while a lane of another priority of the group had something too."
@@ -207,7 +213,6 @@ _COUNTED: Final = {
     "extended": "Leases extended.",
     "timed_out": "Leases that ran out.",
     "returned": "Deliveries given back because the consumer was gone.",
-    "expired": "Messages whose TTL ended in a lane.",
 }
 _TOPIC_SERIES: Final = {
     "messages": "Messages kept by a topic.",

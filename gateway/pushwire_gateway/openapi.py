@@ -45,6 +45,8 @@ ANY_ROUTE: Final = (
     "busy", "unavailable", "going_away", "internal",
 )  # fmt: skip
 """What every route may be refused with."""
+NO_ROOM: Final = "insufficient_storage"
+"""What every administrator's change may be refused with too, and whatever makes topics and groups that are missing."""
 OF_TOPIC: Final = ("bad_topic", "topic_not_found")
 OF_GROUP: Final = (*OF_TOPIC, "bad_group", "group_not_found")
 WAIT_S_MAX: Final = 30
@@ -75,6 +77,11 @@ class Operation:
     headers_required: bool = False
     gives_headers: Mapping[str, Schema] = field(default_factory=dict)
     ticket: bool = False
+
+    @property
+    def stores(self) -> bool:
+        """Whether it writes to the store, beside what it names itself."""
+        return self.method != "GET" and self.path.startswith("/v1/admin/") and "/connections" not in self.path
 
 
 def document(settings: Settings) -> dict[str, Any]:
@@ -112,12 +119,12 @@ def _messages(settings: Settings) -> list[Operation]:
     topic, group = "/v1/topics/{topic}", "/v1/topics/{topic}/groups/{group}"
     session = {"Pushwire-Session": text(decode.SESSION_CHARS_MAX, 1)}
     drafts = record({"messages": listed(ref("Draft"), 1, settings.http_batch_max)})
-    quotas = ("topic_full", "insufficient_storage", "rate_limited", "rate_limited_bytes")
+    quotas = ("topic_full", NO_ROOM, "rate_limited", "rate_limited_bytes")
     stored = (*OF_TOPIC, "too_many_topics", "batch_too_large", "id_conflict", *quotas)
     mark = {"type": "string", "pattern": f"^[!-9;-~]{{1,{decode.EPOCH_CHARS_MAX}}}:(0|[1-9][0-9]*)$"}
     pulled = (
         *OF_GROUP, "too_many_topics", "too_many_groups", "too_many_subscriptions", "rate_limited",
-        "too_many_connections", "consumer_unhealthy", "conflict",
+        "too_many_connections", "consumer_unhealthy", "conflict", NO_ROOM,
     )  # fmt: skip
     ack_timeout_s = {"type": "number", "minimum": decode.ACK_TIMEOUT_MS_MIN / 1000, "description": DECIMALS}
     ack_timeout_s["maximum"] = decode.ACK_TIMEOUT_MS_MAX / 1000  # the gateway's own is granted at most
@@ -138,7 +145,7 @@ def _messages(settings: Settings) -> list[Operation]:
         ),
         Operation(
             "GET", f"{topic}/tail", "Follow a topic as server-sent events", "replay", {200: SSE},
-            (*OF_TOPIC, "too_many_topics", "epoch_changed", "rate_limited", "too_many_connections"),
+            (*OF_TOPIC, "too_many_topics", "epoch_changed", "rate_limited", "too_many_connections", NO_ROOM),
             query={"from": {"type": "string", "pattern": TAIL_FROM, "default": "new"}, "last_event_id": mark},
             headers={"Last-Event-ID": mark}, ticket=True,
         ),
@@ -180,7 +187,7 @@ def _topics() -> list[Operation]:
     new_only = {"If-None-Match": NEW_ONLY}
     page = {"after": TEXT, "limit": integer(1, PAGE_MAX)}
     config = ref("TopicConfigPart")
-    made = ("bad_topic", "bad_config", "conflict", "too_many_topics", "insufficient_storage")
+    made = ("bad_topic", "bad_config", "conflict", "too_many_topics")
     purge = record({"through_seq": integer()}, optional=("through_seq",))
     return [
         Operation("GET", topics, "Topics by name, as far as the right goes", "admin",
@@ -212,7 +219,7 @@ def _groups() -> list[Operation]:
                   {200: record({"groups": listed(ref("GroupInfo"))})}, OF_TOPIC),
         Operation("GET", group, "One group with its members", "admin", {200: ref("GroupDetail")}, OF_GROUP),
         Operation("PUT", group, "Make a group", "create on the group", {201: ref("GroupInfo"), **info},
-                  (*OF_TOPIC, "bad_group", "conflict", "too_many_groups", "insufficient_storage"), begin, False,
+                  (*OF_TOPIC, "bad_group", "conflict", "too_many_groups"), begin, False,
                   headers={"If-None-Match": NEW_ONLY}),
         Operation("DELETE", group, "Remove a group", "admin", {204: None}, OF_GROUP),
         Operation("POST", f"{group}/pause", "Hand nothing out any more", "admin", info, OF_GROUP),
@@ -240,11 +247,11 @@ def _dead() -> list[Operation]:
         Operation("GET", f"{dead}/{{id}}", "One dead letter, with its body and history", "admin",
                   {200: ref("DeadLetterDetail")}, (*OF_TOPIC, "not_found")),
         Operation("POST", f"{dead}/redrive", "Put dead letters back into their groups", "admin", {200: redriven},
-                  (*OF_TOPIC, "bad_group", "batch_too_large", "conflict", "topic_full", "insufficient_storage"),
+                  (*OF_TOPIC, "bad_group", "batch_too_large", "conflict", "topic_full"),
                   ref("Wanted")),
         Operation("POST", f"{dead}/discard", "Remove dead letters for good", "admin",
                   {200: record({"discarded": integer(), **rest})},
-                  (*OF_TOPIC, "bad_group", "batch_too_large", "insufficient_storage"), ref("Wanted")),
+                  (*OF_TOPIC, "bad_group", "batch_too_large"), ref("Wanted")),
     ]  # fmt: skip
 
 
@@ -263,9 +270,9 @@ def _live() -> list[Operation]:
         Operation("GET", "/v1/admin/revocations", "What is revoked, oldest first", tenant,
                   {200: record({"revocations": listed(ref("RevocationInfo"))})}),
         Operation("POST", "/v1/admin/revocations", "Accept a token, or those of a subject, no longer", tenant,
-                  {201: ref("RevocationInfo")}, ("insufficient_storage",), {"oneOf": [one, all_of]}),
+                  {201: ref("RevocationInfo")}, (), {"oneOf": [one, all_of]}),
         Operation("POST", "/v1/admin/backup", "Copy the database to a new file of its folder", default,
-                  {201: copied}, ("unsupported", "conflict", "insufficient_storage"), record({"path": NAME})),
+                  {201: copied}, ("unsupported", "conflict"), record({"path": NAME})),
         Operation("GET", "/metrics", "Numbers of the whole gateway for Prometheus", default, {200: PLAIN}),
     ]  # fmt: skip
 
@@ -341,6 +348,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
 def _by_status(operation: Operation) -> dict[int, list[str]]:
     """The codes that may come, by their status."""
     codes = [code for code in ANY_ROUTE if operation.right or code not in ("unauthorized", "forbidden")]
+    if operation.stores:
+        codes.append(NO_ROOM)
     found: dict[int, list[str]] = {}
     for code in dict.fromkeys((*codes, *operation.refusals)):
         found.setdefault(ERRORS[code].http_status, []).append(code)

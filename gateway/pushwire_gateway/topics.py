@@ -33,6 +33,9 @@ from pushwire_storage.base import (
 from .core.model import Subscription
 from .engine import Engine
 
+IDLE_SLACK = 64
+"""Stale entries the heap of idle groups may hold beside one per idle group, before it is built anew."""
+
 T = TypeVar("T")
 TopicReady = Callable[[CreateTopic, StoreError | None], None]
 GroupReady = Callable[[Group | None, StoreError | None], None]
@@ -168,7 +171,10 @@ class Topics:
             del self._by_tenant[topic.tenant]
 
         def done(error: StoreError | None) -> None:
-            if error is not None:  # still there
+            if error is None:
+                for group in topic.groups.values():
+                    self._idle_since.pop(group, None)
+            else:  # still there
                 self._by_tenant.setdefault(topic.tenant, {}).setdefault(topic.name, topic)
             changed(error)
 
@@ -181,12 +187,14 @@ class Topics:
 
         def done(error: StoreError | None) -> None:
             self._going.discard(group)
+            if error is None:
+                self._idle_since.pop(group, None)
             changed(error)
 
         self._change(DeleteGroup(group), [], done, reset=False)
 
     def _change(self, change: Change, groups: Collection[Group], changed: Changed, *, reset: bool) -> None:
-        """`groups`: those concerned. Of a topic it is a view: a group that is made before the commit is concerned too."""
+        """`groups`: those concerned. Of a topic it is a view: one that is made before the commit is concerned too."""
         engine = self._engine
 
         def let_go() -> None:
@@ -220,11 +228,24 @@ class Topics:
 
     def left(self, group: Group) -> None:
         """The group may have no member any more."""
-        if group.inactive_ttl_ms and self._engine.core.group(group) is None and group not in self._idle_since:
+        if group.inactive_ttl_ms and group not in self._idle_since and self._is_idle(group):
             now = self._engine.clock.now()
             self._idle_since[group] = now
-            self._serial += 1
-            heappush(self._idle, (now + group.inactive_ttl_ms / 1000, self._serial, group))
+            self._note_idle(group, now)
+            if len(self._idle) > 2 * len(self._idle_since) + IDLE_SLACK:  # groups that were joined or deleted since
+                self._idle.clear()
+                for idle, since in self._idle_since.items():
+                    self._note_idle(idle, since)
+
+    def _note_idle(self, group: Group, since: float) -> None:
+        self._serial += 1
+        heappush(self._idle, (since + group.inactive_ttl_ms / 1000, self._serial, group))
+
+    def _is_idle(self, group: Group) -> bool:
+        """Whether the group is there, and has no member."""
+        topic = group.topic
+        there = self.find(topic.tenant, topic.name) is topic and self.find_group(topic, group.name) is group
+        return there and self._engine.core.group(group) is None
 
     def expire_groups(self, now: float) -> None:
         """Delete the groups whose `inactive_ttl_ms` is over. Called about once a second."""
@@ -233,13 +254,10 @@ class Topics:
             since = self._idle_since.get(group)
             if since is None:
                 continue
-            if since + group.inactive_ttl_ms / 1000 > at or self._engine.core.group(group) is not None:
+            if since + group.inactive_ttl_ms / 1000 > at:
                 continue  # it had a member meanwhile; its later entry counts
             del self._idle_since[group]
-            if (
-                self.find(group.topic.tenant, group.topic.name) is group.topic
-                and self.find_group(group.topic, group.name) is group
-            ):
+            if self._is_idle(group):
                 self.delete_group(group, _nobody, partial(self._expired, group))
 
     def _expired(self, group: Group, error: StoreError | None) -> None:

@@ -173,15 +173,7 @@ class Admin:
         """Put dead letters back into the groups they died in: these, at most 1000, or all that match and had died when
         the request came. Asks until it is done, at the pace the gateway allows; cancel it at will. Raises TopicFull
         when not one fitted."""
-        count = 0
-        body = _wanted(ids, group, reason, key)
-        while True:
-            answer = await self._http.request("POST", _topic(topic, "dead", "redrive"), body)
-            count += answer["redriven"]
-            stopped = answer.get("stopped")
-            if not answer["more"] or stopped is not None:
-                return Redriven(count, stopped)
-            _go_on(body, answer)
+        return Redriven(*await self._work_off(topic, "redrive", "redriven", _wanted(ids, group, reason, key)))
 
     async def discard(
         self,
@@ -193,13 +185,18 @@ class Admin:
         key: str | None = None,
     ) -> int:
         """Remove dead letters for good, chosen as for `redrive`; how many there were."""
+        count, _ = await self._work_off(topic, "discard", "discarded", _wanted(ids, group, reason, key))
+        return count
+
+    async def _work_off(self, topic: str, verb: str, counted: str, body: dict[str, Any]) -> tuple[int, str | None]:
+        """Ask again from where an answer left off, until all is done: how many, and what stopped it before the end."""
         count = 0
-        body = _wanted(ids, group, reason, key)
         while True:
-            answer = await self._http.request("POST", _topic(topic, "dead", "discard"), body)
-            count += int(answer["discarded"])
-            if not answer["more"]:
-                return count
+            answer = await self._http.request("POST", _topic(topic, "dead", verb), body)
+            count += int(answer[counted])
+            stopped = answer.get("stopped")
+            if not answer["more"] or stopped is not None:
+                return count, stopped
             _go_on(body, answer)
 
     # --- what goes on ------------------------------------------------------------------------------------------

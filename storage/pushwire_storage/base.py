@@ -154,7 +154,7 @@ class Catalog(Protocol):
     """What is kept beside the messages: dead letters, ledger, revocations; and the care of the file."""
 
     async def dead_letters(self, topic: Topic, wanted: DeadFilter, limit: int) -> Sequence[DeadLetter]:
-        """Oldest first, after `wanted.after_id`."""
+        """Oldest first, after `wanted.after_id`; fewer than `limit` when they are large, but none only at the end."""
 
     async def dead_letter(self, topic: Topic, id: int) -> DeadLetter | None: ...
 

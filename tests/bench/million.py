@@ -39,6 +39,7 @@ from pushwire_storage.base import (
     TopicConfig,
 )
 from pushwire_storage.inline import InlineSqliteStore
+from support.idle_consumer import IdleConsumer
 
 MANY = 1_000_000
 BATCH = 500
@@ -67,7 +68,7 @@ class Start:
         return Rate(count / (time.perf_counter() - self._wall), count / (time.process_time() - self._busy))
 
 
-class Hands:
+class Hands(IdleConsumer):
     """A consumer that takes what comes and settles it with the next batch."""
 
     def __init__(self) -> None:
@@ -77,12 +78,6 @@ class Hands:
         self, group: Group, priority: int, messages: Sequence[Message], counts: Counts | None, blocked: object
     ) -> None:
         self.held += messages
-
-    def caught_up(self, *_: object) -> None: ...
-    def arrived_key(self, *_: object) -> None: ...
-    def tailed(self, *_: object) -> None: ...
-    def expired(self, *_: object) -> None: ...
-    def turn_over(self) -> None: ...
 
 
 class Bench:

@@ -20,6 +20,7 @@ from pathlib import Path
 from pushwire_storage.base import Append, Batch, CreateGroup, CreateTopic, Done, Group, Message, Topic
 from pushwire_storage.inline import InlineSqliteStore
 from pushwire_storage.sqlite import SqliteStore
+from support.idle_consumer import IdleConsumer
 
 BODY_BYTES = 200
 NOW_MS = 1_700_000_000_000
@@ -79,23 +80,12 @@ def _plain(directory: Path, ids: Sequence[str], size: int, table: str) -> float:
     return elapsed
 
 
-class Nobody:
-    """A consumer that takes no notice."""
-
-    def arrived(self, *_: object) -> None: ...
-    def caught_up(self, *_: object) -> None: ...
-    def arrived_key(self, *_: object) -> None: ...
-    def tailed(self, *_: object) -> None: ...
-    def expired(self, *_: object) -> None: ...
-    def turn_over(self) -> None: ...
-
-
 class _Inline:
     """The writer, run on this thread."""
 
     def __init__(self, directory: Path, groups: int = 1) -> None:
         self.store = InlineSqliteStore(directory / "data")
-        self.store.start(Nobody(), NOW_MS)
+        self.store.start(IdleConsumer(), NOW_MS)
         make = CreateTopic("t", "bench")
         self.run(Batch(changes=[make]))
         assert make.result is not None
@@ -165,7 +155,7 @@ def threaded(directory: Path, ids: Sequence[str], size: int) -> float:
 
 async def _threaded(directory: Path, ids: Sequence[str], size: int) -> float:
     store = SqliteStore(directory / "data")
-    await store.open(Nobody(), NOW_MS)
+    await store.open(IdleConsumer(), NOW_MS)
     make = CreateTopic("t", "bench")
     groups = grouped(ids, size)[::-1]
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -35,12 +35,13 @@ from pushwire_storage.inline import InlineSqliteStore
 from pushwire_storage.memory import MemoryStore
 from pushwire_storage.queries import Connection
 from pushwire_storage.sqlite import DATABASE, Driver, SqliteStore
+from support.idle_consumer import IdleConsumer
 
 START_MS = 1_700_000_000_000
 KINDS = ("sqlite", "inline", "memory")
 
 
-class Recorder:
+class Recorder(IdleConsumer):
     """A consumer that writes down what it is given."""
 
     def __init__(self) -> None:
@@ -60,9 +61,6 @@ class Recorder:
             deliveries, failures = counts[index] if counts else (0, 0)
             self.arrivals.append((group.name, message, (deliveries, failures)))
 
-    def caught_up(self, group: Group, priority: int, yes: bool) -> None:
-        pass
-
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:
@@ -73,9 +71,6 @@ class Recorder:
 
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         raise AssertionError("nothing expires here")
-
-    def turn_over(self) -> None:
-        pass
 
     def seqs(self, group: str) -> list[int]:
         return [message.seq for name, message, _ in self.arrivals if name == group]

@@ -178,8 +178,8 @@ class Client:
 class Parts:
     """The gateway and its surroundings."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.clock = SteppedClock()
+    def __init__(self, clock: SteppedClock | None = None, **settings: Any) -> None:
+        self.clock = clock or SteppedClock()
         self.loop = SteppedLoop(self.clock)
         self.store = HeldStore()
         self.broken: list[StoreError] = []

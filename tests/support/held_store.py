@@ -12,6 +12,8 @@ from pushwire_storage.base import Batch, Consumer, Message, Page, StoreError, To
 from pushwire_storage.catalog import SqliteCatalog
 from pushwire_storage.memory import MemoryStore
 
+from .port import PATIENCE_S
+
 
 class HeldStore(MemoryStore):
     """See the module."""
@@ -23,6 +25,7 @@ class HeldStore(MemoryStore):
         self.failing: StoreError | None = None
         """What the next batch, read or look-up meets."""
         self._held: list[Callable[[], None]] | None = None
+        self._holding = asyncio.Event()
 
     async def open(self, consumer: Consumer, now_ms: int) -> None:
         await super().open(consumer, now_ms)
@@ -31,6 +34,12 @@ class HeldStore(MemoryStore):
     def hold(self) -> None:
         """Commit nothing until `release`."""
         self._held = []
+        self._holding.clear()
+
+    async def holding(self) -> None:
+        """A batch waits: what is asked for from here on is in a later one."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self._holding.wait()
 
     def release(self) -> None:
         held, self._held = self._held or [], None
@@ -44,6 +53,7 @@ class HeldStore(MemoryStore):
             asyncio.get_running_loop().call_soon(done, batch)
         elif self._held is not None:
             self._held.append(lambda: super(HeldStore, self).write(batch, done))
+            self._holding.set()
         else:
             super().write(batch, done)
 

@@ -129,6 +129,17 @@ async def test_a_request_ends_after_its_time_and_the_next_one_goes_on() -> None:
     assert (rest["redriven"], rest["more"]) == (10, False)
 
 
+async def test_a_slow_redrive_of_named_letters_comes_to_its_end() -> None:
+    parts = await Parts(redrive_per_s=2).start()
+    root = parts.principal("root")
+    await dead(parts, 50)
+    admin = PacedAdmin(parts)
+    ids = [letter["id"] for letter in (await admin.dead_letters(root, "t", DeadFilter()))["dead_letters"]]
+    answers = [await admin.redrive(root, "t", Wanted(ids)) for _ in range(3)]  # the same ids, as the page says
+    assert [(answer["redriven"], answer["more"]) for answer in answers] == [(20, True), (20, True), (10, False)]
+    assert sum(admin.pauses) == 22  # 25 batches of a second, the first of each request at once
+
+
 async def test_what_dies_again_meanwhile_is_not_put_back_again() -> None:
     parts = await Parts(redrive_per_s=1).start()
     root = parts.principal("root")

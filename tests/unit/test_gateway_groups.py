@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from pushwire.wire.frames import (
     Ack,
     Auth,
@@ -18,7 +16,8 @@ from pushwire.wire.frames import (
     SubscribeTail,
     Unsubscribe,
 )
-from pushwire_storage.base import StoreBusy, TopicConfig
+from pushwire_gateway.topics import IDLE_SLACK
+from pushwire_storage.base import PurgeTopic, StoreBusy, StoreError, TopicConfig
 from support.gateway_parts import Client, Parts, cap
 
 
@@ -102,6 +101,25 @@ async def test_a_group_without_members_is_deleted_after_its_time() -> None:
     parts.step(62)
     await parts.settled()
     assert "g" not in groups
+
+
+async def test_groups_that_come_and_go_leave_nothing_behind() -> None:
+    parts = await Parts().start()
+    ann, topics = await parts.client(), parts.gateway.topics
+    await ann.ok(Subscribe("t", "kept", "s", inactive_ttl_ms=86_400_000, ref=1))
+    for _ in range(2 * IDLE_SLACK):
+        await ann.ok(Unsubscribe("s", 2))
+        await ann.ok(Subscribe("t", "kept", "s", ref=3))
+    assert len(topics._idle) <= IDLE_SLACK
+    root = parts.principal("root")
+    for _ in range(2):
+        await parts.admin.create_group(root, "t", "gone", inactive_ttl_ms=86_400_000)
+        assert len(topics._idle_since) == 1
+        await parts.admin.delete_group(root, "t", "gone")
+        assert not topics._idle_since
+    await parts.admin.create_group(root, "t", "gone", inactive_ttl_ms=86_400_000)
+    await parts.admin.delete_topic(root, "t")
+    assert not topics._idle_since
 
 
 async def test_a_session_that_ends_leaves_its_groups_too() -> None:
@@ -220,15 +238,16 @@ async def test_a_purge_and_a_configuration_reach_a_group_that_is_made_just_befor
     ann = await parts.client()
     topic = parts.store.topics["acme", "t"]
     parts.store.hold()
-    ann.say(Subscribe("t", "g", "s", ref=1))  # in the batch before the changes
-    purge = asyncio.create_task(parts.admin.purge_topic(parts.principal("root"), "t"))
-    await asyncio.sleep(0)
-    change = TopicConfig(strict=True)
-    parts.gateway.topics.configure(topic, change, lambda _error: None)
+    ann.say(Subscribe("t", "g", "s", ref=1))
+    await parts.store.holding()
+    errors: list[StoreError | None] = []
+    purge = PurgeTopic(topic)
+    parts.gateway.topics.purge(purge, errors.append)
+    parts.gateway.topics.configure(topic, TopicConfig(strict=True), errors.append)
     parts.store.release()
     await ann.next(Ok)
-    assert (await purge)["removed"] == 2
     await parts.settled()
+    assert (errors, purge.removed) == ([None, None], 2)
     active = parts.engine.core.group(topic.groups["g"])
     assert active is not None
     assert active.policy.strict

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from pushwire.wire.frames import Ack, Draft, Publish, Subscribe
+from pushwire_gateway import clock
+from pushwire_gateway.clock import to_ms
 from pushwire_storage.base import DeadFilter, DeadLetter, TopicConfig
 from support.gateway_parts import Client, Parts
+from support.port import SteppedClock
+
+
+class Machine(SteppedClock):
+    """A machine whose clock somebody can set, as the gateway's own clock sees it. `time` is the gateway's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set_ahead_s = 0.0
+        self._up_s = 50.0
+        monkeypatch.setattr(clock, "time", SimpleNamespace(time=self._wall, monotonic=lambda: self._up_s))
+        self._clock = clock.AnchoredClock()
+
+    def _wall(self) -> float:
+        return 1_799_999_950.0 + self._up_s + self.set_ahead_s
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    @property
+    def time(self) -> float:
+        return self.now()
+
+    @time.setter
+    def time(self, at: float) -> None:
+        self._up_s += at - self.now()
 
 
 async def topic_with_group(expired: str) -> tuple[Parts, Client]:
@@ -67,6 +96,39 @@ async def test_a_message_comes_when_it_is_due_and_not_before() -> None:
     await parts.elapse(1)
     (second,) = await bob.delivered()
     assert (second.message.id, second.deliveries) == ("late", 1)
+
+
+@pytest.mark.parametrize("step_s", [86_400.0, -86_400.0])
+async def test_a_step_of_the_machines_clock_moves_no_due_time_no_ttl_and_no_deadline(
+    step_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    parts = await Parts(machine, pong_timeout_s=300).start()
+    ann, bob = await parts.client(), await parts.client("bob")
+    await ann.ok(Subscribe("t", "g", prefetch=1, ack_timeout_ms=30_000, ref=1))
+    drafts = [Draft("taken", b"1"), Draft("brief", b"2", expires_ms=-20_000), Draft("late", b"3", due_ms=-9000)]
+    await bob.ok(Publish("t", drafts, 1))
+    (taken,) = await ann.delivered()
+    machine.set_ahead_s = step_s
+    before = machine.now()
+    await parts.elapse(1)
+    assert machine.now() == pytest.approx(before + 1.06)
+    topic = parts.store.topics["acme", "t"]
+    assert (ann.seen, topic.scheduled, await letters(parts)) == ([], 1, [])
+    await parts.elapse(8)
+    assert topic.scheduled == 0  # due
+    assert await letters(parts) == []
+    await parts.elapse(11)
+    assert [(letter.message.id, letter.at_ms) for letter in await letters(parts)] == [
+        ("brief", taken.message.published_at_ms + 20_000)
+    ]
+    assert ann.seen == []
+    await parts.elapse(10)
+    (late,) = await ann.delivered()  # the lease ran out after its 30 s, and the window is free
+    assert late.message.id == "late"
+    await bob.ok(Publish("t", [Draft("now", b"4")], 2))
+    (stored,) = [message for message in await parts.store.kept("acme", "t") if message.id == "now"]
+    assert stored.published_at_ms == to_ms(machine.now())
 
 
 @pytest.mark.parametrize("retain_ms", [0, 60_000])

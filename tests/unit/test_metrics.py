@@ -6,7 +6,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pushwire.wire.frames import Ack, Draft, Nack, Publish, Reject, Subscribe
+from pushwire.wire.frames import Ack, Draft, Nack, Publish, Reject, Subscribe, SubscribeTail
 from pushwire_gateway.app import whole_app
 from pushwire_gateway.histogram import Histogram
 from pushwire_gateway.hub import Stats
@@ -76,6 +76,35 @@ async def test_it_counts_what_happened():
     assert plain["store_transaction_duration_seconds_count"] == commits
     assert plain["store_batch_size_sum"] == 5 + 4
     assert all_of["pushwire_store_batch_size_bucket", (("le", "+Inf"),)] == commits
+
+
+@pytest.mark.parametrize("expired", ["dead", "drop"])
+async def test_what_expires_is_counted_in_memory_and_on_disk(expired):
+    parts = await Parts(pong_timeout_s=300).start()
+    await parts.admin.create_topic(parts.principal("root"), "t", {"expired": expired})
+    client = await parts.client()
+    await client.ok(Subscribe("t", "disk", prefetch=0, ref=1))
+    await client.ok(Subscribe("t", "memory", prefetch=1, ref=2))
+    await client.ok(Publish("t", [Draft("", b"1"), Draft("", b"2", expires_ms=-1000)], 3))
+    await client.delivered(1)
+    await parts.elapse(2)
+    plain, found = await numbers(parts)
+    assert plain["messages_expired_total"] == 2
+    assert found.get(("pushwire_messages_dead_lettered_total", (("reason", "expired"),)), 0) == 2 * (expired == "dead")
+
+
+async def test_tails_are_counted_whichever_way_they_come():
+    parts = await Parts().start()
+    client = await parts.client()
+    await client.ok(Publish("t", [Draft("", b"1")], 1))
+    await client.ok(SubscribeTail("t", ref=2))
+    stream = parts.gateway.streams.open(parts.principal("bob"))
+    stream.follow(parts.store.topics["acme", "t"], 1)
+    plain, _ = await numbers(parts)
+    assert (plain["tails"], plain["streams"], plain["polls_waiting"]) == (2, 1, 0)
+    parts.gateway.streams.leave(stream)
+    plain, _ = await numbers(parts)
+    assert (plain["tails"], plain["streams"]) == (1, 0)
 
 
 async def test_saturated_lanes_show_the_shares_that_the_weights_promise():

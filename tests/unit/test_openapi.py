@@ -71,6 +71,15 @@ def test_the_page_and_the_document_agree_on_what_is_refused():
     assert not wrong
 
 
+def test_whatever_writes_to_the_store_may_find_it_full():
+    writes = {(method, path) for method, path in OPERATIONS if method != "GET" and path.startswith("/v1/admin/")}
+    writes -= {("DELETE", "/v1/admin/connections/{id}")}
+    groups = "/v1/topics/{topic}/groups/{group}/messages"
+    writes |= {("POST", "/v1/topics/{topic}/messages"), ("GET", groups), ("GET", "/v1/topics/{topic}/tail")}
+    full = {route for route, operation in OPERATIONS.items() if "507" in operation["responses"]}
+    assert full == writes
+
+
 def test_every_refusal_has_its_codes_status():
     for (method, path), operation in OPERATIONS.items():
         for status, response in operation["responses"].items():

@@ -6,6 +6,7 @@ Owns words and tables; how fast they are put back is the gateway's to say.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from itertools import count
 from typing import Any
 
@@ -48,6 +49,22 @@ def chosen(ids: tuple[int, ...], match: dict[str, str | None], everything: bool)
     if ways != 1:
         raise click.UsageError("choose dead letters by ids, by --group, --reason and --key, or by --all")
     return {"ids": list(ids)} if ids else match
+
+
+def choosing(command: Command) -> Command:
+    """The topic, and every way to say which of its dead letters: handed on as `which`."""
+
+    @wraps(command)
+    def run(
+        ids: tuple[int, ...], group: str | None, reason: str | None, key: str | None, everything: bool, **rest: Any
+    ) -> Any:
+        match = {"group": group, "reason": reason, "key": key}
+        return command(which=chosen(ids, match, everything), **rest)
+
+    made: Command = matching(run)
+    made = click.option("--all", "everything", is_flag=True, help="every dead letter of the topic")(made)
+    made = click.argument("ids", nargs=-1, type=click.IntRange(1))(made)
+    return click.argument("topic")(made)
 
 
 @click.group()
@@ -108,22 +125,9 @@ def dead_show(url: str, token: str, output: str, topic: str, id: int) -> None:
 @dead.command("redrive")
 @url
 @token
-@click.argument("topic")
-@click.argument("ids", nargs=-1, type=click.IntRange(1))
-@matching
-@click.option("--all", "everything", is_flag=True, help="every dead letter of the topic")
-def dead_redrive(
-    url: str,
-    token: str,
-    topic: str,
-    ids: tuple[int, ...],
-    group: str | None,
-    reason: str | None,
-    key: str | None,
-    everything: bool,
-) -> None:
+@choosing
+def dead_redrive(url: str, token: str, topic: str, which: dict[str, Any]) -> None:
     """Put dead letters back into the groups they died in."""
-    which = chosen(ids, {"group": group, "reason": reason, "key": key}, everything)
 
     async def work(admin: pushwire.Admin) -> None:
         done = await admin.redrive(topic, **which)
@@ -138,24 +142,10 @@ def dead_redrive(
 @url
 @token
 @yes
-@click.argument("topic")
-@click.argument("ids", nargs=-1, type=click.IntRange(1))
-@matching
-@click.option("--all", "everything", is_flag=True, help="every dead letter of the topic")
-def dead_discard(
-    url: str,
-    token: str,
-    yes: bool,
-    topic: str,
-    ids: tuple[int, ...],
-    group: str | None,
-    reason: str | None,
-    key: str | None,
-    everything: bool,
-) -> None:
+@choosing
+def dead_discard(url: str, token: str, yes: bool, topic: str, which: dict[str, Any]) -> None:
     """Remove dead letters for good."""
-    which = chosen(ids, {"group": group, "reason": reason, "key": key}, everything)
-    confirm(f"remove {'all' if everything else 'these'} dead letters of {topic} for good", yes)
+    confirm(f"remove {'these' if any(which.values()) else 'all'} dead letters of {topic} for good", yes)
 
     async def work(admin: pushwire.Admin) -> None:
         click.echo(f"{await admin.discard(topic, **which)} dead letters removed")
