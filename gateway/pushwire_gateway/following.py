@@ -121,15 +121,20 @@ class Following:
     # --- what tails.py calls (Viewer) --------------------------------------------------------------------------
 
     def show(self, tail: Tail, messages: Sequence[Message]) -> None:
-        batch, size_bytes = self._gateway.batches.of(tail.topic, messages)
-        if tail.live and self._outbox.size_bytes + size_bytes > self._shown_bytes_max:
-            # A large commit would fill the outbox of a client that does nothing wrong: it gets it in pages.
-            tail.live = False
-            tail.seq = messages[0].seq - 1
-            self._lagging = True
-            return
+        batch, _ = self._gateway.batches.of(tail.topic, messages)
         self.shown += len(messages)
         self._outbox.send(Tailed(tail.name, batch))
+
+    def offer(self, tail: Tail, messages: Sequence[Message]) -> bool:
+        batch, size_bytes = self._gateway.batches.of(tail.topic, messages)
+        unsent_bytes = self._outbox.size_bytes
+        # A large commit would fill the outbox of a client that does nothing wrong: it gets it in pages.
+        if unsent_bytes > self._outbox.high_bytes or unsent_bytes + size_bytes > self._shown_bytes_max:
+            self._lagging = True
+            return False
+        self.shown += len(messages)
+        self._outbox.send(Tailed(tail.name, batch))
+        return True
 
     def gap(self, tail: Tail, from_seq: int, to_seq: int) -> None:
         self._outbox.send(Gap(tail.name, from_seq, to_seq))
@@ -148,7 +153,8 @@ class Following:
 
     def flush(self) -> None:
         self._outbox.flush()
-        self.catch_up()
+        if self._lagging:
+            self.catch_up()
 
     # --- what sysstats.py calls (StatsViewer) ------------------------------------------------------------------
 

@@ -16,6 +16,10 @@ from .ports import Link, ServerCodec
 
 SLOW_CONSUMER: Final = 4000
 
+MESSAGE_BYTES_MAX: Final = 1024 * 1024 + 16 * 1024
+"""Largest WebSocket message we put together from several frames: a message of the largest size and its envelope,
+which is what clients are told to be ready for. A single larger frame is sent as it is."""
+
 TRANSPORT_HIGH_BYTES: Final = 64 * 1024
 TRANSPORT_LOW_BYTES: Final = 16 * 1024
 """Marks of the transport's own buffer. High: what one write of a well filled turn may leave over without pausing
@@ -30,12 +34,13 @@ class Outbox:
     not in a buffer nobody can take back. Memory of one connection: `bytes_max` and one frame.
     """
 
-    __slots__ = ("_buffered_bytes", "_bytes_max", "_codec", "_held", "_link", "_parts", "closed")
+    __slots__ = ("_buffered_bytes", "_bytes_max", "_codec", "_held", "_link", "_parts", "closed", "high_bytes")
 
     def __init__(self, codec: ServerCodec, link: Link, bytes_max: int) -> None:
         self._codec = codec
         self._link = link
         self._bytes_max = bytes_max
+        self.high_bytes = max(bytes_max // 8, TRANSPORT_HIGH_BYTES)
         self._parts: list[bytes] = []
         self._buffered_bytes = 0
         self._held = False  # the transport is above its high mark
@@ -53,7 +58,7 @@ class Outbox:
 
         An eighth of the limit, so that a client that reads at all does not come near the limit itself.
         """
-        return self.size_bytes > max(self._bytes_max // 8, TRANSPORT_HIGH_BYTES)
+        return self.size_bytes > self.high_bytes
 
     @property
     def below_low(self) -> bool:

@@ -139,14 +139,16 @@ class EventStream:
     # --- what tails.py calls (Viewer) --------------------------------------------------------------------------
 
     def show(self, tail: Tail, messages: Sequence[Message]) -> None:
-        batch, size_bytes = self._gateway.batches.of(tail.topic, messages)
-        if tail.live and self.size_bytes and self.size_bytes + size_bytes > QUEUED_BYTES_MAX:
-            # What would not fit comes in pages, when there is room.
-            tail.live = False
-            tail.seq = messages[0].seq - 1
-            self._lagging = True
-            return
+        batch, _ = self._gateway.batches.of(tail.topic, messages)
         self._queue(events(batch, self._epoch))
+
+    def offer(self, tail: Tail, messages: Sequence[Message]) -> bool:
+        _, size_bytes = self._gateway.batches.of(tail.topic, messages)
+        if self.size_bytes and self.size_bytes + size_bytes > QUEUED_BYTES_MAX:  # it comes in pages, when there is room
+            self._lagging = True
+            return False
+        self.show(tail, messages)
+        return True
 
     def gap(self, tail: Tail, from_seq: int, to_seq: int) -> None:
         span = dumps({"from": from_seq, "to": to_seq}).decode()

@@ -24,7 +24,11 @@ class Viewer(Protocol):
     """Who reads a tail: a WebSocket session or a stream of events."""
 
     def show(self, tail: Tail, messages: Sequence[Message]) -> None:
-        """New messages, flushed at the end of the turn."""
+        """Messages of a page, flushed at the end of the turn."""
+
+    def offer(self, tail: Tail, messages: Sequence[Message]) -> bool:
+        """As `show`, for what was just committed, if there is room for it. After False it calls `Tails.resume` once it
+        takes more."""
 
     def gap(self, tail: Tail, from_seq: int, to_seq: int) -> None:
         """These are lost to this tail."""
@@ -99,16 +103,12 @@ class Tails:
         for tail in list(self._by_topic.get(topic, ())):
             if not tail.live:
                 continue
-            if not tail.viewer.keeps_up():
+            self._engine.touch(tail.viewer)  # one that was offered too much at once asks for pages when it flushes
+            if tail.viewer.offer(tail, messages):
+                tail.seq = last
+                self.shown += len(messages)
+            else:
                 tail.live = False
-                continue
-            self._show(tail, messages, last)
-
-    def _show(self, tail: Tail, messages: Sequence[Message], last: int) -> None:
-        tail.seq = last
-        self.shown += len(messages)
-        tail.viewer.show(tail, messages)
-        self._engine.touch(tail.viewer)
 
     def resume(self, tail: Tail) -> None:
         """The tail takes more: catch up from the store, then live on commits."""
@@ -154,7 +154,10 @@ class Tails:
 
     def _flush_shown(self, tail: Tail, shown: list[Message]) -> None:
         if shown:
-            self._show(tail, list(shown), shown[-1].seq)
+            tail.seq = shown[-1].seq
+            self.shown += len(shown)
+            tail.viewer.show(tail, list(shown))
+            self._engine.touch(tail.viewer)
             shown.clear()
 
     def _gap(self, tail: Tail, from_seq: int, to_seq: int) -> None:

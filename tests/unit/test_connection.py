@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
+from websockets.frames import Frame
 
 from pushwire.wire.codec import dumps
 from pushwire.wire.frames import Ok, Ping
-from pushwire_gateway.connection import CLOSING_BYTES_MAX, EMPTY_FRAMES_MAX, MESSAGE_BYTES_MAX
+from pushwire_gateway.connection import CLOSING_BYTES_MAX, EMPTY_FRAMES_MAX
+from pushwire_gateway.outbox import MESSAGE_BYTES_MAX
 from support.port import (
     BINARY,
     CLOSE,
@@ -159,6 +161,19 @@ async def test_frames_are_joined_up_to_the_largest_message_and_a_larger_one_is_s
         assert await client.receive() == (TEXT, b"a\nb")
         sizes = [len((await client.receive())[1]) for _ in range(4)]
         assert sizes == [len(half), len(half) + 2, len(large), 1]
+
+
+async def test_a_payload_for_many_connections_is_made_a_frame_once(monkeypatch):
+    made = []
+    original = Frame.serialize
+    monkeypatch.setattr(Frame, "serialize", lambda frame, **how: made.append(frame.data) or original(frame, **how))
+    async with open_port() as port, await port.websocket() as client:
+        await port.gateway.opened.wait()
+        shared, other = b"x" * 70_000, b"x" * 70_000 + b"y"
+        for payload in (shared, shared, other, shared):
+            port.session.link.write([payload])
+        assert [await client.receive() for _ in range(4)] == [(TEXT, each) for each in (shared, shared, other, shared)]
+    assert [each for each in made if len(each) > 1000] == [shared, other, shared]
 
 
 # --- the end

@@ -99,10 +99,15 @@ def _marks(message: MessageLike) -> bytes:
 
 def tailed(frame: Tailed) -> bytes:
     """The messages are written once, whoever and however many they go to; only the name before them differs."""
-    rows = frame.batch.encoded.get(SUBPROTOCOL)
+    batch, named = frame.batch, frame.batch.named
+    if named is not None and named[0] == frame.sub:
+        return named[1]
+    rows = batch.encoded.get(SUBPROTOCOL)
     if rows is None:
-        rows = frame.batch.encoded[SUBPROTOCOL] = _tail_rows(frame.batch)
-    return b'{"op":"messages","sub":"%b",%b' % (frame.sub.encode(), rows)
+        rows = batch.encoded[SUBPROTOCOL] = _tail_rows(batch)
+    encoded = b'{"op":"messages","sub":"%b",%b' % (frame.sub.encode(), rows)
+    batch.named = (frame.sub, encoded)
+    return encoded
 
 
 def _tail_rows(batch: TailBatch) -> bytes:

@@ -361,6 +361,8 @@ class TailBatch:
     messages: Sequence[Any]
     encoded: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     """Subprotocol -> what its codec made of the messages; the codecs fill it."""
+    named: tuple[str, bytes] | None = field(default=None, repr=False, compare=False)
+    """The newest frame of it, and for a tail of which name: most have the same, and then it is the same object."""
 
 
 @dataclass(slots=True)
