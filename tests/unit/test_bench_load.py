@@ -143,13 +143,17 @@ async def test_latency_stamps_every_message_of_the_measured_time(tmp_path: Path)
 
 async def test_fan_out_counts_every_delivery_once(tmp_path: Path) -> None:
     async with broker(Naive, tmp_path) as run:
-        answer = await run("fan-out", {"subscribers": 5, "outstanding": 2, "warm_s": 0.05, "measure_s": 0.2})
+        answer = await run(
+            "fan-out", {"subscribers": 5, "outstanding": 2, "acked": True, "warm_s": 0.05, "measure_s": 0.2}
+        )
     assert answer["figures"]["deliveries"] > 0
 
 
 async def test_fan_out_finds_the_message_that_one_subscriber_did_not_get(tmp_path: Path) -> None:
     async with broker(Losing, tmp_path) as run:
-        answer = await run("fan-out", {"subscribers": 5, "outstanding": 2, "warm_s": 0.05, "measure_s": 0.2})
+        answer = await run(
+            "fan-out", {"subscribers": 5, "outstanding": 2, "acked": True, "warm_s": 0.05, "measure_s": 0.2}
+        )
     assert "1 deliveries and 0 receipts are missing" in answer["error"]
 
 

@@ -14,9 +14,9 @@ from pushwire import Admin, Client, Message, Subscription, Tail, TailMessage
 EXAMPLES = Path(__file__).resolve().parents[2] / "sdk" / "examples"
 ERRORS = {
     "AdminError", "AlreadySettled", "AuthError", "BadConfig", "BatchError", "ClientClosed", "Conflict",
-    "ConsumerUnhealthy", "EpochChanged", "Forbidden", "IdConflict", "LeaseLost", "MessageTooLarge", "NotConnected",
-    "NotFound", "ProtocolError", "PublishError", "PushwireError", "RateLimited", "RequestTimeout", "SettleError",
-    "SubscribeError", "TopicFull", "Unauthorized",
+    "ConsumerUnhealthy", "EpochChanged", "Forbidden", "IdConflict", "Kicked", "LeaseLost", "MessageTooLarge",
+    "NotConnected", "NotFound", "ProtocolError", "PublishError", "PushwireError", "RateLimited", "RequestTimeout",
+    "SettleError", "SubscribeError", "TopicFull", "Unauthorized",
 }  # fmt: skip
 NAMES = {
     "Admin", "Backoff", "Client", "EventStream", "Gap", "Message", "Position", "PublishItem", "Receipt", "Reject",

@@ -10,7 +10,7 @@ from pushwire import (
     Backoff,
     Client,
     ClientClosed,
-    Forbidden,
+    Kicked,
     LeaseLost,
     ProtocolError,
     RequestTimeout,
@@ -141,7 +141,7 @@ async def test_any_bytes_are_heard_not_only_messages():
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(4403, Forbidden), (4409, ClientClosed), (4400, ProtocolError), (4401, Unauthorized)]
+    ("code", "kind"), [(4403, Kicked), (4409, ClientClosed), (4400, ProtocolError), (4401, Unauthorized)]
 )
 async def test_a_final_close_is_raised_to_callers_and_iterators(code, kind):
     async with serving() as server:

@@ -11,6 +11,7 @@ from pushwire import (
     ClientClosed,
     Forbidden,
     IdConflict,
+    Kicked,
     MessageTooLarge,
     NotConnected,
     ProtocolError,
@@ -385,7 +386,7 @@ def test_closed_for_good_everybody_is_told_the_same():
     pair.pump()
     waiting = pair.publish()
     pair.cut(4403, reason="kicked")
-    assert type(sent.error) is type(waiting.error) is Forbidden
+    assert type(sent.error) is type(waiting.error) is Kicked
     assert sent.error is not waiting.error
 
 
