@@ -185,6 +185,7 @@ class Server:
 
 async def serve(settings: Settings, ready: Callable[[Server], None] | None = None) -> int:
     """Run a gateway until it is told to stop. Returns the exit code; raises what `start` and `ready` raise."""
+    gc.set_threshold(*COLLECT_AFTER)
     server = Server(settings)
     server.catch_signals()
     try:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .codec import INTEGER_MAX, BadJson, b64decode, dumps, loads
+from .codec import INTEGER_MAX, BadJson, b64decode, loads, pack
 from .frames import (
     BINARY,
     ID,
@@ -165,7 +165,7 @@ def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size
         if type(item) is dict and len(item) == 2 and "data" in item:
             id = item.get("id")
             if type(id) is str and ID.fullmatch(id):
-                drafts.append(make_message(id, dumps(item["data"]), 0))
+                drafts.append(make_message(id, pack(item["data"]), 0))
                 continue
         drafts.append(message(item, make_message, f"messages[{index}]"))
     return Publish(topic, drafts, ref, size_bytes)
@@ -216,7 +216,7 @@ def _body(item: dict[str, Any], where: str) -> tuple[bytes, int]:
     field = given[0]
     value = item[field]
     if field == "data":
-        return dumps(value), JSON
+        return pack(value), JSON
     if type(value) is not str:
         raise Invalid(f"{where}.{field} must be a string")
     return (value.encode(), TEXT) if field == "data_text" else (b64decode(value), BINARY)
@@ -230,7 +230,7 @@ def _headers(value: Any, where: str) -> bytes | None:
     for name, text in value.items():
         if type(text) is not str or not NAME.fullmatch(name):
             raise Invalid(f"{where}.headers must map names to strings")
-    packed = dumps(value)
+    packed = pack(value)
     if len(packed) > HEADERS_BYTES_MAX:
         raise Invalid(f"{where}.headers are larger than {HEADERS_BYTES_MAX} bytes")
     return packed
