@@ -154,6 +154,11 @@ def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size
     topic = _name(op, "topic", "bad_topic")
     many = op.get("messages")
     if many is None:
+        # The common shapes first, here and below: an id and a JSON body, nothing else to look at.
+        if len(op) == (4 if ref is None else 5) and "data" in op:
+            id = op.get("id")
+            if type(id) is str and ID.fullmatch(id):
+                return Publish(topic, [make_message(id, pack(op["data"]), 0)], ref, size_bytes)
         return Publish(topic, [message(op, make_message, "message")], ref, size_bytes)
     if type(many) is not list or not many:
         raise Invalid("messages must be a non-empty list")
@@ -161,7 +166,6 @@ def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size
         raise Invalid(f"at most {MESSAGES_PER_OP_MAX} messages in one operation", "batch_too_large")
     drafts = []
     for index, item in enumerate(many):
-        # The common shape first: an id and a JSON body, nothing else to look at.
         if type(item) is dict and len(item) == 2 and "data" in item:
             id = item.get("id")
             if type(id) is str and ID.fullmatch(id):
