@@ -35,6 +35,12 @@ EXIT_OK, EXIT_CONFIG, EXIT_BROKEN = 0, 3, 74
 GOODBYE_SPREAD_MS = 3000
 """Clients told to come back are spread over this long, so that a restart is no stampede."""
 
+COLLECT_AFTER = (10_000, 5, 2)
+"""Objects made and not yet gone after which the youngest are looked at, and how many such rounds for the older ones.
+What is in flight comes and goes by thousands of objects without any garbage: with the usual 700 every swing is a
+round, and the tenth of the tenth of them walks every topic, subscription and connection there is. A connection that
+has ended leaves 41 objects and 12 KiB to be found, so at most some 2,500 of them wait for the oldest round."""
+
 
 class _Loop:
     """The event loop as the engine knows it."""
@@ -185,6 +191,7 @@ class Server:
 
 async def serve(settings: Settings, ready: Callable[[Server], None] | None = None) -> int:
     """Run a gateway until it is told to stop. Returns the exit code; raises what `start` and `ready` raise."""
+    gc.set_threshold(*COLLECT_AFTER)  # this process is ours alone; one that embeds a `Server` keeps its own
     server = Server(settings)
     server.catch_signals()
     try:

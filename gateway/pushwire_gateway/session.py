@@ -123,15 +123,25 @@ class Session(Operations):
         self._gateway.engine.turn()
 
     def receive(self, frames: Sequence[ClientFrame], now: float) -> None:
-        """Operations in the order in which they were sent."""
+        """Operations in the order in which they were sent. Acks in a row that need no answer are one: most clients send
+        each by itself, and each would be a step of the core and a settlement of its own."""
         self._heard_at = now
         self._pinged_at = 0.0
+        acked: list[str] = []
         for frame in frames:
             if self.ended:
                 break
+            if type(frame) is Ack and frame.ref is None and frame.through is None and self._principal is not None:
+                acked += frame.leases
+                continue
+            if acked:
+                self.on_settle(Ack(acked), now)
+                acked = []
             _HANDLERS[type(frame)](self, frame, now)
             if self._principal is None and type(frame) not in _BEFORE_AUTH:
                 self._fault(now)  # has been answered like any other; but a stranger is not answered for long
+        if acked:
+            self.on_settle(Ack(acked), now)
         engine = self._gateway.engine
         engine.touch(self)
         engine.turn()

@@ -39,6 +39,8 @@ class LaneFeed:
         self._submit = submit
         self._consumer = consumer
         self._lanes: dict[int, Lane] = {}
+        self._open_lanes: Collection[int] | None = None
+        """A copy of the keys, for the writer's thread; made anew only after a change, because there may be many."""
         self._live: dict[int, dict[Lane, None]] = {}
         """Caught-up lanes by topic lane: those a commit has to look at, however many others exist."""
         self._hungry: deque[Lane | KeyWant] = deque()
@@ -70,10 +72,12 @@ class LaneFeed:
         """All lanes of a group at once: what the first one brings may have to wait for the others."""
         opened = {group_lane(group.id, each): Lane(group, each, self.now_ms) for each in range(PRIORITIES)}
         self._lanes.update(opened)
+        self._open_lanes = None
         for lane in opened.values():
             self._tell(lane)
 
     def forget(self, group: Group) -> None:
+        self._open_lanes = None
         for priority in range(PRIORITIES):
             lane = self._lanes.pop(group_lane(group.id, priority), None)
             if lane is not None:
@@ -82,7 +86,9 @@ class LaneFeed:
                 self._leave(lane)
 
     def open_lanes(self) -> Collection[int]:
-        return frozenset(self._lanes)
+        if self._open_lanes is None:
+            self._open_lanes = frozenset(self._lanes)
+        return self._open_lanes
 
     def gone(self, group: Group) -> None:
         """The group was deleted, or moved: nothing of what was said of it holds, and may have to be said again."""

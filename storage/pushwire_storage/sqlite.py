@@ -322,6 +322,7 @@ class SqliteStore(StoreFront):
             return
 
         def job() -> None:
+            nonlocal work, then
             try:
                 answer = work()
             except BaseException as error:  # noqa: BLE001 - nothing may leave a batch without its verdict
@@ -329,6 +330,7 @@ class SqliteStore(StoreFront):
                 answer = work()  # says so
             # From here, not from the future below: that would be a turn of the loop later.
             loop.call_soon_threadsafe(then, answer)
+            del work, then  # aiosqlite's thread holds this function, and with it a batch, until it has the next one
             writer.maintain()
 
         run_on(self._writing, job).add_done_callback(_surface)

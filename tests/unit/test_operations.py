@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from pushwire.wire.frames import Ack, Publish
+from pushwire.wire.codec import loads
+from pushwire.wire.frames import Ack, Nack, Publish
 from pushwire.wire.jsonv1 import JsonServerCodec
 from pushwire_gateway.caps import Caps
 from pushwire_gateway.engine import Engine
@@ -88,7 +89,7 @@ class Loop:
 
 
 class World:
-    def __init__(self):
+    def __init__(self, *, known=True):
         self.clock = SteppedClock()
         self.loop = Loop()
         self.store = StuckStore()
@@ -105,7 +106,7 @@ class World:
         outbox = Outbox(codec, self.link, settings.outbox_bytes_max)
         self.settings = settings
         principal = small.verifier.verify(small.token(allow=("publish:*", "create:*@*")), self.clock.now())
-        self.session = gateway.make_session(self.link, codec, outbox, principal, self.clock.now())
+        self.session = gateway.make_session(self.link, codec, outbox, principal if known else None, self.clock.now())
         self.session.start(self.clock.now())
         # Something is on its way to the disk, so that whatever comes now has to wait.
         self.topic = Topic(1, "default", "t")
@@ -200,3 +201,23 @@ async def test_a_topic_that_the_store_refuses_is_answered_with_its_reason():
     assert b'"code":"too_many_topics"' in line
     assert b"no number is left" in line
     assert world.engine.batcher.waiting_messages == world.engine.batcher.waiting_bytes == 0
+
+
+async def test_acks_in_a_row_that_need_no_answer_are_one_and_keep_their_place():
+    world = World()
+    acks = [Ack(("a",)), Ack(("b", "c"))]
+    later = [Nack(("d",), None, None), Ack(("e",)), Ack(("f",), None, 7)]
+    world.session.receive([*acks, *later, *acks], world.clock.now())
+    world.store.ends.pop()()
+    world.loop.run()
+    errors = [error for error in map(loads, world.link.lines) if error.get("code") == "stale_lease"]
+    unasked = [error["leases"] for error in errors if "ref" not in error]
+    assert unasked == [["a", "b", "c"], ["d"], ["e"], ["a", "b", "c"]]
+    assert [error["leases"] for error in errors if error.get("ref") == 7] == [["f"]]
+
+
+async def test_each_ack_of_a_stranger_counts_as_a_fault():
+    world = World(known=False)
+    world.session.receive([Ack(("a",))] * (world.settings.malformed_per_minute + 1), world.clock.now())
+    world.loop.run()
+    assert world.link.closed == 4400

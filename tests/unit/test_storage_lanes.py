@@ -120,6 +120,19 @@ def test_a_lane_without_demand_costs_commits_nothing() -> None:
     assert [scan.cursor for scan in feed.scans] == [1]
 
 
+def test_the_writer_is_told_the_open_lanes_by_a_copy_made_anew_only_after_a_change() -> None:
+    feed = Feed(100)
+    for group in feed.groups[:99]:
+        feed.catch_up(group, 1)
+    before = feed.lanes.open_lanes()
+    assert feed.lanes.open_lanes() is before, "a copy for each batch would cost what merely exists"
+    feed.catch_up(feed.groups[99])
+    feed.lanes.forget(feed.groups[0])
+    lanes_of = [{group_lane(group.id, priority) for priority in range(4)} for group in feed.groups]
+    assert before == set().union(*lanes_of[:99]), "the writer may be reading it still"
+    assert feed.lanes.open_lanes() == set().union(*lanes_of[1:])
+
+
 def test_a_lane_that_waits_for_its_turn_and_is_forgotten_is_skipped() -> None:
     feed = Feed(5)
     for group in feed.groups:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .codec import BadJson, b64decode, dumps, loads
+from .codec import BadJson, b64decode, loads, pack
 from .frames import (
     BINARY,
     JSON,
@@ -109,7 +109,7 @@ def _draft(row: dict[str, Any]) -> Draft:
     if not (type(seq) is type(priority) is type(published_at_ms) is int):
         raise BadJson("seq, priority or published_at_ms has the wrong type")
     if "data" in row:
-        data, encoding = dumps(row["data"]), JSON
+        data, encoding = pack(row["data"]), JSON
     elif "data_text" in row:
         data, encoding = _must(row, "data_text", str).encode(), TEXT
     else:
@@ -132,7 +132,7 @@ def _headers(row: dict[str, Any]) -> bytes | None:
     if not headers:
         return None
     if all(type(value) is str for value in headers.values()):
-        return dumps(headers)
+        return pack(headers)
     raise BadJson("headers has the wrong type")
 
 

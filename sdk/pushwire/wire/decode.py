@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from .codec import INTEGER_MAX, BadJson, b64decode, dumps, loads
+from .codec import INTEGER_MAX, BadJson, b64decode, loads, pack
 from .frames import (
     BINARY,
     ID,
@@ -154,6 +154,11 @@ def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size
     topic = _name(op, "topic", "bad_topic")
     many = op.get("messages")
     if many is None:
+        # The common shapes first, here and below: an id and a JSON body, nothing else to look at.
+        if len(op) == (4 if ref is None else 5) and "data" in op:
+            id = op.get("id")
+            if type(id) is str and ID.fullmatch(id):
+                return Publish(topic, [make_message(id, pack(op["data"]), 0)], ref, size_bytes)
         return Publish(topic, [message(op, make_message, "message")], ref, size_bytes)
     if type(many) is not list or not many:
         raise Invalid("messages must be a non-empty list")
@@ -161,11 +166,10 @@ def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size
         raise Invalid(f"at most {MESSAGES_PER_OP_MAX} messages in one operation", "batch_too_large")
     drafts = []
     for index, item in enumerate(many):
-        # The common shape first: an id and a JSON body, nothing else to look at.
         if type(item) is dict and len(item) == 2 and "data" in item:
             id = item.get("id")
             if type(id) is str and ID.fullmatch(id):
-                drafts.append(make_message(id, dumps(item["data"]), 0))
+                drafts.append(make_message(id, pack(item["data"]), 0))
                 continue
         drafts.append(message(item, make_message, f"messages[{index}]"))
     return Publish(topic, drafts, ref, size_bytes)
@@ -216,7 +220,7 @@ def _body(item: dict[str, Any], where: str) -> tuple[bytes, int]:
     field = given[0]
     value = item[field]
     if field == "data":
-        return dumps(value), JSON
+        return pack(value), JSON
     if type(value) is not str:
         raise Invalid(f"{where}.{field} must be a string")
     return (value.encode(), TEXT) if field == "data_text" else (b64decode(value), BINARY)
@@ -230,7 +234,7 @@ def _headers(value: Any, where: str) -> bytes | None:
     for name, text in value.items():
         if type(text) is not str or not NAME.fullmatch(name):
             raise Invalid(f"{where}.headers must map names to strings")
-    packed = dumps(value)
+    packed = pack(value)
     if len(packed) > HEADERS_BYTES_MAX:
         raise Invalid(f"{where}.headers are larger than {HEADERS_BYTES_MAX} bytes")
     return packed
