@@ -23,7 +23,7 @@ from .admin import Admin
 from .admin_base import PAGE_MAX
 from .admin_dead import Wanted
 from .admin_topics import PEEK_MAX
-from .api_base import answer, body_of, object_of, principal_of, problem
+from .api_base import answer, body_of, check_still, object_of, principal_of, problem
 from .gateway import Gateway
 from .problems import SAFE_HEADERS
 from .refusal import Refusal, Refused
@@ -113,14 +113,17 @@ class _AdminApi:
     """The handlers. Each is given who asks."""
 
     def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
         self._settings = gateway.settings
         self._admin = Admin(gateway)
 
-    async def _body(self, request: Request) -> dict[str, Any]:
+    async def _body(self, request: Request, who: Principal) -> dict[str, Any]:
         """The JSON object that came with the request; none at all is an empty one. Raises Refused, Gone."""
         if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
             return {}
-        return object_of(await body_of(request, self._settings.http_body_bytes_max))
+        body = await body_of(request, self._settings.http_body_bytes_max)
+        check_still(self._gateway, who)
+        return object_of(body)
 
     # --- topics ------------------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class _AdminApi:
         return answer(await self._admin.topic(who, _topic(request)))
 
     async def put_topic(self, request: Request, who: Principal) -> Response:
-        config, only_new = await self._body(request), _only_new(request)
+        config, only_new = await self._body(request, who), _only_new(request)
         try:
             made, shown = await self._admin.put_topic(who, _topic(request), config, only_new=only_new)
         except Refused as refused:
@@ -140,7 +143,7 @@ class _AdminApi:
         return answer(shown, MADE if made else 200)
 
     async def configure_topic(self, request: Request, who: Principal) -> Response:
-        config = await self._body(request)
+        config = await self._body(request, who)
         return answer(await self._admin.configure_topic(who, _topic(request), config))
 
     async def delete_topic(self, request: Request, who: Principal) -> Response:
@@ -148,7 +151,7 @@ class _AdminApi:
         return _nothing()
 
     async def purge(self, request: Request, who: Principal) -> Response:
-        body = await self._body(request)
+        body = await self._body(request, who)
         through_seq = _integer(body, "through_seq", 0)
         if through_seq is None and "through_seq" in body:
             # A null is more likely somebody's missing number than the wish to remove everything.
@@ -172,7 +175,7 @@ class _AdminApi:
         return answer(await self._admin.group(who, _topic(request), _group(request)))
 
     async def put_group(self, request: Request, who: Principal) -> Response:
-        body, only_new = await self._body(request), _only_new(request)
+        body, only_new = await self._body(request, who), _only_new(request)
         start, ttl_ms = _start(body), _integer(body, "inactive_ttl_ms", 0)
         try:
             made, shown = await self._admin.put_group(
@@ -193,11 +196,11 @@ class _AdminApi:
         return await self._set_paused(request, who, paused=False)
 
     async def _set_paused(self, request: Request, who: Principal, *, paused: bool) -> Response:
-        await self._body(request)
+        await self._body(request, who)
         return answer(await self._admin.pause_group(who, _topic(request), _group(request), paused))
 
     async def seek(self, request: Request, who: Principal) -> Response:
-        start = _start(await self._body(request))
+        start = _start(await self._body(request, who))
         if start is None:
             raise Refused(Refusal("bad_request", "start is missing"))
         return answer(await self._admin.seek_group(who, _topic(request), _group(request), start))
@@ -215,12 +218,12 @@ class _AdminApi:
         return answer(await self._admin.dead_letter(who, _topic(request), _path_integer(request, "id")))
 
     async def redrive(self, request: Request, who: Principal) -> Response:
-        wanted = _wanted(await self._body(request))
+        wanted = _wanted(await self._body(request, who))
         with self._admin.long(who):
             return answer(await self._admin.redrive(who, _topic(request), wanted))
 
     async def discard(self, request: Request, who: Principal) -> Response:
-        wanted = _wanted(await self._body(request))
+        wanted = _wanted(await self._body(request, who))
         with self._admin.long(who):
             return answer(await self._admin.discard(who, _topic(request), wanted))
 
@@ -240,13 +243,13 @@ class _AdminApi:
         return answer(await self._admin.revocations(who))
 
     async def revoke(self, request: Request, who: Principal) -> Response:
-        body = await self._body(request)
+        body = await self._body(request, who)
         jti, subject = _string(body, "jti"), _string(body, "subject")
         before_s = _integer(body, "issued_before_s", 0)
         return answer(await self._admin.revoke(who, jti=jti, subject=subject, issued_before_s=before_s), MADE)
 
     async def backup(self, request: Request, who: Principal) -> Response:
-        name = _string(await self._body(request), "path")
+        name = _string(await self._body(request, who), "path")
         if name is None:
             raise Refused(Refusal("bad_request", "path is missing"))
         with self._admin.long(who):

@@ -228,6 +228,8 @@ class Managed(AdminBase):
             there = None if found is None else self._gateway.topics.find_group(found, name)
             if only_new or refused.refusal.code != "conflict" or there is None:
                 raise
+            if there.owner is not None and not principal.may("admin", topic):
+                raise Refused(Refusal("group_not_found")) from None  # as to who subscribes: whose it is tells on them
             return False, self._group_shown(there)
 
     async def delete_group(self, principal: Principal, topic: str, name: str) -> None:

@@ -23,7 +23,7 @@ from pushwire.wire import decode
 from pushwire.wire.codec import BadJson
 from pushwire_storage.base import Message
 
-from .api_base import Gone, answer, body_of, object_of, principal_of, problem
+from .api_base import Gone, answer, body_of, check_still, object_of, principal_of, problem
 from .api_consume import consume_routes
 from .api_cors import Cors
 from .api_watch import watch_routes
@@ -64,6 +64,7 @@ class _Api:
         """Store one message or a batch, all or none. Answers 200 with receipts once they are durable."""
         principal = await principal_of(self._gateway, request)
         body = await body_of(request, self._gateway.settings.http_body_bytes_max)
+        check_still(self._gateway, principal)
         frame = self._decode(request.path_params["topic"], body)
         done: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
 

@@ -42,6 +42,13 @@ async def principal_of(gateway: Gateway, request: Request) -> Principal:
     return principal
 
 
+def check_still(gateway: Gateway, principal: Principal) -> None:
+    """To be asked after every wait, before anything is done: the token may have been revoked meanwhile, or have ended,
+    and what begins then is seen by nobody who ends what tokens hold. Raises Refused."""
+    if gateway.verifier.revoked(principal) or gateway.clock.now() >= principal.valid_until:
+        raise Refused(Refusal("unauthorized"))
+
+
 def known(request: Request) -> None:
     """The client has shown who it is: its connection no longer counts among the strangers of its address."""
     admission = request.scope.get("state", {}).get("admission")

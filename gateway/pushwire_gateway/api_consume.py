@@ -19,7 +19,7 @@ from pushwire.wire import decode
 from pushwire.wire.frames import NAME, Extend, Subscribe
 from pushwire_storage.base import Group, StoreError
 
-from .api_base import JSON_TYPE, answer, body_of, object_of, principal_of
+from .api_base import JSON_TYPE, answer, body_of, check_still, object_of, principal_of
 from .api_wait import Handed, Presence
 from .clock import to_ms
 from .polling import Poll, PollSession
@@ -86,6 +86,7 @@ class _Consumer:
         presence = Presence(request)
         try:
             found = await self._group(presence, principal, Subscribe(topic, group))
+            check_still(gateway, principal)
             usual_s = (found.topic.config.ack_timeout_ms or to_ms(gateway.settings.ack_timeout_s)) / 1000
             ack_timeout_s = min(timeout_s or usual_s, gateway.settings.ack_timeout_s_max)
             session = gateway.polls.session(secret, principal)
@@ -182,6 +183,7 @@ class _Consumer:
             raise Refused(Refusal(exc.code, str(exc))) from None
         with Presence(request, half_closed=True) as presence:  # it is told what was done, whoever it is
             await self._relief(presence)
+            check_still(gateway, principal)
             held, now = gateway.registry.find(secret, principal), gateway.clock.now()
             holder = None if held is None else held.holder
             session = holder if isinstance(holder, PollSession) else None

@@ -105,6 +105,9 @@ class Verifier(Protocol):
         """The principal of a ticket, which is used up, if it was issued to one of these Origins or to none. Raises
         Unauthorized and nothing else."""
 
+    def revoked(self, principal: Principal) -> bool:
+        """Whether the token behind this principal has been revoked since it was verified."""
+
 
 class Gateway(Protocol):
     """What the listener, its connections and the HTTP API need of the running gateway."""

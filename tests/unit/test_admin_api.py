@@ -315,6 +315,15 @@ async def test_another_method_is_answered_with_those_that_are_allowed(api):
     assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD", "PUT", "PATCH", "DELETE"}
 
 
+async def test_whose_a_private_group_is_is_shown_to_administrators_only(api):
+    ann = await api.parts.client("ann")
+    await ann.ok(Subscribe("t", "phone", client_id="c1", ref=1))
+    path, maker = f"{TOPICS}/t/groups/phone", api.parts.token("eve", cap("create"))
+    await api.check_refused(404, "group_not_found", "PUT", path, token=maker)
+    await api.check_refused(412, "conflict", "PUT", path, token=maker, headers={"if-none-match": "*"})
+    assert (await api.ask("PUT", path))["owner"] == "ann/c1"
+
+
 async def test_so_many_long_operations_run_at_once_and_of_one_tenant_half_of_them():
     parts = await Parts(admin_long_max=3).start()
     api = Api(parts)
