@@ -19,6 +19,10 @@ from .tails import Tail
 if TYPE_CHECKING:
     from .gateway import Gateway
 
+PAGE_PART = 8
+"""A page for a tail that lags is this part of the outbox: as much as may be unsent when it is asked for. Several follow
+each other before a client that reads is near the limit, in whatever form its bytes are sent."""
+
 ENVELOPE_BYTES = 256
 """What a message of a tail takes in its frame beside its body, at most but for long names."""
 
@@ -53,7 +57,17 @@ class Batches:
 class Following:
     """A `Viewer` of tails.py and of sysstats.py."""
 
-    __slots__ = ("_gateway", "_lagging", "_outbox", "_shown_bytes_max", "_stats", "_tails", "_trouble", "shown")
+    __slots__ = (
+        "_gateway",
+        "_lagging",
+        "_outbox",
+        "_shown_bytes_max",
+        "_stats",
+        "_tails",
+        "_trouble",
+        "page_bytes_max",
+        "shown",
+    )
 
     def __init__(self, gateway: Gateway, outbox: Outbox, trouble: Callable[[str, str], None]) -> None:
         """`trouble(code, name)` tells the client that a tail has ended."""
@@ -64,6 +78,7 @@ class Following:
         self._stats: set[str] = set()
         self._lagging = False
         self._shown_bytes_max = gateway.settings.outbox_bytes_max // 2
+        self.page_bytes_max = gateway.settings.outbox_bytes_max // PAGE_PART
         self.shown = 0
         """Messages sent to tails."""
 
@@ -113,15 +128,17 @@ class Following:
 
     def catch_up(self) -> None:
         """The client takes more again: tails that lagged go on from the store."""
-        if self._lagging and not self._outbox.above_high:
-            self._lagging = False
-            for tail in list(self._tails.values()):
-                self._gateway.engine.tails.resume(tail)
+        if not self._lagging or not self._takes_more():
+            return
+        self._lagging = False
+        for tail in list(self._tails.values()):
+            self._gateway.engine.tails.resume(tail)
 
     # --- what tails.py calls (Viewer) --------------------------------------------------------------------------
 
     def show(self, tail: Tail, messages: Sequence[Message]) -> None:
         batch, _ = self._gateway.batches.of(tail.topic, messages)
+        self._tails[tail.name] = self._tails.pop(tail.name)  # the others come before its next page
         self.shown += len(messages)
         self._outbox.send(Tailed(tail.name, batch))
 
@@ -140,10 +157,16 @@ class Following:
         self._outbox.send(Gap(tail.name, from_seq, to_seq))
 
     def keeps_up(self) -> bool:
-        keeps_up = not self._outbox.above_high
+        keeps_up = self._takes_more()
         if not keeps_up:
             self._lagging = True
         return keeps_up
+
+    def _takes_more(self) -> bool:
+        return not self._outbox.above_high and self._outbox.size_bytes <= self._shown_bytes_max
+
+    def put_off(self) -> None:
+        self._lagging = True
 
     def tail_failed(self, tail: Tail, error: StoreError) -> None:
         if self._tails.get(tail.name) is tail:

@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     poll_sessions_per_subject: int = _int(
         64, 1, 10_000, "sessions of long-polling clients of one subject: one that never names its own leaves many"
     )
-    streams_max: int = _int(10_000, 1, 1_000_000, "event streams, in total; each queues up to 256 KiB and a page")
+    streams_max: int = _int(10_000, 1, 1_000_000, "event streams, in total; each queues up to 512 KiB and a message")
     streams_per_subject: int = _int(16, 1, 10_000, "event streams of one subject")
     release_hold_s: float = _float(1, 0, 60, "a released message is not offered to the same session for this long")
     dedupe_window_s: int = _int(600, 1, 86_400, "how long a message id is remembered")

@@ -27,7 +27,8 @@ FORM: Final = "sse"
 """Under this the events of a batch are kept, for all streams that show it."""
 
 QUEUED_BYTES_MAX: Final = 256 * 1024
-"""Events queued for a stream before its tail lags: a few commits. Above it comes one page of the store at most."""
+"""Events queued for a stream before its tail lags: a few commits. Above half of it comes one page of the store at most,
+which ends with the message that makes it as large again."""
 
 KEEPALIVE_S: Final = 15.0
 """Silence after which a comment is sent: proxies cut a connection that is silent for 30 to 60 s."""
@@ -92,8 +93,8 @@ class EventStream:
         while True:
             self._wake.clear()
             if self._parts:
-                parts, self._parts = self._parts, []
-                yield b"".join(parts)
+                piece, self._parts = b"".join(self._parts), []
+                yield piece
                 self.size_bytes = sum(map(len, self._parts))
                 self._sent_at = self._gateway.clock.now()
             elif self.ended:
@@ -153,6 +154,13 @@ class EventStream:
     def gap(self, tail: Tail, from_seq: int, to_seq: int) -> None:
         span = dumps({"from": from_seq, "to": to_seq}).decode()
         self._queue(f"event: gap\nid: {self._epoch}:{to_seq}\ndata: {span}\n\n".encode())
+
+    @property
+    def page_bytes_max(self) -> int:
+        return QUEUED_BYTES_MAX
+
+    def put_off(self) -> None:
+        self._lagging = True
 
     def keeps_up(self) -> bool:
         keeps_up = self.size_bytes <= QUEUED_BYTES_MAX

@@ -2,7 +2,8 @@
 
 Owns where each tail stands. A tail that keeps up is fed from the commit, with one frame built for all of a topic; one
 that lags (its outbox is full, or it starts in the past) is fed from the store, page by page, at its own pace; what the
-store no longer has is announced as a gap. Bounded: a page a tail, and whatever its outbox allows.
+store no longer has is announced as a gap. Bounded: a page a viewer, of as many bytes as it says, and what its outbox
+allows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ PAGE_MESSAGES_MAX = 256
 class Viewer(Protocol):
     """Who reads a tail: a WebSocket session or a stream of events."""
 
+    @property
+    def page_bytes_max(self) -> int:
+        """Bytes it wants at once of what it has missed; one message may be more."""
+
     def show(self, tail: Tail, messages: Sequence[Message]) -> None:
         """Messages of a page, flushed at the end of the turn."""
 
@@ -36,6 +41,10 @@ class Viewer(Protocol):
     def keeps_up(self) -> bool:
         """Whether it takes more now. After False it calls `Tails.resume` once it does."""
 
+    def put_off(self) -> None:
+        """A page is on its way to it, or has come. It calls `Tails.resume` at the next flush after which it takes
+        more."""
+
     def tail_failed(self, tail: Tail, error: StoreError) -> None:
         """The store could not be read: end the subscription."""
 
@@ -46,7 +55,7 @@ class Viewer(Protocol):
 class Tail:
     """One subscription: everything up to `seq` was shown, or announced as a gap."""
 
-    __slots__ = ("live", "name", "reading", "seq", "topic", "viewer")
+    __slots__ = ("live", "name", "seq", "topic", "viewer")
 
     def __init__(self, viewer: Viewer, name: str, topic: Topic, seq: int) -> None:
         self.viewer = viewer
@@ -54,7 +63,6 @@ class Tail:
         self.topic = topic
         self.seq = seq
         self.live = seq >= topic.last_seq  # fed by commits
-        self.reading = False
 
 
 class Tails:
@@ -65,6 +73,7 @@ class Tails:
         self._engine = engine
         self._by_topic: dict[Topic, dict[Tail, None]] = {}
         self._reads: set[asyncio.Task[None]] = set()
+        self._reading: set[Viewer] = set()
         self.shown = 0
         self.gaps = 0
 
@@ -111,31 +120,37 @@ class Tails:
                 tail.live = False
 
     def resume(self, tail: Tail) -> None:
-        """The tail takes more: catch up from the store, then live on commits."""
-        if tail.live or tail.reading or tail not in self._by_topic.get(tail.topic, ()):
+        """The tail takes more: catch up from the store, then live on commits. One page a viewer is on its way, or those
+        of its many tails would be more together than it can hold."""
+        if tail.live or tail not in self._by_topic.get(tail.topic, ()):
             return
         if tail.seq >= tail.topic.last_seq:
             tail.live = True
             return
-        tail.reading = True
+        if tail.viewer in self._reading:
+            tail.viewer.put_off()
+            return
+        self._reading.add(tail.viewer)
         task = asyncio.get_running_loop().create_task(self._read(tail))
         self._reads.add(task)
         task.add_done_callback(self._reads.discard)
 
     async def _read(self, tail: Tail) -> None:
+        viewer = tail.viewer
         try:
-            page = await self._store.read(tail.topic, tail.seq, PAGE_MESSAGES_MAX)
+            page = await self._store.read(tail.topic, tail.seq, PAGE_MESSAGES_MAX, viewer.page_bytes_max)
         except StoreError as error:
-            tail.reading = False
             if tail in self._by_topic.get(tail.topic, ()):
                 self.remove(tail)
-                tail.viewer.tail_failed(tail, error)
-                self._engine.turn()
-            return
-        tail.reading = False
-        if tail in self._by_topic.get(tail.topic, ()):
-            self._page(tail, page)
-            self._engine.turn()
+                viewer.tail_failed(tail, error)
+        else:
+            if tail in self._by_topic.get(tail.topic, ()):
+                self._page(tail, page)
+        finally:
+            self._reading.discard(viewer)
+        viewer.put_off()  # which of its tails is next it knows
+        self._engine.touch(viewer)
+        self._engine.turn()
 
     def _page(self, tail: Tail, page: Page) -> None:
         gaps = list(page.gaps)
@@ -149,8 +164,6 @@ class Tails:
         for gap in gaps:
             self._gap(tail, *gap)
         tail.seq = max(tail.seq, page.through)
-        if tail.viewer.keeps_up():
-            self.resume(tail)
 
     def _flush_shown(self, tail: Tail, shown: list[Message]) -> None:
         if shown:

@@ -48,6 +48,7 @@ from .records import (
     BINARY,
     JSON,
     PRIORITIES,
+    READ_BYTES_MAX,
     TEXT,
     Attempt,
     Capabilities,
@@ -70,6 +71,7 @@ __all__ = [
     "DUE_MAX",
     "JSON",
     "PRIORITIES",
+    "READ_BYTES_MAX",
     "REDRIVE_MAX",
     "TEXT",
     "Append",
@@ -226,9 +228,9 @@ class Store(Protocol):
         """When a batch should be written even if it is empty: a scheduled message falls due, one expires, or
         retention has work. None if nothing waits for time."""
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
-        """Kept messages of all priorities with seq above `after_seq`, in seq order; fewer than `limit` when they are
-        large. Never leases."""
+    async def read(self, topic: Topic, after_seq: int, limit: int, bytes_max: int = READ_BYTES_MAX) -> Page:
+        """Kept messages of all priorities with seq above `after_seq`, in seq order: up to `limit`, and no more once
+        they make `bytes_max`. Never leases."""
 
     def catalog(self) -> Catalog:
         """What is kept beside the messages."""

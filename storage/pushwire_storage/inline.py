@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import scanning
-from .base import Capabilities, Consumer, Page, StoreBroken, StoreStats, Topic
+from .base import READ_BYTES_MAX, Capabilities, Consumer, Page, StoreBroken, StoreStats, Topic
 from .catalog import SqliteCatalog
 from .front import StoreFront
 from .lock import FileLock
@@ -115,9 +115,9 @@ class InlineSqliteStore(StoreFront):
     async def open(self, consumer: Consumer, now_ms: int) -> None:
         self.start(consumer, now_ms)
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
+    async def read(self, topic: Topic, after_seq: int, limit: int, bytes_max: int = READ_BYTES_MAX) -> Page:
         assert self._reading is not None, "the store is not open"
-        return scanning.read(self._reading, topic.id, after_seq, limit, topic.last_seq)[0]
+        return scanning.read(self._reading, topic.id, after_seq, limit, topic.last_seq, bytes_max)[0]
 
     async def stats(self) -> StoreStats:
         assert self._writer is not None, "the store is not open"

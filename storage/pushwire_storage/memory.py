@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import scanning, schema
-from .base import Capabilities, Consumer, Page, StoreBroken, StoreStats, Topic
+from .base import READ_BYTES_MAX, Capabilities, Consumer, Page, StoreBroken, StoreStats, Topic
 from .catalog import SqliteCatalog
 from .front import StoreFront
 from .places import InlinePlaces, Lent
@@ -72,9 +72,9 @@ class MemoryStore(StoreFront):
             raise StoreBroken("the store is not open")
         return self._connection, self._writer
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
+    async def read(self, topic: Topic, after_seq: int, limit: int, bytes_max: int = READ_BYTES_MAX) -> Page:
         connection, writer = self._memory()
-        page, damaged = scanning.read(connection, topic.id, after_seq, limit, topic.last_seq)
+        page, damaged = scanning.read(connection, topic.id, after_seq, limit, topic.last_seq, bytes_max)
         writer.state.corrupt_rows += damaged
         return page
 

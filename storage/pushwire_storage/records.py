@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 JSON, TEXT, BINARY = 0, 1, 2
 PRIORITIES = 4
 """Lanes of one group: priority 0 (lowest) to 3."""
+READ_BYTES_MAX = 8 << 20
+"""Bytes one `Store.read` returns unless it is asked for fewer, but at least one message."""
 
 
 @dataclass(frozen=True, slots=True)

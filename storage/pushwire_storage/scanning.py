@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from .base import Message, Page
+from .base import READ_BYTES_MAX, Message, Page
 from .planning import SEQ_MAX, TopicBook, bases, group_lane, lane_base, message_of
 from .queries import (
     BEGIN_READ,
@@ -35,8 +35,6 @@ from .txn import State
 SCAN_ROWS_MIN, SCAN_ROWS_MAX = 256, 2_048
 """Rows one backlog scan may look at, where some of them are to be skipped: four times as many as are wanted, within
 these bounds. The larger is about 2 ms of the writer's time."""
-READ_BYTES_MAX = 8 << 20
-"""Bytes one `read` may return, but at least one message."""
 MESSAGE_COLUMNS = 12
 """Columns of a row that are its message's; see `planning.message_of`."""
 TAKEN, EXPIRED, DAMAGED = range(3)
@@ -274,9 +272,12 @@ def _first(execute: Execute, base: int, low: int, high: int, published_at_ms: in
     return first
 
 
-def read(connection: Connection, topic_id: int, after_seq: int, limit: int, last_seq: int) -> tuple[Page, int]:
+def read(
+    connection: Connection, topic_id: int, after_seq: int, limit: int, last_seq: int, bytes_max: int = READ_BYTES_MAX
+) -> tuple[Page, int]:
     """Messages of all priorities, scheduled ones too, merged by seq, up to `last_seq`; and the number of damaged rows
-    left out. No seq is ever left out by the store, so what is not there has gone."""
+    left out. The message that makes `bytes_max` is the last. No seq is ever left out by the store, so what is not there
+    has gone."""
 
     def work() -> tuple[Page, int]:
         execute = connection.execute
@@ -295,7 +296,7 @@ def read(connection: Connection, topic_id: int, after_seq: int, limit: int, last
                     continue
                 found.append(message)
                 size_bytes += message.size_bytes
-                if len(found) >= limit or size_bytes >= READ_BYTES_MAX:
+                if len(found) >= limit or size_bytes >= bytes_max:
                     through = message.seq
                     break
         finally:

@@ -19,6 +19,7 @@ import aiosqlite
 
 from . import scanning, schema
 from .base import (
+    READ_BYTES_MAX,
     Capabilities,
     Consumer,
     Page,
@@ -335,11 +336,13 @@ class SqliteStore(StoreFront):
 
         run_on(self._writing, job).add_done_callback(_surface)
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
+    async def read(self, topic: Topic, after_seq: int, limit: int, bytes_max: int = READ_BYTES_MAX) -> Page:
         # No further than the loop has heard: what is committed and not yet announced is announced by `tailed`.
         topic_id, last_seq = topic.id, topic.last_seq
         work = scanning.read
-        page, damaged = await self._ask(lambda connection: work(connection, topic_id, after_seq, limit, last_seq))
+        page, damaged = await self._ask(
+            lambda connection: work(connection, topic_id, after_seq, limit, last_seq, bytes_max)
+        )
         self._corrupt_reads += damaged
         return page
 

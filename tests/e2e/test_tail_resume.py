@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 
 from support.gateway_process import GatewayProcess
 from support.ws_client import WsClient
@@ -50,6 +51,24 @@ async def test_a_tail_goes_on_after_a_restart_of_the_gateway(gateway):
     where = {"epoch": granted["epoch"], "after_seq": 3}
     await reader.ok({"op": "subscribe", "topic": TOPIC, "tail": True, **where})
     assert [row["seq"] for row in await reader.take(2)] == [4, 5]
+
+
+async def test_tails_that_catch_up_on_large_messages_do_not_cost_a_client_that_reads_its_connection(make_gateway):
+    """Each has more behind it than an outbox holds (1 MiB here), and bytes grow by a third on their way."""
+    gateway = make_gateway(settings={"outbox_bytes_max": str(1 << 20)})
+    writer, reader = await _client(gateway, "writer"), await _client(gateway)
+    body = base64.b64encode(bytes(60_000)).decode()
+    for _ in range(40):
+        await writer.ok({"op": "publish", "topic": TOPIC, "data_b64": body})
+    names = [f"t{number}" for number in range(5)]
+    for name in names:
+        reader.send({"op": "subscribe", "topic": TOPIC, "tail": True, "sub": name, "from": "earliest"})
+    reader.send(*[{"op": "ping"} for _ in range(20)])
+    seen: dict[str, list[int]] = {}
+    for row in await reader.take(5 * 40):
+        seen.setdefault(row["sub"], []).append(row["seq"])
+    assert seen == {name: list(range(1, 41)) for name in names}
+    assert (reader.is_open, reader.goodbye) == (True, None)
 
 
 async def test_a_client_that_lost_its_connection_goes_on_with_what_it_held(gateway):

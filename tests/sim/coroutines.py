@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from pushwire_storage.base import Page, StoreError, Topic
+from pushwire_storage.base import READ_BYTES_MAX, Page, StoreError, Topic
 from pushwire_storage.inline import InlineSqliteStore
 
 from .world import World
@@ -69,11 +69,11 @@ class SlowReads(InlineSqliteStore):
         self._world = world
         self.failing = False
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
+    async def read(self, topic: Topic, after_seq: int, limit: int, bytes_max: int = READ_BYTES_MAX) -> Page:
         world = self._world
         await Pause(world.between(0.0001, 0.02))
         if self.failing and world.chance(FAILS):
             raise StoreError("the reader failed")
-        page = await super().read(topic, after_seq, limit)
+        page = await super().read(topic, after_seq, limit, bytes_max)
         await Pause(world.between(0.0001, 0.02))
         return page

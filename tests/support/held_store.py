@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from pushwire_storage.base import Batch, Consumer, Message, Page, StoreError, Topic
+from pushwire_storage.base import READ_BYTES_MAX, Batch, Consumer, Message, Page, StoreError, Topic
 from pushwire_storage.catalog import SqliteCatalog
 from pushwire_storage.memory import MemoryStore
 
@@ -57,10 +57,10 @@ class HeldStore(MemoryStore):
         else:
             super().write(batch, done)
 
-    async def read(self, topic: Topic, after_seq: int, limit: int) -> Page:
+    async def read(self, topic: Topic, after_seq: int, limit: int, bytes_max: int = READ_BYTES_MAX) -> Page:
         self.reads += 1
         self._fail()
-        return await super().read(topic, after_seq, limit)
+        return await super().read(topic, after_seq, limit, bytes_max)
 
     def catalog(self) -> SqliteCatalog:
         self._fail()

@@ -135,6 +135,37 @@ async def test_a_commit_larger_than_half_an_outbox_comes_in_pages_and_costs_nobo
     assert ann.closed is None
 
 
+async def test_tails_of_one_connection_that_catch_up_take_turns_a_page_each() -> None:
+    parts = await Parts(outbox_bytes_max=512 * 1024).start()
+    bob = await parts.client("bob")
+    large = b'"' + b"x" * 30_000 + b'"'
+    for _ in range(12):
+        await publish(bob, large)
+    await publish(bob, b"1", topic="small")
+    ann = await parts.client()
+    ann.stop_reading(unsent_bytes=100_000)
+    ann.say(*(SubscribeTail("t", name, "earliest", ref=1) for name in "abcd"))
+    ann.say(SubscribeTail("small", "last", "earliest", ref=1))
+    await parts.settled()
+    ann.read_again()
+    for _ in range(5):
+        await ann.next(Ok)
+    shown: dict[str, list[int]] = {}
+    order: list[str] = []
+    while sum(map(len, shown.values())) < 49:
+        frame = await ann.next(Tailed)
+        messages = frame.batch.messages
+        before_last = sum(len(message.data) for message in messages[:-1])
+        assert before_last < 64 * 1024, "a page ends with the message that makes it an eighth of the outbox"
+        shown.setdefault(frame.sub, []).extend(message.seq for message in messages)
+        order.append(frame.sub)
+    assert shown == {**{name: list(range(1, 13)) for name in "abcd"}, "last": [1]}
+    assert sorted(order[:5]) == ["a", "b", "c", "d", "last"], "nobody waits for all pages of another"
+    assert (len(order), ann.closed) == (4 * 4 + 1, None)
+    await publish(bob, b"2")
+    assert sorted([(await ann.next(Tailed)).sub for _ in range(4)]) == ["a", "b", "c", "d"]
+
+
 async def test_a_thousand_tails_cost_one_encoding() -> None:
     parts = await Parts(connections_per_subject=1000).start()
     clients = [await parts.client("ann") for _ in range(1000)]

@@ -202,6 +202,19 @@ async def test_a_commit_larger_than_the_queue_comes_whole_and_in_order() -> None
     assert seqs(await call.events(90)) == list(range(2, 92))
 
 
+async def test_a_stream_that_begins_in_the_past_and_is_not_read_queues_little_however_large_the_messages() -> None:
+    scene = await Scene.set()
+    for _ in range(30):
+        await scene.publish(b'"%s"' % (b"x" * 60_000))
+    call = scene.caller().begin("GET", PATH + "?from=earliest")
+    call.read(on=False)
+    await turns()
+    [stream] = scene.parts.gateway.streams._streams
+    assert 60_000 < stream.size_bytes <= QUEUED_BYTES_MAX + 70_000
+    call.read()
+    assert seqs(await call.events(31)) == list(range(1, 32))
+
+
 async def test_all_streams_and_tails_share_one_frame_and_one_event() -> None:
     scene = await Scene.set()
     socket = await scene.parts.client("sam")
