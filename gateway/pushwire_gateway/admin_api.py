@@ -24,6 +24,7 @@ from .admin_base import PAGE_MAX
 from .admin_dead import Wanted
 from .admin_topics import PEEK_MAX
 from .api_base import answer, body_of, check_still, object_of, principal_of, problem
+from .api_wait import Presence
 from .gateway import Gateway
 from .problems import SAFE_HEADERS
 from .refusal import Refusal, Refused
@@ -219,13 +220,13 @@ class _AdminApi:
 
     async def redrive(self, request: Request, who: Principal) -> Response:
         wanted = _wanted(await self._body(request, who))
-        with self._admin.long(who):
-            return answer(await self._admin.redrive(who, _topic(request), wanted))
+        with self._admin.long(who), Presence(request) as presence:
+            return answer(await self._admin.redrive(who, _topic(request), wanted, lambda: not presence.gone))
 
     async def discard(self, request: Request, who: Principal) -> Response:
         wanted = _wanted(await self._body(request, who))
-        with self._admin.long(who):
-            return answer(await self._admin.discard(who, _topic(request), wanted))
+        with self._admin.long(who), Presence(request) as presence:
+            return answer(await self._admin.discard(who, _topic(request), wanted, lambda: not presence.gone))
 
     # --- what goes on ------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ meanwhile. What a redriven message is, is the store's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 REDRIVE_S_MAX = 10.0
 """How long one request may take: well below what clients and proxies wait. Whoever wants more asks again."""
+
+
+def always() -> bool:
+    """Whoever asked cannot go away."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +71,12 @@ class DeadLetters(AdminBase):
             raise Refused(Refusal("not_found"))
         return _letter_shown(letter, whole=True)
 
-    async def redrive(self, principal: Principal, name: str, wanted: Wanted) -> dict[str, Any]:
+    async def redrive(
+        self, principal: Principal, name: str, wanted: Wanted, there: Callable[[], bool] = always
+    ) -> dict[str, Any]:
         """Put dead letters back into the groups they died in, at most so fast as the settings say, for at most
-        REDRIVE_S_MAX. With `more`, ask again with the `after_id` and `before_ms` of the answer.
+        REDRIVE_S_MAX, and for as long as who asked is `there`. With `more`, ask again with the `after_id` and
+        `before_ms` of the answer.
 
         Refused: `conflict` while another redrive of the topic runs, `topic_full` when not one fitted.
         """
@@ -77,29 +85,31 @@ class DeadLetters(AdminBase):
             raise Refused(Refusal("conflict", "another redrive of this topic runs"))
         self._redriving.add(topic)
         try:
-            return await self._redrive(topic, wanted)
+            return await self._redrive(topic, wanted, there)
         finally:
             self._redriving.discard(topic)
 
-    async def discard(self, principal: Principal, name: str, wanted: Wanted) -> dict[str, Any]:
-        """Remove dead letters for good, a batch at a time, for at most REDRIVE_S_MAX; `more` as above."""
+    async def discard(
+        self, principal: Principal, name: str, wanted: Wanted, there: Callable[[], bool] = always
+    ) -> dict[str, Any]:
+        """Remove dead letters for good, a batch at a time, for at most REDRIVE_S_MAX; `there` and `more` as above."""
         topic = self._topic(principal, name)
         counted = _Counted(wanted, self._now_ms())
         end = self._now() + REDRIVE_S_MAX
-        while (ids := await self._next(topic, counted, REDRIVE_MAX)) and self._now() < end:
+        while (ids := await self._next(topic, counted, REDRIVE_MAX)) and self._now() < end and there():
             change = Discard(topic, ids)
             await done(partial(self._gateway.topics.discard, change))
             counted.advance(ids, change.removed)
         return {"discarded": counted.count, **counted.rest(more=bool(ids))}
 
-    async def _redrive(self, topic: Topic, wanted: Wanted) -> dict[str, Any]:
+    async def _redrive(self, topic: Topic, wanted: Wanted, there: Callable[[], bool]) -> dict[str, Any]:
         counted = _Counted(wanted, self._now_ms())
         per_s = self._gateway.settings.redrive_per_s
         batch = min(REDRIVE_MAX, per_s)
         next_at = self._now()
         end = next_at + REDRIVE_S_MAX
         while ids := await self._next(topic, counted, batch):
-            if max(next_at, self._now()) >= end:
+            if max(next_at, self._now()) >= end or not there():
                 break
             if next_at > self._now():
                 await self._pause(next_at - self._now())

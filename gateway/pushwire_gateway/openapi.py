@@ -219,11 +219,7 @@ def _groups() -> list[Operation]:
                   {200: record({"groups": listed(ref("GroupInfo"))})}, OF_TOPIC),
         Operation("GET", group, "One group with its members", "admin", {200: ref("GroupDetail")}, OF_GROUP),
         Operation("PUT", group, "Make a group", "create on the group", {201: ref("GroupInfo"), **info},
-<<<<<<< ours
-                  (*OF_TOPIC, "bad_group", "conflict", "too_many_groups"), begin, False,
-=======
-                  (*OF_GROUP, "conflict", "too_many_groups", "insufficient_storage"), begin, False,
->>>>>>> theirs
+                  (*OF_GROUP, "conflict", "too_many_groups"), begin, False,
                   headers={"If-None-Match": NEW_ONLY}),
         Operation("DELETE", group, "Remove a group", "admin", {204: None}, OF_GROUP),
         Operation("POST", f"{group}/pause", "Hand nothing out any more", "admin", info, OF_GROUP),

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 
 from pushwire.wire.frames import Draft, Messages, Nack, Publish, Reject, Subscribe
+from pushwire_gateway import admin_dead
 from pushwire_gateway.admin import Admin
 from pushwire_gateway.admin_dead import REDRIVE_S_MAX, Wanted
+from pushwire_gateway.app import whole_app
+from pushwire_gateway.hub import Stats
 from pushwire_gateway.refusal import Refused
 from pushwire_storage.base import DeadFilter
+from support.asgi_client import Caller, turns
 from support.gateway_parts import Client, Parts, cap
 
 
@@ -225,3 +229,20 @@ async def test_what_is_too_much_for_one_transaction_is_put_back_by_the_next(monk
     assert (rest["redriven"], rest["more"]) == (2, False)
     assert parts.store.topics["acme", "t"].dead_letters == 0
     await ann.delivered(4)
+
+
+@pytest.mark.parametrize("what", ["redrive", "discard"])
+async def test_whose_client_is_gone_works_no_more(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_dead, "REDRIVE_MAX", 2)
+    parts = await Parts(redrive_per_s=2).start()
+    await dead(parts, 10)
+    caller = Caller(whole_app(parts.gateway, Stats), parts.token("root"))
+    parts.store.hold()
+    call = caller.begin("POST", f"/v1/admin/topics/t/dead/{what}", {"match": {}}, content_length="13")
+    await turns()
+    call.leave()
+    await turns()
+    parts.store.release()
+    await call.task
+    kept = parts.store.topics["acme", "t"].dead_letters
+    assert kept == 8  # the batch at hand is finished
