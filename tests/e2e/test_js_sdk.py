@@ -1,6 +1,6 @@
 """The TypeScript SDK, as it is built, in Node processes against a real gateway.
 
-Needs `npm ci` and `npm run build` in sdk/js. The browser's side of the same client is tested in tests/browser.
+Needs `make js`, and fails without: a build that is missing must not pass for one that works.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ DRIVER = Path(__file__).with_name("js_client.mjs")
 RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 TIMEOUT_S = 15.0
 
-pytestmark = [
-    pytest.mark.serial,
-    pytest.mark.skipif(
-        shutil.which("node") is None or not (SDK / "dist" / "index.js").exists(),
-        reason="sdk/js is not built: npm ci && npm run build there ends this",
-    ),
-]
+pytestmark = pytest.mark.serial
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    if shutil.which("node") is None:
+        pytest.fail("no Node found: version 20 or newer is needed")
+    if not (SDK / "dist" / "index.js").exists():
+        pytest.fail("sdk/js is not built: `make js` does it")
 
 
 class NodeClient:

@@ -233,7 +233,7 @@ CODE_RULES: tuple[Rule, ...] = (
 )
 TEXT_RULES: tuple[Rule, ...] = (machine_words,)
 
-_SKIPPED_FOLDERS = {"node_modules", "dist", "static", "__pycache__", "htmlcov", "results", "test-results"}
+_SKIPPED_FOLDERS = {"node_modules", "dist", "build", "static", "__pycache__", "htmlcov", "results", "test-results"}
 _HIDDEN_KEPT = {".ci", ".gitignore", ".npmrc", ".dockerignore", ".github"}
 _TEXT_SUFFIXES = {
     ".cfg", ".css", ".html", ".ini", ".js", ".json", ".lock", ".md", ".mjs", ".py", ".sh", ".sql", ".toml",

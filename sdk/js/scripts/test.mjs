@@ -26,5 +26,6 @@ await build({
 const built = readdirSync("build")
   .filter((name) => name.endsWith(".test.mjs"))
   .map((name) => join("build", name));
-const { status } = spawnSync(process.execPath, ["--enable-source-maps", "--test", ...built], { stdio: "inherit" });
+const flags = ["--enable-source-maps", "--test", "--test-reporter=spec"];
+const { status } = spawnSync(process.execPath, [...flags, ...built], { stdio: "inherit" });
 process.exit(status ?? 1);
