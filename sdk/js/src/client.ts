@@ -246,8 +246,9 @@ export class Client extends Emitter<ClientEvents> {
     this.#core._suspended();
   }
 
-  /** The page is back. */
+  /** The page is back. A network that came back meanwhile was not announced to it, so there may be one. */
   restore(): void {
+    this.#offline = false;
     this.#rest(this.#hidden);
     this.#core._start("suspended");
   }

@@ -150,6 +150,17 @@ test("offline stops the attempts, online tries at once", async () => {
   assert.equal(world.sockets.length, 2);
 });
 
+test("a page that went offline and is then restored connects: of what happened meanwhile it was told nothing", async () => {
+  const { world, page, client } = await busy();
+  page.fire("offline");
+  page.fire("pagehide", { persisted: true });
+  page.fire("pageshow", { persisted: true });
+  await world.settle();
+  assert.equal(world.sockets.length, 2);
+  await world.welcome();
+  assert.equal(client.state, "connected");
+});
+
 test("a closed client listens no more", async () => {
   const { world, page, client } = await busy();
   client.close();
