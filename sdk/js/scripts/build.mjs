@@ -10,6 +10,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 process.chdir(root);
 rmSync("dist", { recursive: true, force: true });
 const { outputFiles } = await build({
+  absWorkingDir: process.cwd(), // esbuild has taken the one before chdir
   entryPoints: ["src/index.ts", "src/react.ts"],
   outdir: "dist",
   chunkNames: "[name]",

@@ -12,6 +12,7 @@ const files = readdirSync("test")
   .filter((name) => /\.test\.tsx?$/.test(name) && (!wanted.length || wanted.some((part) => name.includes(part))))
   .map((name) => join("test", name));
 await build({
+  absWorkingDir: process.cwd(), // esbuild has taken the one before chdir
   entryPoints: files,
   outdir: "build",
   outExtension: { ".js": ".mjs" },

@@ -120,7 +120,7 @@ export class Core {
   /** There is reason to think that the network is back: connect at once, or see whether the connection still lives. */
   _hurry(): void {
     this._reconnector._attempt = this._connectAt = 0;
-    if (this._exchange._connected) {
+    if (this._exchange._connected && !this.#probing) {
       this.#dropAt = Math.min(this.#dropAt, this.#runtime.now() + PROBE_MS);
       this.#probing = true;
       this._exchange._send({ op: "ping" });

@@ -150,6 +150,28 @@ test("offline stops the attempts, online tries at once", async () => {
   assert.equal(world.sockets.length, 2);
 });
 
+test("events that come together count once", async () => {
+  const { world, page } = await busy();
+  page.visibility("hidden");
+  world.socket.said();
+  page.visibility("visible");
+  page.fire("online");
+  await world.settle();
+  assert.deepEqual(
+    world.socket.said().map(({ op }) => op),
+    ["ping"],
+  );
+  page.visibility("hidden");
+  page.fire("pagehide", { persisted: true });
+  page.fire("freeze");
+  page.fire("resume");
+  page.fire("pageshow", { persisted: true });
+  page.visibility("visible");
+  page.fire("online");
+  await world.settle();
+  assert.equal(world.sockets.length, 2);
+});
+
 test("a page that went offline and is then restored connects: of what happened meanwhile it was told nothing", async () => {
   const { world, page, client } = await busy();
   page.fire("offline");
