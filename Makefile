@@ -20,10 +20,19 @@ ARGS ?=
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest
 
+# The TypeScript SDK. Its stamps lie with what they vouch for, so that removing that removes them too.
+JS := sdk/js
+JS_DEPS := $(JS)/node_modules/.installed-$(shell cat $(JS)/package.json $(JS)/package-lock.json 2>/dev/null | sha256sum | cut -c1-16)
+JS_BUILT := $(JS)/dist/index.js
+JS_TESTED := $(JS)/build/.tested
+
 # Code that debugging slows down does not disturb; timing tests, faults and benchmarks run without it.
 ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 
-.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults conformance e2e \
+# What a failed recipe leaves behind is not taken for its result.
+.DELETE_ON_ERROR:
+
+.PHONY: help venv js format lint types imports test test-parallel test-serial cover sim faults conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -50,6 +59,25 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
+js: $(JS_TESTED) ## the TypeScript SDK: install, type, build, measure and test what has changed
+
+# Nothing of what is installed needs to run a script of its own for that.
+$(JS_DEPS): $(JS)/package.json $(JS)/package-lock.json
+	@node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null && command -v npm >/dev/null || \
+		{ echo "make: Node 20 or newer with npm is needed for $(JS); install it" >&2; exit 1; }
+	@echo "make: installing what $(JS) is built with"
+	@cd $(JS) && npm ci --ignore-scripts --loglevel=error
+	@touch $@
+
+$(JS_BUILT): $(JS_DEPS) LICENSE $(wildcard $(JS)/src/* $(JS)/scripts/build.mjs $(JS)/tsconfig*.json)
+	@cd $(JS) && npm run --silent build
+
+$(JS_TESTED): $(JS_BUILT) $(wildcard $(JS)/test/* $(JS)/scripts/* $(JS)/README.md tests/vectors/*.json sdk/pushwire/version.py)
+	@cd $(JS) && npm run --silent typecheck
+	@cd $(JS) && npm run --silent size
+	@cd $(JS) && npm test --silent
+	@touch $@
+
 format: $(STAMP) ## rewrite the Python sources in the house format, sort the imports
 	$(BIN)/ruff check --fix-only --exit-zero .
 	$(BIN)/ruff format .
@@ -68,6 +96,7 @@ imports: $(STAMP) ## import contracts: which package may know which
 
 # The real-process tests run alone, after the rest, so that their timing bars are not disturbed.
 test: ## everything that must hold: lint, types, imports, all tests
+	@$(MAKE) js
 	@$(MAKE) lint
 	@$(MAKE) types
 	@$(MAKE) imports
@@ -77,7 +106,7 @@ test: ## everything that must hold: lint, types, imports, all tests
 test-parallel: $(STAMP) ## the tests that may run side by side
 	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial' -n $(JOBS) --dist loadgroup $(ARGS)
 
-test-serial: $(STAMP) ## the tests that need the machine for themselves
+test-serial: $(STAMP) $(JS_BUILT) ## the tests that need the machine for themselves
 	$(PYTEST) -m serial $(ARGS)
 
 cover: $(STAMP) ## branch coverage of the parallel tests, per module
@@ -86,7 +115,7 @@ cover: $(STAMP) ## branch coverage of the parallel tests, per module
 conformance: $(STAMP) ## the one contract, every store
 	$(ASYNCIO_DEBUG) $(PYTEST) tests/conformance $(ARGS)
 
-e2e: $(STAMP) ## real gateway processes, real sockets
+e2e: $(STAMP) $(JS_BUILT) ## real gateway processes, real sockets
 	$(PYTEST) tests/e2e $(ARGS)
 
 sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
@@ -129,7 +158,7 @@ lock: ## renew constraints.txt
 	wc -l constraints.txt
 
 clean: ## remove the environment, caches and build output
-	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(JS)/node_modules $(JS)/dist $(JS)/build
 	find gateway storage sdk web-demo tests -name __pycache__ -type d -not -path '*/node_modules/*' -prune -exec rm -rf {} +
 
 ci: test dist ## what a release must pass

@@ -1,0 +1,81 @@
+/**
+ * When to come back: the back-off of reconnects and retries, and the verdict on each lost connection. Owns attempts,
+ * uptime, hints and the one token refresh after a rejection. Pure: `now` and chance are handed in.
+ */
+
+import { NO_CLOSE_FRAME, REJECTED, shouldReconnect } from "./codes.js";
+import { PushwireError, Unauthorized } from "./errors.js";
+import type { Goodbye } from "./frames.js";
+
+/**
+ * Why a token is asked for: for a new connection; because the current one is about to expire; because the gateway did
+ * not accept the last one, so a cached token must not be given again.
+ */
+export type TokenReason = "connect" | "expiring" | "rejected";
+
+/** A connection that lived this long was a good one: the next loss starts the back-off from the beginning. */
+const MIN_UPTIME_MS = 5000;
+
+/** A random time from 0 up to a cap that starts at `baseMs` and doubles to `capMs`. */
+export interface Backoff {
+  baseMs: number;
+  capMs: number;
+}
+
+/** How a connection ended, or why none began. */
+export interface Loss {
+  code: number;
+  reason: string;
+  /** Set when trying again cannot help. */
+  fatal?: PushwireError;
+}
+
+/** A loss without a close frame. */
+export const lostFor = (reason: string): Loss => ({ code: NO_CLOSE_FRAME, reason });
+
+/** Full jitter, so that clients that lost the same gateway do not come back together. */
+export const delayMs = ({ baseMs, capMs }: Backoff, attempt: number, random: () => number): number =>
+  random() * Math.min(capMs, baseMs * 2 ** attempt);
+
+/** Decides after each loss: come back when, or stop with which error. */
+export class Reconnector {
+  /** Why the next connection's token is asked for. */
+  _reason: TokenReason = "connect";
+  /** Losses since the last good connection. */
+  _attempt = 0;
+  #upAt = Infinity;
+  #rejected = false;
+
+  /** The gateway has said welcome. */
+  _up(now: number): void {
+    this.#upAt = now;
+    this._reason = "connect";
+  }
+
+  /** How long to wait before connecting again, at least the gateway's hint; or why never. */
+  _down(
+    loss: Loss,
+    goodbye: Goodbye | undefined,
+    now: number,
+    refreshable: boolean,
+    backoff: Backoff,
+    random: () => number,
+  ): number | PushwireError {
+    if (now - this.#upAt >= MIN_UPTIME_MS) {
+      this._attempt = 0;
+      this.#rejected = false;
+    }
+    this.#upAt = Infinity;
+    // The close frame may not arrive (1006 then); goodbye came before it and says the same.
+    const { code, reason } = goodbye ?? loss;
+    if (loss.fatal) return loss.fatal;
+    if (code === REJECTED) {
+      if (this.#rejected || !refreshable) return new Unauthorized();
+      this.#rejected = true;
+      this._reason = "rejected";
+    } else if (!(goodbye?.reconnect ?? shouldReconnect(code))) {
+      return new PushwireError(`closed_${code}`, reason || `closed with ${code}`);
+    }
+    return Math.max(delayMs(backoff, this._attempt++, random), goodbye?.retry_after_ms ?? 0);
+  }
+}

@@ -1,0 +1,375 @@
+/**
+ * The second way to a gateway, where WebSockets are blocked: long polls and posts (docs/http.md §2), spoken to the
+ * client as if they were a WebSocket. Owns the HTTP session, its polls and its streams. The leases are the same.
+ */
+
+import type { ClientOp, ErrorOp, MessagesOp, PublishOp, Row, ServerOp, SettleOp, SubscribeOp } from "./frames.js";
+import type { Link, LinkEvents } from "./links.js";
+import type { Runtime } from "./runtime.js";
+import { readEvents } from "./sse.js";
+
+/** How long one poll may wait for messages. Below what proxies commonly allow, and below the default ack timeout. */
+const WAIT_S = 20;
+/** How long an answer may take on top. */
+const PATIENCE_MS = 15_000;
+/** Requests that wait, at a time: browsers open 6 connections to a host over HTTP/1.1, and two are for settlements. */
+const WAITING_MAX = 4;
+/** Before a refused poll is repeated, where the gateway names no time. */
+const RETRY_MS = 1000;
+
+/** Close 4401, which stands for a token that was not accepted. */
+const REJECTED = 4401;
+/** See transports.ts; shared by name, so that neither module has to load the other. */
+const KEY = "pushwire:poll";
+
+type Problem = Pick<ErrorOp, "code" | "message" | "retryable"> & { retry_after_ms?: number };
+type Answer = { body: Record<string, unknown>; problem?: Problem; response: Response };
+
+/** One subscription or tail. */
+interface Line {
+  op: SubscribeOp;
+  window: number;
+  held: Set<string>;
+  over: boolean;
+  abort?: AbortController;
+  wake?: () => void;
+}
+
+/** What is kept from one link to the next: the secret of the HTTP session. */
+export interface PollMemory {
+  session?: string;
+}
+
+export interface PollOptions {
+  base: string;
+  fetch: typeof fetch;
+  runtime: Runtime;
+  token: string | undefined;
+  /** Another token: the last one was not accepted. */
+  renew(): Promise<string | undefined>;
+  memory: PollMemory;
+}
+
+/** A link that polls. */
+export class PollLink implements Link {
+  #lines = new Map<string, Line>();
+  #closed = false;
+  #settling: Promise<unknown> = Promise.resolve(); // one post after the other, as they were said
+  #publishing: Promise<unknown> = Promise.resolve();
+  #waiting = 0;
+  #queue: (() => void)[] = [];
+
+  #options: PollOptions;
+  #events: LinkEvents;
+
+  constructor(options: PollOptions, events: LinkEvents) {
+    this.#options = options;
+    this.#events = events;
+    void this.#greet();
+  }
+
+  send(ops: ClientOp[]): void {
+    for (const op of ops) this.#do(op);
+  }
+
+  /** By this side: what is held goes back. */
+  close(): void {
+    const leases = [...this.#lines.values()].flatMap((line) => [...line.held]);
+    this.#end();
+    if (leases.length) void this.#settle({ op: "release", leases });
+  }
+
+  #end(): void {
+    this.#closed = true;
+    for (const name of this.#lines.keys()) this.#stop(name);
+  }
+
+  #do(op: ClientOp): void {
+    switch (op.op) {
+      case "auth":
+        this.#options.token = op.token;
+        return this.#say({ op: "ok", ref: op.ref, resumed: false });
+      case "ping":
+        return void this.#call("POST", "/v1/tickets").then(
+          ({ problem }) => !problem && this.#say({ op: "pong" }),
+          () => 0,
+        );
+      case "pong":
+        return;
+      case "publish":
+        this.#publishing = this.#publishing.then(() => this.#publish(op));
+        return;
+      case "subscribe":
+        return void this.#subscribe(op);
+      case "unsubscribe": {
+        const held = this.#stop(op.sub);
+        if (held?.size) void this.#settle({ op: "release", leases: [...held] });
+        return this.#say({ op: "ok", ref: op.ref });
+      }
+      case "flow": {
+        const line = this.#lines.get(op.sub);
+        if (line) this.#flow(line, op.prefetch);
+        return this.#say({ op: "ok", ref: op.ref, prefetch: op.prefetch });
+      }
+      default:
+        for (const line of this.#lines.values()) {
+          if (op.op !== "extend") for (const lease of op.leases) if (line.held.delete(lease)) line.wake?.();
+        }
+        // What a page gives back on its way out must leave at once.
+        if (op.op === "release") void this.#settle(op);
+        else this.#settling = this.#settling.then(() => this.#settle(op));
+    }
+  }
+
+  #say(...ops: ServerOp[]): void {
+    // In a turn of its own: the client is in the middle of sending.
+    void Promise.resolve().then(() => this.#closed || this.#events.received(ops));
+  }
+
+  /** See whether HTTP works and the token is good; a ticket is the cheapest thing to ask for. */
+  async #greet(): Promise<void> {
+    const answer = await this.#call("POST", "/v1/tickets").catch(() => undefined);
+    if (this.#closed || !answer) return;
+    if (answer.problem) return this.#lose(undefined, answer.problem.message);
+    remember(true);
+    this.#events.opened();
+    this.#events.received([
+      { op: "welcome", session: "", epoch: "", heartbeat_ms: 0, pong_timeout_ms: 0, expires_in_ms: 0, limits: {} },
+    ]);
+  }
+
+  #lose(code: number | undefined, reason: string): void {
+    if (this.#closed) return;
+    remember(false);
+    this.#end();
+    this.#events.lost(code, reason);
+  }
+
+  // --- requests
+
+  /** Ask. Rejects, and ends the link, when there is no answer or the token is refused twice. */
+  async #call(method: string, path: string, init: RequestInit = {}, waitMs = 0, renewed = false): Promise<Answer> {
+    const { base, fetch, runtime, memory, token } = this.#options;
+    const headers: Record<string, string> = { ...(init.headers as Record<string, string>) };
+    if (token !== undefined) headers.authorization = `Bearer ${token}`;
+    if (memory.session !== undefined) headers["pushwire-session"] = memory.session;
+    if (init.body) headers["content-type"] = "application/json";
+    const abort = new AbortController();
+    const stop = () => abort.abort();
+    init.signal?.addEventListener("abort", stop);
+    const cancel = runtime.setTimer(stop, waitMs + PATIENCE_MS);
+    let answer: Answer;
+    try {
+      const response = await fetch(base + path, { ...init, method, headers, signal: abort.signal });
+      answer = { response, body: {} };
+      if (!response.ok || !/event-stream/.test(response.headers.get("content-type") ?? "")) {
+        answer = { response, ...(await read(response)) };
+      }
+    } catch (thrown) {
+      if (!init.signal?.aborted) this.#lose(undefined, "no answer over HTTP");
+      throw thrown;
+    } finally {
+      cancel();
+      // A stream goes on: it is stopped through its own signal.
+      if (!init.headers) init.signal?.removeEventListener("abort", stop);
+    }
+    memory.session = answer.response.headers.get("pushwire-session") ?? memory.session!;
+    if (answer.response.status !== 401) return answer;
+    const fresh = renewed ? undefined : await this.#options.renew();
+    if (fresh === undefined) {
+      this.#lose(REJECTED, "unauthorized");
+      throw new Error("unauthorized");
+    }
+    this.#options.token = fresh;
+    return this.#call(method, path, init, waitMs, true);
+  }
+
+  async #publish({ ref, topic, fields }: PublishOp): Promise<void> {
+    const path = `/v1/topics/${encodeURIComponent(topic)}/messages`;
+    const answer = await this.#call("POST", path, { body: `{${fields}}` }).catch(() => undefined);
+    if (!answer) return;
+    if (answer.problem) this.#say({ op: "error", ref, ...answer.problem });
+    else this.#say({ op: "ok", ref, receipts: answer.body.receipts as [] });
+  }
+
+  async #settle({ op, ref, ...fields }: SettleOp): Promise<void> {
+    const body = JSON.stringify(fields);
+    const answer = await this.#call("POST", `/v1/leases/${op}`, { body, keepalive: op === "release" }).catch(
+      () => undefined,
+    );
+    if (!answer) return;
+    const { problem } = answer;
+    const { stale, expires_in_ms } = answer.body as { stale?: string[]; expires_in_ms?: number };
+    if (problem) return this.#say({ op: "error", ref, leases: fields.leases, ...problem });
+    if (stale?.length) {
+      this.#say({
+        op: "error",
+        ref,
+        code: "stale_lease",
+        message: "the lease is gone",
+        retryable: false,
+        leases: stale,
+      });
+    } else if (ref !== undefined) {
+      this.#say({ op: "ok", ref, ...(expires_in_ms ? { expires_in_ms } : {}) });
+    }
+  }
+
+  // --- subscriptions
+
+  async #subscribe(op: SubscribeOp): Promise<void> {
+    const line: Line = { op, window: op.prefetch ?? 32, held: new Set(), over: false };
+    const waiting = [...this.#lines.values()].filter((other) => other.op.tail).length;
+    const refusal =
+      op.private || (op.tail && waiting >= WAITING_MAX / 2)
+        ? { code: "unsupported", message: "this needs a WebSocket, and none can be had", retryable: false }
+        : await this.#prepare(op);
+    if (this.#closed) return;
+    if (refusal) return this.#say({ op: "error", ref: op.ref, ...refusal });
+    this.#lines.set(op.sub, line);
+    const { sub, ref } = op;
+    this.#say({ op: "ok", ref, sub, prefetch: line.window });
+    // Whatever ends a line has been told to the client by then.
+    await (op.tail ? this.#follow(line) : this.#poll(line)).catch(() => undefined);
+  }
+
+  /** Make the group where it is to begin somewhere, and its topic; what is there stays as it is. */
+  async #prepare({ topic, group = "default", start, inactive_ttl_ms }: SubscribeOp): Promise<Problem | undefined> {
+    if (start === undefined && inactive_ttl_ms === undefined) return undefined;
+    const path = `/v1/admin/topics/${encodeURIComponent(topic)}`;
+    const make = (what: string, config: object) =>
+      this.#call("PUT", path + what, { body: JSON.stringify(config), headers: { "if-none-match": "*" } }).catch(
+        () => undefined,
+      );
+    await make("", {}); // refused where it is there; where it may not be made, the group's answer says so
+    const answer = await make(`/groups/${encodeURIComponent(group)}`, { start, inactive_ttl_ms });
+    // There already; or without the right to make it, it may still be there to be joined.
+    return ["conflict", "forbidden"].includes(answer?.problem?.code ?? "") ? undefined : answer?.problem;
+  }
+
+  async #poll(line: Line): Promise<void> {
+    const { topic, group = "default", ack_timeout_ms, sub } = line.op;
+    const path = `/v1/topics/${encodeURIComponent(topic)}/groups/${encodeURIComponent(group)}/messages`;
+    const timeout = ack_timeout_ms ? `&ack_timeout=${ack_timeout_ms / 1000}` : "";
+    while (!line.over) {
+      const room = line.window - line.held.size;
+      if (room <= 0) {
+        await new Promise<void>((resolve) => (line.wake = resolve));
+        continue;
+      }
+      await this.#slot();
+      const wait = this.#lines.size > WAITING_MAX ? 1 : WAIT_S;
+      line.abort = new AbortController();
+      const { signal } = line.abort;
+      const query = `?wait=${wait}&max=${room}${timeout}`;
+      const answer = await this.#call("GET", path + query, { signal }, wait * 1000)
+        .catch(() => undefined)
+        .finally(() => this.#free());
+      if (line.over || this.#closed) return;
+      if (!answer) continue; // called off, because the window changed
+      if (answer.problem) await this.#refused(line, answer.problem);
+      const messages = (answer.body.messages ?? []) as Row[];
+      for (const { lease } of messages) line.held.add(lease!);
+      if (messages.length) this.#events.received([{ op: "messages", sub, messages }]);
+    }
+  }
+
+  async #refused(line: Line, problem: Problem): Promise<void> {
+    if (!problem.retryable) {
+      this.#stop(line.op.sub);
+      this.#events.received([{ op: "error", sub: line.op.sub, ...problem }]);
+      return;
+    }
+    await this.#pause(line, problem.retry_after_ms);
+  }
+
+  async #pause(line: Line, wait = RETRY_MS * (1 + this.#options.runtime.random())): Promise<void> {
+    await new Promise<void>((resolve) => {
+      line.wake = resolve;
+      this.#options.runtime.setTimer(resolve, wait);
+    });
+  }
+
+  /** A tail is a stream of events. It goes on after its last one. */
+  async #follow(line: Line): Promise<void> {
+    const { topic, sub, from, epoch, after_seq } = line.op;
+    let last = epoch === undefined ? undefined : `${epoch}:${after_seq}`;
+    const place = typeof from === "object" ? Object.entries(from)[0]!.join(":") : (from ?? "new");
+    const path = `/v1/topics/${encodeURIComponent(topic)}/tail`;
+    while (!line.over) {
+      line.abort = new AbortController();
+      const headers = { accept: "text/event-stream", ...(last ? { "last-event-id": last } : {}) };
+      const query = last ? "" : `?from=${place}`;
+      const answer = await this.#call("GET", path + query, { headers, signal: line.abort.signal });
+      if (answer.problem) {
+        await this.#refused(line, answer.problem);
+        continue;
+      }
+      await readEvents(answer.response, (event, id, data) => {
+        if (line.over) return;
+        if (id) last = id;
+        const at = id.lastIndexOf(":");
+        if (event === "message") {
+          const op: MessagesOp = { op: "messages", sub, messages: [data as Row], epoch: id.slice(0, at) };
+          this.#events.received([op]);
+        } else if (event === "gap") {
+          this.#events.received([{ op: "gap", sub, ...(data as { from: number; to: number }) }]);
+        }
+      }).catch(() => line.over || this.#lose(undefined, "the stream broke"));
+      if (!line.over) await this.#pause(line); // the gateway ended it: asked again, it says why
+    }
+  }
+
+  #flow(line: Line, window: number): void {
+    line.window = window;
+    line.wake?.();
+    if (window <= line.held.size) line.abort?.abort();
+  }
+
+  #stop(name: string): Set<string> | undefined {
+    const line = this.#lines.get(name);
+    if (!line) return undefined;
+    this.#lines.delete(name);
+    line.over = true;
+    line.wake?.();
+    line.abort?.abort();
+    return line.held;
+  }
+
+  async #slot(): Promise<void> {
+    while (this.#waiting >= WAITING_MAX) await new Promise<void>((resolve) => this.#queue.push(resolve));
+    this.#waiting++;
+  }
+
+  #free(): void {
+    this.#waiting--;
+    this.#queue.shift()?.();
+  }
+}
+
+/**
+ * A body, or the problem that it describes. What comes from a proxy in between is none of ours, and may be anything.
+ */
+async function read(response: Response): Promise<{ body: Record<string, unknown>; problem?: Problem }> {
+  const text = await response.text();
+  let body: Record<string, unknown> = {};
+  try {
+    body = JSON.parse(text || "{}");
+  } catch {
+    // not ours: the status decides
+  }
+  if (response.ok) return { body };
+  const { code = "unavailable", title, detail, retryable = true, retry_after_ms } = body as Record<string, never>;
+  const message = String(detail ?? title ?? `HTTP ${response.status}`);
+  return { body, problem: { code, message, retryable, ...(retry_after_ms ? { retry_after_ms } : {}) } };
+}
+
+/** That long polls work, for the next page of this tab. */
+function remember(works: boolean): void {
+  try {
+    if (works) sessionStorage.setItem(KEY, "1");
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // none here; or private modes and sandboxed frames, which throw: nothing is remembered
+  }
+}
