@@ -23,7 +23,7 @@ from .admin import Admin
 from .admin_base import PAGE_MAX
 from .admin_dead import Wanted
 from .admin_topics import PEEK_MAX
-from .api_base import answer, body_of, check_still, object_of, principal_of, problem
+from .api_base import answer, body_of, check_rate, check_still, object_of, principal_of, problem
 from .api_wait import Presence
 from .gateway import Gateway
 from .problems import SAFE_HEADERS
@@ -89,6 +89,8 @@ def _dispatch(gateway: Gateway, methods: Mapping[str, Handler]) -> Callable[[Req
         principal = await principal_of(gateway, request)
         handler = methods["GET" if request.method == "HEAD" else request.method]
         if request.method in ("GET", "HEAD"):
+            # Changes wait for their commit. And whoever floods with a stolen token must not keep it from being revoked.
+            check_rate(gateway, principal)
             return await handler(request, principal)
         return await _noted(handler, request, principal)
 

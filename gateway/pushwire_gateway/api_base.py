@@ -42,6 +42,15 @@ async def principal_of(gateway: Gateway, request: Request) -> Principal:
     return principal
 
 
+def check_rate(gateway: Gateway, principal: Principal, session: str | None = None) -> None:
+    """For what a socket would be charged for, or costs more than that: requests that name no session share one
+    allowance of their subject, or each would bring its own. Raises Refused."""
+    key = f"http {principal.tenant} {principal.subject}" if session is None else f"http {session}"
+    refusal = gateway.control(key)
+    if refusal is not None:
+        raise Refused(refusal)
+
+
 def check_still(gateway: Gateway, principal: Principal) -> None:
     """To be asked after every wait, before anything is done: the token may have been revoked meanwhile, or have ended,
     and what begins then is seen by nobody who ends what tokens hold. Raises Refused."""

@@ -19,7 +19,7 @@ from pushwire.wire import decode
 from pushwire.wire.frames import NAME, Extend, Subscribe
 from pushwire_storage.base import Group, StoreError
 
-from .api_base import JSON_TYPE, answer, body_of, check_still, object_of, principal_of
+from .api_base import JSON_TYPE, answer, body_of, check_rate, check_still, object_of, principal_of
 from .api_wait import Handed, Presence
 from .clock import to_ms
 from .polling import Poll, PollSession
@@ -101,11 +101,7 @@ class _Consumer:
         if gateway.draining:
             raise Refused(Refusal("going_away", retry_after_ms=1000))
         held = None if secret is None else gateway.registry.find(secret, principal)
-        # Clients without a session share one allowance, or each request would bring its own.
-        key = f"http {principal.tenant} {principal.subject}" if held is None else f"http {held.secret}"
-        refusal = gateway.control(key)
-        if refusal is not None:
-            raise Refused(refusal)
+        check_rate(gateway, principal, None if held is None else held.secret)
 
     async def _group(self, presence: Presence, principal: Principal, wanted: Subscribe) -> Group:
         found: asyncio.Future[Group | Refusal] = asyncio.get_running_loop().create_future()

@@ -21,7 +21,7 @@ from pushwire.wire.frames import NAME, SubscribeTail
 from pushwire_storage.base import Topic
 
 from .admin import Admin
-from .api_base import answer, known, principal_of
+from .api_base import answer, check_rate, known, principal_of
 from .api_consume import one, only_get
 from .api_wait import Presence
 from .auth import Unauthorized
@@ -70,7 +70,7 @@ class _Watcher:
         wanted = _wanted(request, topic)
         if gateway.draining:
             raise Refused(Refusal("going_away", retry_after_ms=1000))
-        self._may_ask(principal)
+        check_rate(gateway, principal)
         epoch = gateway.engine.store.epoch
         if wanted.epoch not in (None, epoch):
             raise Refused(Refusal("epoch_changed", epoch))
@@ -102,11 +102,6 @@ class _Watcher:
         known(request)
         return principal
 
-    def _may_ask(self, principal: Principal) -> None:
-        refusal = self._gateway.control(f"http {principal.tenant} {principal.subject}")
-        if refusal is not None:
-            raise Refused(refusal)
-
     async def _topic(self, presence: Presence, principal: Principal, wanted: SubscribeTail) -> tuple[Topic, int]:
         found: asyncio.Future[tuple[Topic | None, int, Refusal | None]] = asyncio.get_running_loop().create_future()
 
@@ -127,7 +122,7 @@ class _Watcher:
         """A credential for one URL, good once and for seconds."""
         gateway = self._gateway
         principal = await principal_of(gateway, request)
-        self._may_ask(principal)
+        check_rate(gateway, principal)
         made = gateway.tokens.issue_ticket(principal, origin_of(request.headers.raw), gateway.clock.now())
         if isinstance(made, Refusal):
             raise Refused(made)
@@ -136,6 +131,7 @@ class _Watcher:
     async def history(self, request: Request) -> Response:
         """Who was given a message when, and how it ended."""
         principal = await principal_of(self._gateway, request)
+        check_rate(self._gateway, principal)
         topic, seq = request.path_params["topic"], request.path_params["seq"]
         if not _SEQ.fullmatch(seq) or int(seq) > INTEGER_MAX:
             raise Refused(Refusal("bad_request", "a seq is a number from 1 on"))

@@ -159,7 +159,7 @@ def _messages(settings: Settings) -> list[Operation]:
 
 def _history(path: str, more: str) -> Operation:
     summary = f"Who was given a message when, and how it ended{more}"
-    return Operation("GET", path, summary, "admin or replay", {200: ref("History")}, OF_TOPIC)
+    return Operation("GET", path, summary, "admin or replay", {200: ref("History")}, (*OF_TOPIC, "rate_limited"))
 
 
 def _leases() -> list[Operation]:
@@ -350,6 +350,8 @@ def _by_status(operation: Operation) -> dict[int, list[str]]:
     codes = [code for code in ANY_ROUTE if operation.right or code not in ("unauthorized", "forbidden")]
     if operation.stores:
         codes.append(NO_ROOM)
+    if operation.method == "GET" and operation.path.startswith("/v1/admin/"):
+        codes.append("rate_limited")
     found: dict[int, list[str]] = {}
     for code in dict.fromkeys((*codes, *operation.refusals)):
         found.setdefault(ERRORS[code].http_status, []).append(code)

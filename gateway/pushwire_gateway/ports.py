@@ -136,5 +136,8 @@ class Gateway(Protocol):
         """Store these messages, all or none. A refusal returned is final and `done` is never called; otherwise
         `done` is called once, later."""
 
+    def control(self, connection_id: str) -> Refusal | None:
+        """Charge one control operation to this connection, or to those who share this name."""
+
     def ready(self) -> Mapping[str, Any]:
         """`status` is "ok" when this gateway can take work. Names nothing of a tenant."""

@@ -324,6 +324,23 @@ async def test_whose_a_private_group_is_is_shown_to_administrators_only(api):
     assert (await api.ask("PUT", path))["owner"] == "ann/c1"
 
 
+async def test_reads_are_charged_to_their_subject_and_changes_are_not():
+    parts = await Parts(controls_per_s=1, controls_burst=3).start()
+    api = Api(parts)
+    await api.ask("PUT", f"{TOPICS}/t", status=201)
+    for path in (TOPICS, "/v1/admin/stats", "/v1/topics/t/messages/1/history"):
+        await api.ask("GET", path)
+    for path in (TOPICS, f"{TOPICS}/t/messages/1/history", "/v1/topics/t/messages/1/history", "/v1/admin/connections"):
+        refused = await api.check_refused(429, "rate_limited", "GET", path)
+        assert 0 < refused["retry_after_ms"] <= 1000
+    await api.ask("PATCH", f"{TOPICS}/t", {"retain_ms": 1})
+    await api.ask("GET", TOPICS, token=parts.token("other"))
+    await api.ask("POST", "/v1/admin/revocations", {"subject": "other"}, status=201)
+    parts.step(1)
+    await api.ask("GET", TOPICS)
+    await api.http.aclose()
+
+
 async def test_so_many_long_operations_run_at_once_and_of_one_tenant_half_of_them():
     parts = await Parts(admin_long_max=3).start()
     api = Api(parts)
