@@ -88,7 +88,7 @@ class _Api:
             many = value.get("messages")
             if type(many) is list and len(many) > settings.http_batch_max:
                 raise decode.Invalid(f"at most {settings.http_batch_max} messages in one request", "batch_too_large")
-            return decode.publish({**value, "topic": topic}, None, Message, len(body))
+            return decode.publish({**value, "op": "publish", "topic": topic}, None, Message, len(body))
         except decode.Invalid as exc:
             raise Refused(Refusal(exc.code, str(exc))) from None
         except BadJson as exc:

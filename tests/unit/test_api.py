@@ -80,6 +80,16 @@ async def test_one_message_with_everything(client, gateway):
     assert message.content_type == "application/vnd.order+json"
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "attribute", "stored"),
+    [("key", "k", "key", "k"), ("priority", 3, "priority", 3), ("headers", {"a": "b"}, "headers", b'{"a":"b"}')],
+)
+async def test_one_field_beside_id_and_data_counts(field, value, attribute, stored, client, gateway):
+    assert (await client.post(PATH, json={"data": 1, "id": "m-1", field: value})).status_code == 200
+    (message,) = gateway.published[0][2]
+    assert getattr(message, attribute) == stored
+
+
 async def test_a_batch_has_a_receipt_each_in_order(client, gateway):
     binary = base64.b64encode(b"\x00\xff").decode()
     messages = [{"data": 1}, {"id": "b", "data_text": "two"}, {"data_b64": binary}]

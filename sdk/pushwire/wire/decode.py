@@ -150,11 +150,14 @@ def _refuse(op: dict[str, Any], fields: tuple[str, ...], why: str) -> None:
 
 
 def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size_bytes: int) -> Publish:
-    """A publish: either one message spread in the operation itself, or `messages`. Raises Invalid, BadJson."""
+    """A publish: either one message spread in the operation itself, or `messages`. Raises Invalid, BadJson.
+
+    `op` is the whole operation, its name and (if it is not None) its `ref` included.
+    """
     topic = _name(op, "topic", "bad_topic")
     many = op.get("messages")
     if many is None:
-        # The common shapes first, here and below: an id and a JSON body, nothing else to look at.
+        # The common shapes first, here and below: name, topic, id, a JSON body and perhaps a ref; nothing else to look at.
         if len(op) == (4 if ref is None else 5) and "data" in op:
             id = op.get("id")
             if type(id) is str and ID.fullmatch(id):
