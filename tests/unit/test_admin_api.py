@@ -324,6 +324,16 @@ async def test_whose_a_private_group_is_is_shown_to_administrators_only(api):
     assert (await api.ask("PUT", path))["owner"] == "ann/c1"
 
 
+async def test_of_a_repeated_key_the_last_counts(api):
+    await api.ask("PUT", f"{TOPICS}/t", status=201)
+    await api.ask("POST", "/v1/topics/t/messages", {"messages": [{"data": n} for n in range(3)]})
+    raw = {"content": b'{"through_seq":3,"through_seq":1}', "headers": {"content-type": "application/json"}}
+    assert await api.ask("POST", f"{TOPICS}/t/purge", **raw) == {"removed": 1}
+    raw["content"] = b'{"start":{"seq":3,"seq":2},"start":"earliest","start":{"time_ms":5,"seq":2,"time_ms":null}}'
+    made = await api.ask("PUT", f"{TOPICS}/t/groups/g", status=201, **raw)
+    assert made["start_seq"] == 1  # owed from 2 on
+
+
 async def test_reads_are_charged_to_their_subject_and_changes_are_not():
     parts = await Parts(controls_per_s=1, controls_burst=3).start()
     api = Api(parts)
