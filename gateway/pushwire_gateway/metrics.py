@@ -73,10 +73,17 @@ async def _check_may_read(gateway: Gateway, request: Request) -> None:
 
 
 def _from_here(request: Request) -> bool:
+    """Whether somebody on this machine asks for this machine. A page in a browser here asks by its own host's name,
+    which it may have made lead here, and then names no Origin: so the name must be one that is nobody else's."""
     if request.client is None or any(name in request.headers for name in FORWARDED):
         return False
+    host = request.url.hostname or ""
+    return _is_loopback(request.client.host) and (host == "localhost" or _is_loopback(host))
+
+
+def _is_loopback(text: str) -> bool:
     try:
-        return ip_address(request.client.host).is_loopback
+        return ip_address(text).is_loopback
     except ValueError:
         return False
 

@@ -191,7 +191,9 @@ class Settings(BaseSettings):
     metrics_token: SecretStr | None = Field(
         None, min_length=16, description="bearer token that may read /metrics and nothing else"
     )
-    metrics_loopback: bool = Field(False, description="whoever connects from this machine may read /metrics")
+    metrics_loopback: bool = Field(
+        False, description="whoever connects from this machine, as localhost, may read /metrics"
+    )
     metrics_series_max: int = _int(
         0, 0, 10_000, "topics, and groups, with series of their own at /metrics; 0: only sums over all"
     )

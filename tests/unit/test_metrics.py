@@ -215,8 +215,13 @@ async def test_the_metrics_token_opens_the_metrics():
     ("allowed", "address", "headers", "status"),
     [
         (True, "127.0.0.1", {}, 200),
-        (True, "::1", {}, 200),
+        (True, "127.0.0.1", {"host": "127.0.0.1:8080"}, 200),
+        (True, "::1", {"host": "[::1]:8080"}, 200),
         (True, "192.0.2.7", {}, 401),
+        (True, "127.0.0.1", {"host": "evil.example"}, 401),  # a page that made its own name lead here
+        (True, "127.0.0.1", {"host": "localhost.evil.example"}, 401),
+        (True, "127.0.0.1", {"host": "evil.example@localhost"}, 401),
+        (True, "127.0.0.1", {"host": "203.0.113.5"}, 401),
         (True, "127.0.0.1", {"x-forwarded-for": "203.0.113.5"}, 401),
         (True, "127.0.0.1", {"forwarded": "for=203.0.113.5"}, 401),
         (False, "127.0.0.1", {}, 401),
@@ -224,7 +229,8 @@ async def test_the_metrics_token_opens_the_metrics():
 )
 async def test_this_machine_may_read_it_where_the_settings_say_so_but_not_for_others(allowed, address, headers, status):
     parts = await Parts(metrics_loopback=allowed).start()
-    assert (await scrape(parts, address=address, token="", **headers)).status_code == status
+    asked = {"host": "localhost:8080", **headers}
+    assert (await scrape(parts, address=address, token="", **asked)).status_code == status
 
 
 # --- histograms ------------------------------------------------------------------------------------------------
