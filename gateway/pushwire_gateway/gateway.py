@@ -347,7 +347,7 @@ class Gateway:
         return stale, deadline
 
     def control(self, connection_id: str) -> Refusal | None:
-        """Charge one control operation of a connection."""
+        """Charge one control operation to this connection, or to those who share this name."""
         verdict = self.throttle.control(connection_id)
         return None if verdict.allowed else _throttled(verdict)
 

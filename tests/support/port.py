@@ -154,6 +154,9 @@ class SmallGateway:
             asyncio.get_running_loop().call_soon(done, None)
         return None
 
+    def control(self, connection_id: str) -> None:
+        """Every control operation is allowed."""
+
     def ready(self) -> dict[str, Any]:
         return {"status": "ok", "store": "3.53.4"}
 

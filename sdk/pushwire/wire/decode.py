@@ -157,7 +157,7 @@ def publish(op: dict[str, Any], ref: Ref | None, make_message: MakeMessage, size
     topic = _name(op, "topic", "bad_topic")
     many = op.get("messages")
     if many is None:
-        # The common shapes first, here and below: name, topic, id, a JSON body and perhaps a ref; nothing else to look at.
+        # The common shapes first, here and below: beside name, topic and ref only an id and a JSON body to look at.
         if len(op) == (4 if ref is None else 5) and "data" in op:
             id = op.get("id")
             if type(id) is str and ID.fullmatch(id):
