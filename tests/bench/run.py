@@ -67,7 +67,7 @@ class Bench:
         asked = [kind(folder, self.broker_cpu) for kind in CONTESTANTS if kind.name in wanted]
         self.missing = {one.name: reason for one in asked if (reason := one.missing())}
         self.contestants = [one for one in asked if one.name not in self.missing]
-        self.cases = [case for case in plan(options.quick) if options.only in f"{case.scenario}: {case.name}"]
+        self.cases = [case for case in plan(options.quick) if chosen(case, options.only)]
         self.results = report.Results([contestant.name for contestant in self.contestants], self.cases)
         self.others = processes.Others()
         self.start_failures: dict[str, int] = {}
@@ -185,6 +185,11 @@ def plan(quick: bool) -> list[Case]:
     return [case for module in SCENARIOS.values() for case in module.cases(quick)]
 
 
+def chosen(case: Case, texts: Sequence[str] | None) -> bool:
+    """Whether the case is among those asked for: all, or those whose name holds one of the texts."""
+    return not texts or any(text in f"{case.scenario}: {case.name}" for text in texts)
+
+
 def turned(contestants: Sequence[Contestant], number: int) -> Iterator[Contestant]:
     """All of them, another one first in each round: whoever comes first meets a quieter disk."""
     at = number % len(contestants)
@@ -257,7 +262,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", default=quick, help="at most 90 s (also QUICK=1)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"interleaved rounds (default {ROUNDS})")
     parser.add_argument("--system", action="append", choices=[kind.name for kind in CONTESTANTS])
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose 'scenario: name' holds TEXT")
+    parser.add_argument(
+        "--only", action="append", metavar="TEXT", help="cases whose 'scenario: name' holds TEXT (or one of several)"
+    )
     parser.add_argument("--unpinned", action="store_true", help="let broker and load generator share all cores")
     parser.add_argument("--out", type=Path, default=BUILD / "bench.json")
     return parser.parse_args()

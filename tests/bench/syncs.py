@@ -55,7 +55,7 @@ def main() -> int:
         return 1
     BUILD.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="syncs-", dir=BUILD))
-    options = argparse.Namespace(unpinned=False, system=None, quick=False, only="")
+    options = argparse.Namespace(unpinned=False, system=None, quick=False, only=None)
     bench = Bench(options, folder)
     try:
         for kind in CONTESTANTS:

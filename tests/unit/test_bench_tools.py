@@ -17,6 +17,7 @@ from bench import framing, naive, report
 from bench.dialects import Answer, Delivered, Done, PushwireV1, Receipt
 from bench.framing import FramingError, Reader
 from bench.links import LoadError
+from bench.run import chosen, plan
 from bench.scenarios import backlog
 from bench.scenarios.base import Case, Metric
 from bench.stats import Ids, Ledger, median, percentile
@@ -336,3 +337,12 @@ def test_stages_of_a_backlog_become_one_row():
     row = backlog.figures(stages)
     assert set(row) == {metric.name for metric in backlog.METRICS}
     assert (row["ready after restart"], row["peak memory above empty"], row["drained : empty queue"]) == (0.9, 10, 1.25)
+
+
+def test_cases_are_chosen_by_any_of_several_texts():
+    cases = plan(quick=False)
+    assert [case for case in cases if chosen(case, None)] == cases
+    some = {f"{case.scenario}: {case.name}" for case in cases if chosen(case, ["throughput", "latency: 500"])}
+    assert len(some) == 5
+    assert "latency: 500 messages/s, 1P/1C" in some
+    assert not any(chosen(case, ["no such"]) for case in cases)
