@@ -45,6 +45,7 @@ SCHEDULED = (
     Metric("others beside them", "1/s", higher_is_better=True),
     Metric("empty store", "1/s", higher_is_better=True),
     Metric("beside them : empty store", "", higher_is_better=True),
+    Metric("CPU of a message, beside : empty", "", higher_is_better=False),
 )
 TOPIC = "bench.backlog"
 
@@ -92,6 +93,7 @@ def _beside(beside: dict[str, float], empty: dict[str, float]) -> dict[str, floa
         "others beside them": beside["rate"],
         "empty store": empty["rate"],
         "beside them : empty store": beside["rate"] / empty["rate"],
+        "CPU of a message, beside : empty": beside["cpu_us"] / empty["cpu_us"],
     }
 
 
@@ -99,8 +101,8 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     stage = params["stage"]
     if stage == "fill":
         return _fill(load, params["messages"], params["delay_ms"])
-    rate = _drain(load, params["messages"]) if stage == "drain" else _empty(load)
-    return {"rate": rate, "peak_kib": peak_kib(load.broker_pids)}
+    figures = {"rate": _drain(load, params["messages"])} if stage == "drain" else _empty(load)
+    return {**figures, "peak_kib": peak_kib(load.broker_pids)}
 
 
 class Seen(Ledger):
@@ -161,6 +163,7 @@ def _drain(load: Load, count: int) -> float:
     return count / meter.wall_s
 
 
-def _empty(load: Load) -> float:
+def _empty(load: Load) -> dict[str, float]:
     params = {"producers": 1, "consumers": 1, **throughput.MODES["batched"], "warm_s": 1.0, "measure_s": 5.0}
-    return throughput.measure(load, params)["messages"]
+    figures = throughput.measure(load, params)
+    return {"rate": figures["messages"], "cpu_us": figures["broker CPU"]}
