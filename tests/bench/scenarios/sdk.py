@@ -1,13 +1,17 @@
-"""The Python SDK as a user has it: one process publishes and consumes, the broker on the other core.
+"""The SDKs as a user has them: one process publishes and consumes, the broker on the other core.
 
-Owns the plan and the measurement end to end, through the async iterator with `async with message` and through the
-callback form. What is measured is the client's core, so a busy load generator voids nothing here.
+Owns the plan and the measurement end to end, through the async iterator (in Python with `async with message`) and
+through the callback form. What is measured is the client's core, so a busy load generator voids nothing here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 from bench.links import LoadError
@@ -17,19 +21,49 @@ from pushwire import Client
 BURST = 500
 """Messages of one publish_many; two are under way at once."""
 PREFETCH = 500
+PAIR = Path(__file__).parents[1] / "js_pair.mjs"
+JS = Path(__file__).parents[3] / "sdk" / "js"
 METRICS = (Metric("messages", "1/s", higher_is_better=True, by_load=False),)
 
 
 def cases(quick: bool) -> list[Case]:
     times = {"measure_s": 0.8 if quick else 4.0}
     return [
-        Case("sdk", f"Python, {form}", {"form": form, **times}, METRICS, connections=2, systems=("pushwire",))
+        Case(
+            "sdk", f"{language}, {form}", {"language": language, "form": form, **times}, METRICS,
+            connections=2, systems=("pushwire",),
+        )
+        for language in ("Python", "TypeScript")
         for form in ("async iterator", "callback")
-    ]
+    ]  # fmt: skip
 
 
 def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
+    if params["language"] == "TypeScript":
+        return _node(load, params)
     return asyncio.run(_measure(load, params))
+
+
+def _node(load: Load, params: dict[str, Any]) -> dict[str, float]:
+    """One Node process does all; `make js` has built what it runs."""
+    node = shutil.which("node")
+    if node is None or not (JS / "dist" / "index.js").exists():
+        raise LoadError("no Node here, or the TypeScript SDK is not built (`make js`)")
+    target = load.loop.target
+    job = {
+        "url": f"ws://{target.host}:{target.port}", "tokens": [next(load.tokens), next(load.tokens)],
+        "topic": load.topic, "form": params["form"], "burst": BURST, "prefetch": PREFETCH,
+        "measureS": params["measure_s"], "drainS": DRAIN_S,
+    }  # fmt: skip
+    command = [node, str(PAIR), str(JS), json.dumps(job)]
+    within_s = params["measure_s"] + DRAIN_S + 10
+    meter = Meter(load)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False)
+    meter.stop()
+    answer = json.loads(done.stdout) if done.stdout else {"error": done.stderr[-300:]}
+    if "error" in answer:
+        raise LoadError(answer["error"])
+    return {"messages": answer["messages"] / answer["seconds"]}
 
 
 class Seen:
