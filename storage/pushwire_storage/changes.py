@@ -38,6 +38,7 @@ from .planning import (
 )
 from .queries import (
     CONFIGURE_TOPIC,
+    COUNT_NAMES,
     COUNT_RANGE,
     DELETE_DEAD_OF_TOPIC,
     DELETE_GROUP,
@@ -46,9 +47,9 @@ from .queries import (
     DELETE_RETRIES_RANGE,
     DELETE_SETTLED_OF,
     DELETE_TOPIC,
-    FORGET_TOPIC,
     INSERT_GROUP,
     INSERT_TOPIC,
+    LAST_TOPIC_ID,
     MOVE_GROUP,
     PAUSE_GROUP,
     RAISE_GROUPS,
@@ -83,17 +84,27 @@ def _create_topic(change: CreateTopic, txn: Txn) -> None:
     if deleted is not None:
         topic_id, last_seq, ids = deleted
         txn.execute(REVIVE_TOPIC, (text, topic_id))
+    elif used_up := _used_up(change.tenant, txn):
+        txn.shows.append(lambda _: setattr(change, "refused", Refused("too_many_topics", used_up)))
+        return
     else:
         topic_id, last_seq, ids = txn.execute(INSERT_TOPIC, (*name, text)).fetchone()[0], 0, 0
-    if topic_id > TOPIC_ID_MAX:
-        txn.execute(FORGET_TOPIC, (topic_id,))
-        refused = Refused("too_many_topics", f"{TOPIC_ID_MAX} topics were created in this store: no number is left")
-        txn.shows.append(lambda _: setattr(change, "refused", refused))
-        return
     # Ids that are remembered from a former life of the name still are: a publish that is retried was meant for that.
     topic = Topic(topic_id, *name, last_seq=last_seq, bytes=ids * ID_BYTES, config=config)
     txn.books[topic_id] = TopicBook(topic, ids, floor=last_seq)
     _show_topic(txn, change, topic)
+
+
+def _used_up(tenant: str, txn: Txn) -> str:
+    """Why no number is given to a new name. They do not come back (a name that was deleted keeps its own), so once half
+    of them are gone, nobody who has used an eighth gets more: one tenant must not use up everybody's."""
+    (given,) = txn.execute(LAST_TOPIC_ID).fetchone() or (0,)
+    if given >= TOPIC_ID_MAX:
+        return f"{TOPIC_ID_MAX} topics were created in this store: no number is left"
+    share = TOPIC_ID_MAX // 8
+    if given >= TOPIC_ID_MAX // 2 and txn.execute(COUNT_NAMES, (tenant, share)).fetchone()[0] == share:
+        return f"{share} names are used up by this tenant, those of deleted topics included"
+    return ""
 
 
 def _name(book: TopicBook) -> tuple[str, str]:

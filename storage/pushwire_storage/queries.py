@@ -98,7 +98,8 @@ SELECT_DELETED = "SELECT id, last_seq, ids FROM topics WHERE tenant = ? AND name
 SELECT_GROUPS = "SELECT id, topic_id, name, start_seq, paused, owner, inactive_ttl FROM groups ORDER BY id"
 INSERT_TOPIC = "INSERT INTO topics(tenant, name, config) VALUES (?, ?, ?) RETURNING id"
 REVIVE_TOPIC = "UPDATE topics SET deleted = 0, config = ? WHERE id = ?"
-FORGET_TOPIC = "DELETE FROM topics WHERE id = ?"
+LAST_TOPIC_ID = "SELECT seq FROM sqlite_sequence WHERE name = 'topics'"
+COUNT_NAMES = "SELECT count(*) FROM (SELECT 1 FROM topics WHERE tenant = ? LIMIT ?)"
 CONFIGURE_TOPIC = "UPDATE topics SET config = ? WHERE id = ?"
 DELETE_TOPIC = """
     UPDATE topics SET deleted = 1, last_seq = ?1, floor = ?1, ids = ?2,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from conformance.harness import START_MS, World, message
+from pushwire_storage import changes
 from pushwire_storage.base import (
     Append,
     Batch,
@@ -32,6 +35,31 @@ async def again(world: World) -> tuple[Topic, Group]:
         await world.reopen()
     topic = world.store.topics[("t", "orders")]
     return topic, topic.groups["g"]
+
+
+# -- topics
+
+
+async def test_one_tenant_does_not_use_up_the_numbers_of_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of 16 numbers an eighth is 2, and half of them may go to anybody.
+    monkeypatch.setattr(changes, "TOPIC_ID_MAX", 16)
+
+    async def made(tenant: str, name: str) -> str | None:
+        change = CreateTopic(tenant, name)
+        await world.change(change)
+        assert (change.result is None) == (change.refused is not None)
+        return None if change.refused is None else change.refused.code
+
+    for number in range(1, 9):
+        assert await made("t", f"n{number}") is None
+        await world.change(DeleteTopic(world.store.topics[("t", f"n{number}")]))
+    assert await made("t", "new") == "too_many_topics"
+    assert await made("t", "n3") is None  # a name that it has had
+    for tenant in ("u", "v", "w", "x"):
+        assert await made(tenant, "first") is None
+        assert await made(tenant, "second") is None
+        assert await made(tenant, "third") == "too_many_topics"
+    assert await made("y", "first") == "too_many_topics"  # none is left, whoever asks
 
 
 # -- configuration
