@@ -376,6 +376,29 @@ def test_a_dropped_message_that_comes_back_expires_when_its_time_is_over():
     assert d.ready_bytes() == 0
 
 
+def test_what_comes_while_the_store_is_asked_is_asked_for_again():
+    d, s = core(), session()
+    sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
+    last = PARKED_MAX + 4
+    at_once = [seq for seq in range(1, last + 1) if seq != PARKED_MAX + 2]
+    d.arrived("g", 1, rows(*at_once), None, now=0)
+    for seq in range(1, PARKED_MAX + 2):
+        assert pushed(d) == [seq]
+        d.ack(s, [lease_of(sub, seq)], now=1)
+    (want,) = d.effects().key_wants
+    late = want.after_seq + 1
+    d.arrived("g", 1, rows(late), None, now=1)  # due only now: the answer that is on its way does not know it
+    d.arrived_key("g", 1, "k", rows(late + 1, last), None, last, now=1)
+    (again,) = d.effects().key_wants
+    assert again.after_seq == want.after_seq
+    d.arrived_key("g", 1, "k", rows(late, late + 1, last), None, last, now=1)
+    for seq in (late, late + 1, last):
+        assert pushed(d) == [seq]
+        d.ack(s, [lease_of(sub, seq)], now=1)
+    assert not d.effects().key_wants
+    assert d.ready_bytes() == 0
+
+
 class Timed(World):
     """Some messages are scheduled, some expire, and the store takes its time to answer."""
 

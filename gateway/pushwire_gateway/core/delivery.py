@@ -97,7 +97,9 @@ class Delivery(Endings):
         lane = group.lanes[priority]
         if key not in lane.keys or not lane.keys[key].asking:
             return
-        found = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
+        through = keys.known_through(lane, key, through)
+        all_ = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
+        found = [pending for pending in all_ if pending.message.seq <= through]
         found = [pending for pending in keys.news(lane, key, found) if not self._exhausted(group, pending)]
         head = keys.answered(group, lane, key, found, through, self._ready, self._effects)
         if head is not None:

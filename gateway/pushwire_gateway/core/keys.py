@@ -20,7 +20,9 @@ PARKED_MAX = 32
 class KeyQueue:
     """One key with a holder, or with messages waiting for one."""
 
-    __slots__ = ("asking", "complete_through", "dropped_max", "head", "holder", "mortal", "out", "parked", "seen")
+    __slots__ = (
+        "asking", "complete_through", "dropped_max", "head", "holder", "late_min", "mortal", "out", "parked", "seen",
+    )  # fmt: skip
 
     def __init__(self, holder: int, head: Pending | None = None) -> None:
         self.holder = holder  # seq; 0: nobody, the store has been asked
@@ -32,6 +34,7 @@ class KeyQueue:
         self.seen: set[int] = set()  # above it, but in memory or gone: not to be taken from the store again
         self.mortal: dict[int, Pending] = {}  # seq -> dropped ones with a TTL
         self.asking = False
+        self.late_min = 0  # lowest seq dropped since it was asked: the answer may not know it; 0: none
 
     def hold(self, pending: Pending) -> None:
         """It is the holder, and lies in the lane or is about to."""
@@ -58,6 +61,8 @@ class KeyQueue:
             return  # its TTL ended while it waited; it was taken off then
         message = pending.message
         self.dropped_max = max(self.dropped_max, message.seq)
+        if self.asking:
+            self.late_min = min(self.late_min or message.seq, message.seq)
         self.seen.discard(message.seq)
         ready.remove(message.size_bytes)
         pending.place = ENDED
@@ -148,6 +153,13 @@ def free(group: Group, lane: Lane, key: str, seq: int, effects: Effects) -> Pend
     return _next(group, lane, key, queue, effects)
 
 
+def known_through(lane: Lane, key: str, through: int) -> int:
+    """Up to which seq the store's answer is all there is: below what came and was dropped while it was on its way, such
+    as a retry that was due only after the question."""
+    late_min = lane.keys[key].late_min
+    return min(through, late_min - 1) if late_min else through
+
+
 def news(lane: Lane, key: str, found: Sequence[Pending]) -> list[Pending]:
     """Those of the store's answer that are not in memory, nor gone."""
     queue = lane.keys[key]
@@ -159,7 +171,7 @@ def answered(
 ) -> Pending | None:
     """The store's answer: what was found, and is news, waits. Returns the next holder, if there was none."""
     queue = lane.keys[key]
-    queue.asking = False
+    queue.asking, queue.late_min = False, 0
     for pending in found:
         queue.back(pending, ready)
     if through >= queue.dropped_max:
