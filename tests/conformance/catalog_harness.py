@@ -74,6 +74,9 @@ class Recorder:
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         raise AssertionError("nothing expires here")
 
+    def lapsed(self, group: Group, messages: Sequence[Message]) -> None:
+        raise AssertionError("nothing expires here")
+
     def turn_over(self) -> None:
         pass
 

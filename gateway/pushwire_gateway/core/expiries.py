@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from .model import DROPPED, ENDED, WAITING, Group, Pending
+from .model import ENDED, WAITING, Group, Pending
 
 ENTRIES_MIN = 256
 """Entries before the heap is first looked through for messages that have ended."""
@@ -47,6 +47,6 @@ class Expiries:
         """A message that waits although its TTL is over; one that is leased is judged when its lease ends."""
         while self._heap and self._heap[0][0] <= now:
             _, _, group, pending = heappop(self._heap)
-            if pending.place in {WAITING, DROPPED}:
+            if pending.place == WAITING:
                 return group, pending
         return None
