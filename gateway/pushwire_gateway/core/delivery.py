@@ -93,6 +93,8 @@ class Delivery(Endings):
         found = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
         found = [pending for pending in keys.news(lane, key, found) if not self._is_over(group, pending, now)]
         head = keys.answered(group, lane, key, found, through, self._ready, self._effects)
+        for pending in found:
+            self._expiries.watch(group, pending)
         if head is not None:
             lanes.insert(group, lane, head)
         self._dispatch(group, now)
@@ -125,6 +127,7 @@ class Delivery(Endings):
             return
         self._ready.add(message.size_bytes)
         first = pending if message.key is None else keys.arrive(group, lane, pending, self._ready)
+        self._expiries.watch(group, pending)
         if first is not None:
             lanes.insert(group, lane, first)
 
@@ -135,12 +138,9 @@ class Delivery(Endings):
             self._die(group, pending, reason, None)
             return True
         expires_ms = pending.message.expires_ms
-        if expires_ms is None:
-            return False
-        if expires_ms / 1000 <= now:
+        if expires_ms is not None and expires_ms / 1000 <= now:
             self._expire(group, pending)
             return True
-        self._expiries.add(expires_ms / 1000, group, pending)
         return False
 
     # --- settlements -------------------------------------------------------------------------------------------
