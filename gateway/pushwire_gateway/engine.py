@@ -84,14 +84,6 @@ class Client(Flushed, Protocol):
 Outcome = Callable[[Append, StoreError | None], None]
 
 
-def _outline(message: Message) -> Message:
-    """What it takes to settle the message once its body has left memory."""
-    outline = Message("", b"", message.published_at_ms, priority=message.priority, key=message.key)
-    outline.seq, outline.size_bytes = message.seq, message.size_bytes
-    outline.due_ms, outline.expires_ms = message.due_ms, message.expires_ms
-    return outline
-
-
 class Engine:
     """Everything between the sessions and the store."""
 
@@ -114,7 +106,6 @@ class Engine:
             release_hold_s=settings.release_hold_s,
             lease_age_s_max=settings.lease_age_s_max,
             unhealthy_timeouts=settings.unhealthy_timeouts,
-            outline=_outline,
         )
         self.batcher = Batcher(
             store,
@@ -355,7 +346,7 @@ class Engine:
         counts: Sequence[tuple[int, int]] | None,
         blocked: Sequence[tuple[int, str]],
     ) -> None:
-        """See `Consumer` in pushwire_storage.base, as for the next five."""
+        """See `Consumer` in pushwire_storage.base, as for the next six."""
         self.core.arrived(group, priority, messages, counts, self.clock.now(), blocked)
 
     def caught_up(self, group: Group, priority: int, yes: bool) -> None:
@@ -393,6 +384,9 @@ class Engine:
         for priority in {message.priority for message in messages}:
             seqs = [message.seq for message in messages if message.priority == priority]
             self.core.vanished(group, priority, seqs, now)
+
+    def lapsed(self, group: Group, messages: Sequence[Message]) -> None:
+        self.core.lapsed(group, messages, self.clock.now())
 
     def turn_over(self) -> None:
         self.turn()

@@ -139,14 +139,18 @@ class Consumer(Protocol):
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:
-        """The answer to `want_key`: what is deliverable of that key, in seq order, and what of it has expired;
-        everything up to seq `through` was looked at."""
+        """The answer to `want_key`: what is deliverable of that key, in seq order, and what of it has expired, unless
+        that was said already; everything up to seq `through` was looked at."""
 
     def tailed(self, topic: Topic, messages: Sequence[Message]) -> None:
         """New messages of a watched topic, all priorities, in seq order."""
 
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         """The TTL of these is over, and nobody has them in hand: settle them (`Dead` or `Done`, as the topic says)."""
+
+    def lapsed(self, group: Group, messages: Sequence[Message]) -> None:
+        """The TTL of these is over, and they are in hand: settle them, if nothing else will. Said of messages with a
+        key, because of those the gateway need not keep anything; once, until they are settled or the lane is closed."""
 
     def turn_over(self) -> None:
         """Nothing more comes in this turn."""

@@ -31,6 +31,7 @@ class Lane:
         "first_waiting_ms",
         "group",
         "horizon",
+        "lapsed",
         "next_on_disk_ms",
         "noted_ms",
         "owed_until_ms",
@@ -56,6 +57,8 @@ class Lane:
         self.waiting: dict[int, int] = {}
         """seq -> due_ms of retries at or below the horizon that are not in the gateway's hands. Numbers only, and at
         most as many as the gateway held: they were in its hands, and it takes none while it has no demand."""
+        self.lapsed: set[int] = set()
+        """Seqs of keyed messages in the gateway's hands that were said to have expired, and are not yet settled."""
         self.first_waiting_ms = 0
         """No later than the first due in `waiting`. All of those are due, so nothing hangs on its being exact."""
         self.next_on_disk_ms: int | None = None

@@ -8,7 +8,7 @@ Where one lane stands, and what that means, is `lane.py`'s. While a lane is caug
 soon as demand runs out it falls behind, and scans feed it, each in its turn.
 
 What a lane has not come to, and what waits for its retry, is the store's, and so is the end of its TTL: `expired` is
-said here, once per message and group until it is settled.
+said here, once per message and group until it is settled. So is `lapsed`, of what was handed over and has a key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 
-from .base import PRIORITIES, Batch, Consumer, Done, Group, Message, Retry
+from .base import PRIORITIES, Batch, Consumer, Dead, Done, Group, Message, Retry
 from .lane import KeyWant, Lane
 from .planning import Lapsed, group_lane
 from .scans import Scan, Scanned
@@ -140,6 +140,8 @@ class LaneFeed:
             lane = lanes.get(group_lane(settlement.group.id, message.priority))
             if lane is None:
                 continue
+            if isinstance(settlement, Dead):
+                lane.lapsed.discard(message.seq)
             if lane.waiting:
                 lane.waiting.pop(message.seq, None)
             if isinstance(settlement, Retry) and message.expires_ms is not None and message.expires_ms <= self.now_ms:
@@ -151,10 +153,11 @@ class LaneFeed:
     def _gone(self, group: Group, messages: Sequence[Message]) -> None:
         for priority in range(PRIORITIES):
             lane = self._lanes.get(group_lane(group.id, priority))
-            if lane is not None and lane.waiting:
+            if lane is not None and (lane.waiting or lane.lapsed):
                 for message in messages:
                     if message.priority == priority:
                         lane.waiting.pop(message.seq, None)
+                        lane.lapsed.discard(message.seq)
 
     def fell_behind(self, topic_lanes: Sequence[int]) -> None:
         """These got messages that only a scan finds."""
@@ -273,26 +276,40 @@ class LaneFeed:
             self._stalled_keys.append(KeyWant(lane, scan.key, scan.cursor, scan.limit))
             return
         # Those that wait come through the lane's demand, like every retry. Those whose TTL is over are the gateway's to
-        # settle too: the lane has handed them out.
+        # settle, as the lane has handed them out; but not again, if it was told already.
         counts = result.counts or [(0, 0)] * len(result.messages)
         rows = [*zip(result.messages, counts, strict=True), *((message, (0, 0)) for message in result.expired)]
-        found = sorted((row for row in rows if row[0].seq not in lane.waiting), key=lambda row: row[0].seq)
+        found = sorted((row for row in rows if self._answers(lane, row[0])), key=lambda row: row[0].seq)
         messages, each = [row[0] for row in found], [row[1] for row in found] if result.counts else None
         self._consumer.arrived_key(lane.group, lane.priority, scan.key, messages, each, result.cursor)
+
+    def _answers(self, lane: Lane, message: Message) -> bool:
+        if message.seq in lane.waiting or message.seq in lane.lapsed:
+            return False
+        return (lane.group.id, message.seq) not in self._reported
 
     # -- TTLs
 
     def lapsed(self, found: Sequence[Lapsed]) -> None:
-        """The TTL of these is over. Say so for those that are the store's."""
+        """The TTL of these is over. Say so for those that are the store's; and for those that are not, but have a key:
+        behind a taken key the gateway keeps nothing of them, not even when they end."""
         said: dict[Group, list[Message]] = {}
+        told: dict[Group, list[Message]] = {}
         for each in found:
             message = each.message
             for group, due_ms in each.owed:
                 lane = self._lanes.get(group_lane(group.id, message.priority))
                 if lane is None or each.unseen or not lane.in_hand(message.seq, due_ms):
                     said.setdefault(group, []).append(message)
+                elif message.key is None or message.seq in lane.lapsed:
+                    continue
+                elif (group.id, message.seq) not in self._reported:  # else it ended before the lane came to it
+                    lane.lapsed.add(message.seq)
+                    told.setdefault(group, []).append(message)
         for group, messages in said.items():
             self._report(group, messages)
+        for group, messages in told.items():
+            self._consumer.lapsed(group, messages)
 
     def _report(self, group: Group, messages: Sequence[Message]) -> None:
         news = [message for message in messages if (group.id, message.seq) not in self._reported]

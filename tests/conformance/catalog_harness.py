@@ -72,6 +72,9 @@ class Recorder(IdleConsumer):
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         raise AssertionError("nothing expires here")
 
+    def lapsed(self, group: Group, messages: Sequence[Message]) -> None:
+        raise AssertionError("nothing expires here")
+
     def seqs(self, group: str) -> list[int]:
         return [message.seq for name, message, _ in self.arrivals if name == group]
 

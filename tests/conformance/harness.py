@@ -77,6 +77,10 @@ class Ears:
         self._world.expired += [(group.name, each.seq) for each in messages]
         self._world.messages |= {(group.name, each.seq): each for each in messages}
 
+    def lapsed(self, group: Group, messages: Sequence[Message]) -> None:
+        self._world.turn.append("lapsed")
+        self._world.lapsed += [(group.name, each.seq) for each in messages]
+
     def turn_over(self) -> None:
         self._world.turn.append("turn_over")
 
@@ -105,6 +109,7 @@ class World:
         """(group, priority, key, seqs, through): the answers to `want_key`."""
         self.tailed: list[tuple[str, int]] = []
         self.expired: list[tuple[str, int]] = []
+        self.lapsed: list[tuple[str, int]] = []
         self.turn: list[str] = []
         """The names of the calls, in order."""
         self.on_arrivals: Arrivals | None = None

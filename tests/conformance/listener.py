@@ -29,6 +29,8 @@ class ListenedLane:
     """Highest seq that arrived without having waited for anything."""
     asked: list[tuple[str, int, int, int]] = field(default_factory=list)
     """(key, after_seq, count, highest seq that had arrived) of keys not yet answered."""
+    lapsed: set[int] = field(default_factory=set)
+    """Said to have expired while in hand, and not yet settled."""
 
 
 class Listener:
@@ -80,6 +82,8 @@ class Listener:
                 lane = self.lanes.get((topic, group, priority))
                 if lane is not None:
                     lane.in_hand.discard(seq)
+                    if not self.model.topics[topic].owed(group, seq):
+                        lane.lapsed.discard(seq)
 
     # -- what the store says
 
@@ -196,6 +200,18 @@ class Listener:
             self.reported.add(mark)
             self._on_expiry(group, message)
 
+    def lapsed(self, group: Group, messages: Sequence[Message]) -> None:
+        topic = self.model.topics[group.topic.name]
+        for message in messages:
+            seq = message.seq
+            self._sound(topic, group, message)
+            assert message.key is not None
+            assert self._over(topic, seq), f"seq {seq} has not expired"
+            lane = self.lane(group, message.priority)
+            assert seq in lane.in_hand, f"seq {seq} is not in hand"
+            assert seq not in lane.lapsed, f"seq {seq} was said to have expired before"
+            lane.lapsed.add(seq)
+
     def turn_over(self) -> None:
         assert not self.watched & self.model.news.keys(), "new messages that the tails were not told of"
         self.model.news = {}
@@ -217,6 +233,7 @@ class Listener:
         """Nothing is under way: what a hungry lane still lacks waits for its time, and the store knows until when."""
         for key, lane in self.lanes.items():
             assert not lane.asked, "a key was not answered"
+            self._check_lapsed(self.model.topics[key[0]], lane)
             if lane.demand <= 0:
                 self._check_known(key, lane)
                 continue
@@ -236,6 +253,13 @@ class Listener:
                 if kept.key is not None and kept.promoted_ms is None and seq not in lane.seen:
                     assert seq in lane.blocked, f"seq {seq} holds its key, and nobody was told"
         self._check_ticks(next_tick_ms)
+
+    def _check_lapsed(self, topic: ModelTopic, lane: ListenedLane) -> None:
+        """Of keyed messages in hand everybody was told whose TTL is over, and that was looked at."""
+        for seq in lane.in_hand - lane.lapsed:
+            kept = topic.kept.get(seq)
+            over = kept is not None and kept.key is not None and self._over(topic, seq)
+            assert not over, f"the TTL of seq {seq} is over, and nobody was told"
 
     def _check_known(self, key: tuple[str, str, int], lane: ListenedLane) -> None:
         """Who asks for nothing now will wait for what is there, once it asks again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance.harness import START_MS, World, message
-from pushwire_storage.base import Append, Batch, Counted, Done, PurgeTopic, Retry
+from pushwire_storage.base import Append, Batch, Counted, Dead, Done, PurgeTopic, Retry
 
 # -- keys
 
@@ -79,10 +79,75 @@ async def test_what_has_expired_of_a_key_comes_with_the_rest(world: World) -> No
     group = await world.group(topic)
     await world.send(topic, message("a", key="k"), message("b", key="k", expires_ms=START_MS + 9))
     await world.want(group, 1, 9)
-    await world.tick(START_MS + 9)
+    world.store.due(START_MS + 9)
     world.store.want_key(group, 1, "k", 0, 9)
     await world.quiet()
     assert world.keys == [("g", 1, "k", [1, 2], 2)], "it was handed out, and is the gateway's to settle"
+
+
+async def test_what_has_expired_in_hand_is_told_once_if_it_has_a_key_and_answers_no_more(world: World) -> None:
+    topic = await world.topic()
+    group, other = await world.group(topic), await world.group(topic, "other", "earliest")
+    ends = START_MS + 9
+    a, b, c, d = await world.send(
+        topic,
+        message("a", key="k"),
+        message("b", key="k", expires_ms=ends),
+        message("c", expires_ms=ends),
+        message("d", key="l", expires_ms=ends),
+    )
+    await world.want(group, 1, 9)
+    await world.want(other, 1, 3)
+    await world.tick(START_MS + 8)
+    assert world.lapsed == []
+    await world.tick(ends)
+    assert sorted(world.lapsed) == [("g", 2), ("g", 4), ("other", 2)]
+    assert world.expired == [("other", 4)], "what nobody has in hand is another matter"
+    world.store.want_key(group, 1, "k", 0, 9)
+    await world.quiet()
+    assert world.keys == [("g", 1, "k", [1], 4)], "whoever was told ends it"
+    world.store.forget(other)  # the store looks at all of them again
+    await world.tick(ends)
+    assert sorted(world.expired) == [("other", seq) for seq in (2, 3, 4)]
+    assert len(world.lapsed) == 3
+    for each in (b, c, d):
+        await world.settle(Dead(group, each, "expired", None, 0, 0, ends), Done(other, [each]))
+    await world.settle(Done(other, [a]))
+    await world.tick(ends + 1)
+    assert (await world.kept(topic), len(world.lapsed)) == ([1], 3)
+
+
+async def test_what_was_settled_or_put_off_as_its_ttl_ended_is_not_in_hand(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    ends = START_MS + 9
+    a, b, c = await world.send(topic, *(message(name, key="k", expires_ms=ends) for name in "abc"))
+    await world.want(group, 1, 9)
+    world.now_ms = ends
+    await world.settle(Done(group, [a]), Retry(group, b, ends + 50, 1, 1), Counted(group, c, 1, 1))
+    await world.tick(ends)
+    assert (world.lapsed, world.expired) == ([("g", 3)], [("g", 2)])
+    await world.settle(Counted(group, c, 2, 1))
+    world.store.forget(await world.group(topic, "other"))
+    await world.tick(ends + 1)
+    assert world.lapsed == [("g", 3)], "a count is no settlement"
+
+
+async def test_what_had_lapsed_in_hand_is_the_stores_again_when_its_lane_is_closed(world: World) -> None:
+    topic = await world.topic()
+    group = await world.group(topic)
+    await world.send(topic, message("a", key="k", expires_ms=START_MS + 9))
+    await world.want(group, 1, 9)
+    await world.tick(START_MS + 9)
+    assert (world.lapsed, world.expired) == ([("g", 1)], [])
+    world.store.forget(group)
+    await world.tick(START_MS + 9)
+    assert (world.lapsed, world.expired) == ([("g", 1)], [("g", 1)])
+    if world.persistent:
+        await world.reopen()
+        assert await world.want(world.store.topics[("t", "orders")].groups["g"], 1, 9) == []
+        await world.tick(START_MS + 9)
+        assert world.expired == [("g", 1), ("g", 1)], "nothing is remembered of what was said"
 
 
 # -- tails

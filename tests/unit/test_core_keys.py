@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from dataclasses import dataclass
 
 import pytest
 
-from pushwire_gateway.core.delivery import Delivery
 from pushwire_gateway.core.keys import PARKED_MAX
-from pushwire_gateway.core.model import Died, Policy, Retried, Session, Settled
-
-
-@dataclass(eq=False)
-class Row:
-    seq: int
-    key: str | None = "k"
-    priority: int = 1
-    size_bytes: int = 100
-    expires_ms: int | None = None
-
-
-_names = itertools.count()
-
-
-def session():
-    return Session(link=None, lease_prefix=f"n1.{next(_names):016d}", bytes_max=1 << 20)
-
-
-def core():
-    return Delivery(lambda: 0.5)
-
-
-def pushed(delivery):
-    return [p.message.seq for queue in delivery.effects().pushes.values() for p in queue]
-
-
-def lease_of(sub, seq):
-    return next(lease for lease, pending in sub.leases.items() if pending.message.seq == seq)
-
-
-def rows(*seqs, key="k"):
-    return [Row(seq, key) for seq in seqs]
+from pushwire_gateway.core.model import Died, Policy, Retried, Settled
+from support.core_keys import Row, core, lease_of, pushed, rows, session
 
 
 def test_one_message_of_a_key_is_out_and_others_pass_it():
@@ -340,65 +306,6 @@ def test_what_is_given_back_lets_a_lower_one_go_first_that_became_due_meanwhile(
         d.ack(s, list(sub.leases), now=1)
 
 
-def test_a_dropped_message_expires_once_and_is_not_taken_back():
-    d, s = core(), session()
-    sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
-    many = 3 * PARKED_MAX
-    d.arrived("g", 1, [Row(1), *(Row(seq, expires_ms=9000) for seq in range(2, many + 1)), Row(many + 1)], None, now=0)
-    assert pushed(d) == [1]
-    d.handle_timer(now=9)
-    died = [each.message.seq for each in d.effects().settlements]
-    assert sorted(died) == list(range(2, many + 1))
-    assert (d.group("g").ready, d.ready_bytes()) == (0, 0)
-    d.ack(s, [lease_of(sub, 1)], now=10)
-    (want,) = d.effects().key_wants
-    late = [Row(seq, expires_ms=9000) for seq in range(want.after_seq + 1, many + 1)]
-    d.arrived_key("g", 1, "k", [*late, Row(many + 1)], None, many + 1, now=10)
-    assert pushed(d) == [many + 1]
-
-
-def test_a_dropped_message_that_comes_back_expires_when_its_time_is_over():
-    d, s = core(), session()
-    sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
-    many = 3 * PARKED_MAX
-    mortal = [Row(seq, expires_ms=9000 if seq > PARKED_MAX + 1 else None) for seq in range(1, many + 1)]
-    d.arrived("g", 1, mortal, None, now=0)
-    for seq in range(1, PARKED_MAX + 2):
-        assert pushed(d) == [seq]
-        d.ack(s, [lease_of(sub, seq)], now=1)
-    (want,) = d.effects().key_wants
-    d.arrived_key("g", 1, "k", mortal[want.after_seq : want.after_seq + 5], None, want.after_seq + 5, now=1)
-    assert pushed(d) == [PARKED_MAX + 2]
-    d.handle_timer(now=9)
-    died = [each.message.seq for each in d.effects().settlements]
-    assert sorted(died) == list(range(PARKED_MAX + 3, many + 1))
-    assert d.census()["g"] == {"ready": [], "leased": [PARKED_MAX + 2], "parked": []}
-    assert d.ready_bytes() == 0
-
-
-def test_what_comes_while_the_store_is_asked_is_asked_for_again():
-    d, s = core(), session()
-    sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
-    last = PARKED_MAX + 4
-    at_once = [seq for seq in range(1, last + 1) if seq != PARKED_MAX + 2]
-    d.arrived("g", 1, rows(*at_once), None, now=0)
-    for seq in range(1, PARKED_MAX + 2):
-        assert pushed(d) == [seq]
-        d.ack(s, [lease_of(sub, seq)], now=1)
-    (want,) = d.effects().key_wants
-    late = want.after_seq + 1
-    d.arrived("g", 1, rows(late), None, now=1)  # due only now: the answer that is on its way does not know it
-    d.arrived_key("g", 1, "k", rows(late + 1, last), None, last, now=1)
-    (again,) = d.effects().key_wants
-    assert again.after_seq == want.after_seq
-    d.arrived_key("g", 1, "k", rows(late, late + 1, last), None, last, now=1)
-    for seq in (late, late + 1, last):
-        assert pushed(d) == [seq]
-        d.ack(s, [lease_of(sub, seq)], now=1)
-    assert not d.effects().key_wants
-    assert d.ready_bytes() == 0
-
-
 class Timed(World):
     """Some messages are scheduled, some expire, and the store takes its time to answer."""
 
@@ -407,6 +314,7 @@ class Timed(World):
         self.scheduled = {}
         self.came = set()
         self.asked = []
+        self.told = set()
         for row in self.disk.values():
             if self.rng.random() < 0.3:
                 self.scheduled[row.seq] = self.rng.uniform(0, 60)
@@ -418,20 +326,31 @@ class Timed(World):
             if due <= self.now and seq <= self.fed:
                 del self.scheduled[seq]
                 self.arrive([seq])
+        if self.rng.random() < 0.3:
+            self.sweep()
         for want in list(self.asked):
             if self.rng.random() < 0.3:
                 self.asked.remove(want)
                 super().answer(want)
                 self.drain()
+        if self.rng.random() < 0.3:
+            self.sweep()
         super().step()
         group, census = self.core.group("g"), self.core.census()["g"]
         assert group.ready == len(census["ready"])
         everywhere = [seq for place in census.values() for seq in place]
         assert len(everywhere) == len(set(everywhere)), "nothing is in two places"
 
+    def sweep(self):
+        """As the store does: say once what has expired in hand. Now and then the timer comes first."""
+        over = [row for row in self.disk.values() if row.expires_ms and row.expires_ms / 1000 <= self.now]
+        over = [row for row in over if row.seq in self.came - self.told - self.away() and row.key]
+        self.told.update(row.seq for row in over)
+        self.core.lapsed("g", over, self.now)
+        self.drain()
+
     def away(self):
-        over = {seq for seq, row in self.disk.items() if row.expires_ms and row.expires_ms / 1000 <= self.now}
-        return super().away() | set(self.scheduled) | (over & self.came)
+        return super().away() | set(self.scheduled)
 
     def arrive(self, seqs):
         self.came.update(seqs)

@@ -22,6 +22,7 @@ class Feed:
         self.calls: list[tuple[Group, list[int]]] = []
         self.keys: list[tuple[str, list[int], int]] = []
         self.ended: list[tuple[Group, list[int]]] = []
+        self.said: list[tuple[Group, list[int]]] = []
         self.told: dict[Group, bool] = {}
         self.lanes = LaneFeed(self.scans.append, START_MS, self)
 
@@ -50,6 +51,9 @@ class Feed:
 
     def expired(self, group: Group, messages: Sequence[Message]) -> None:
         self.ended.append((group, [each.seq for each in messages]))
+
+    def lapsed(self, group: Group, messages: Sequence[Message]) -> None:
+        self.said.append((group, [each.seq for each in messages]))
 
     def turn_over(self) -> None:
         raise AssertionError("turns are the front's business")

@@ -22,11 +22,6 @@ UNHEALTHY_TIMEOUTS = 100
 """Leases in a row that run out before a member is shown the door; one settlement starts the count anew."""
 
 
-def _whole(message: Any) -> Any:
-    """Where bodies are no concern."""
-    return message
-
-
 class Delivery(Endings):
     """All groups with members, on one node."""
 
@@ -38,10 +33,8 @@ class Delivery(Endings):
         release_hold_s: float = 1.0,
         lease_age_s_max: float = 43_200.0,
         unhealthy_timeouts: int = UNHEALTHY_TIMEOUTS,
-        outline: Callable[[Any], Any] = _whole,
     ) -> None:
-        """`outline`: a message without its body, such as settlements take too."""
-        super().__init__(ready_bytes_max, outline, random)
+        super().__init__(ready_bytes_max, random)
         self._release_hold_s = release_hold_s
         self._lease_age_s_max = lease_age_s_max
         self._unhealthy_timeouts = unhealthy_timeouts
@@ -99,12 +92,25 @@ class Delivery(Endings):
             return
         through = keys.known_through(lane, key, through)
         all_ = [Pending(m) if counts is None else Pending(m, *counts[i]) for i, m in enumerate(messages)]
-        found = [pending for pending in all_ if pending.message.seq <= through]
-        found = [pending for pending in keys.news(lane, key, found) if not self._exhausted(group, pending)]
+        found = keys.news(lane, key, [pending for pending in all_ if pending.message.seq <= through])
+        found = [pending for pending in found if not self._is_over(group, pending, now)]
         head = keys.answered(group, lane, key, found, through, self._ready, self._effects)
+        for pending in found:
+            self._expiries.watch(group, pending)
         if head is not None:
             lanes.insert(group, lane, head)
         self._dispatch(group, now)
+
+    def lapsed(self, handle: Any, messages: Sequence[Any], now: float) -> None:
+        """The TTL of these, which have keys and had arrived, is over. What is here ends by its own timer, or with its
+        lease; what was dropped, because its key is taken, ends now. The timer goes first: what it would end may be
+        dropped a moment later, and is not spoken of again."""
+        self._ttls_over(now)
+        group = self._groups.get(handle)
+        if group is not None:
+            for message in messages:
+                if keys.lapsed(group.lanes[message.priority], message):
+                    self._expire(group, Pending(message))
 
     def vanished(self, handle: Any, priority: int, seqs: Sequence[int], now: float) -> None:
         """Messages that the store held back (for their retry) are gone for good: their keys come free."""
@@ -119,26 +125,25 @@ class Delivery(Endings):
 
     def _take_in(self, group: Group, lane: Lane, pending: Pending, now: float) -> None:
         message = pending.message
-        if self._exhausted(group, pending):
+        if self._is_over(group, pending, now):
             return
-        if message.expires_ms is not None:
-            if message.expires_ms / 1000 <= now:
-                self._expire(group, pending)
-                return
-            self._expiries.add(message.expires_ms / 1000, group, pending)
         self._ready.add(message.size_bytes)
         first = pending if message.key is None else keys.arrive(group, lane, pending, self._ready)
+        self._expiries.watch(group, pending)
         if first is not None:
             lanes.insert(group, lane, first)
 
-    def _exhausted(self, group: Group, pending: Pending) -> bool:
-        """Whether a message that comes in was handed out too often already; then it dies."""
+    def _is_over(self, group: Group, pending: Pending, now: float) -> bool:
+        """Whether a message that comes in ends at once: it was handed out too often already, or its TTL is over."""
         reason = group.policy.retry.verdict(pending.deliveries, pending.failures) if pending.deliveries else None
         if reason is not None:
-            if pending.message.key is not None:
-                keys.over(group.lanes[pending.message.priority], pending)
             self._die(group, pending, reason, None)
-        return reason is not None
+            return True
+        expires_ms = pending.message.expires_ms
+        if expires_ms is not None and expires_ms / 1000 <= now:
+            self._expire(group, pending)
+            return True
+        return False
 
     # --- settlements -------------------------------------------------------------------------------------------
 
@@ -245,6 +250,9 @@ class Delivery(Endings):
             self._dispatch(sub.group, now)
         self._graces_over(now)
         self._holds_over(now)
+        self._ttls_over(now)
+
+    def _ttls_over(self, now: float) -> None:
         while (over := self._expiries.pop(now)) is not None:
             group, pending = over
             if self._groups.get(group.handle) is group:

@@ -7,7 +7,7 @@ builds on it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from . import keys, lanes, leases
@@ -22,10 +22,10 @@ for it has to step over them, so without a bound every operation would cost as m
 class Dispatcher:
     """The half of the core that hands out."""
 
-    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any]) -> None:
+    def __init__(self, ready_bytes_max: int) -> None:
         self.counters = Counters()
         self._groups: dict[Any, Group] = {}
-        self._ready = Ready(ready_bytes_max, outline)
+        self._ready = Ready(ready_bytes_max)
         self._deadlines = leases.Deadlines()
         self._holds: deque[tuple[float, Group, Pending, Session]] = deque()  # one hold time: in order of its end
         self._effects = Effects()

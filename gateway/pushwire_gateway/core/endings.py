@@ -6,12 +6,10 @@ Owns the settlement effects and what they free: a key, the place of a message wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from . import keys, lanes
 from .members import Members
 from .model import (
-    DROPPED,
     ENDED,
     OVERHEAD_BYTES,
     WAITING,
@@ -29,8 +27,8 @@ from .model import (
 class Endings(Members):
     """The part of the core that gives up on deliveries."""
 
-    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any], random: Callable[[], float]) -> None:
-        super().__init__(ready_bytes_max, outline)
+    def __init__(self, ready_bytes_max: int, random: Callable[[], float]) -> None:
+        super().__init__(ready_bytes_max)
         self._random = random
 
     def _settle(self, settlement: Retried | Counted | Died) -> None:
@@ -80,11 +78,8 @@ class Endings(Members):
     def _expire_waiting(self, group: Group, pending: Pending) -> None:
         """Its TTL ended while it waited: what still points at it lets it go when it comes by."""
         lane = group.lanes[pending.message.priority]
-        if pending.place == DROPPED:
-            keys.over(lane, pending)
-        else:
-            self._ready.forget(pending)
-            group.ready -= not keys.is_parked(lane, pending)
+        self._ready.forget(pending)
+        group.ready -= not keys.is_parked(lane, pending)
         self._expire(group, pending)
 
     def _die(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from .model import DROPPED, ENDED, WAITING, Group, Pending
+from .model import ENDED, WAITING, Group, Pending
 
 ENTRIES_MIN = 256
 """Entries before the heap is first looked through for messages that have ended."""
 
 
 class Expiries:
-    """One entry for each message with a TTL, from its arrival on.
+    """One entry for each message with a TTL, from its arrival on, unless it was dropped at once.
 
     An entry outlives a message that is settled before its TTL ends, which is what nearly all are. So the heap is built
     anew without those whenever it has doubled: what it keeps alive is at most as much again as is in memory.
@@ -30,14 +30,17 @@ class Expiries:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, at: float, group: Group, pending: Pending) -> None:
-        """The message's TTL ends at this time (seconds)."""
+    def watch(self, group: Group, pending: Pending) -> None:
+        """The message is held from now on, if it was not dropped: end it in time, if it has a TTL."""
+        expires_ms = pending.message.expires_ms
+        if expires_ms is None or pending.place == ENDED:
+            return
         if len(self._heap) >= self._rebuild_at:
             self._heap = [entry for entry in self._heap if entry[3].place != ENDED]
             heapify(self._heap)
             self._rebuild_at = max(ENTRIES_MIN, 2 * len(self._heap))
         self._serial += 1
-        heappush(self._heap, (at, self._serial, group, pending))
+        heappush(self._heap, (expires_ms / 1000, self._serial, group, pending))
 
     def next(self) -> float | None:
         """When the next one ends. May be early: its message may have ended before."""
@@ -47,6 +50,6 @@ class Expiries:
         """A message that waits although its TTL is over; one that is leased is judged when its lease ends."""
         while self._heap and self._heap[0][0] <= now:
             _, _, group, pending = heappop(self._heap)
-            if pending.place in {WAITING, DROPPED}:
+            if pending.place == WAITING:
                 return group, pending
         return None

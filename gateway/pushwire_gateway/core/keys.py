@@ -2,7 +2,8 @@
 
 Owns which keyed message may be handed out. The holder is the lowest due seq; it keeps the key while it is leased or
 backs off. The others are parked, so that they cost no window and hide nothing behind them; beyond a few per key their
-bodies are dropped, and the store is asked for that key alone when it comes free.
+bodies are dropped, and the store is asked for that key alone when it comes free. Of a dropped message nothing is kept,
+however many there are: the store knows when its TTL ends, and says so.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 
 from .memory import Ready
-from .model import DROPPED, ENDED, WAITING, Effects, Group, KeyWant, Lane, Pending
+from .model import ENDED, WAITING, Effects, Group, KeyWant, Lane, MessageLike, Pending
 
 PARKED_MAX = 32
 """Messages of one taken key kept in memory: a usual window, so that a key in steady use needs no extra read."""
@@ -20,9 +21,7 @@ PARKED_MAX = 32
 class KeyQueue:
     """One key with a holder, or with messages waiting for one."""
 
-    __slots__ = (
-        "asking", "complete_through", "dropped_max", "head", "holder", "late_min", "mortal", "out", "parked", "seen",
-    )  # fmt: skip
+    __slots__ = ("asking", "complete_through", "dropped_max", "head", "holder", "late_min", "out", "parked", "seen")
 
     def __init__(self, holder: int, head: Pending | None = None) -> None:
         self.holder = holder  # seq; 0: nobody, the store has been asked
@@ -32,7 +31,6 @@ class KeyQueue:
         self.dropped_max = 0  # highest seq whose body was dropped; 0: none
         self.complete_through = 0  # with dropped ones: up to this seq none was dropped
         self.seen: set[int] = set()  # above it, but in memory or gone: not to be taken from the store again
-        self.mortal: dict[int, Pending] = {}  # seq -> dropped ones with a TTL
         self.asking = False
         self.late_min = 0  # lowest seq dropped since it was asked: the answer may not know it; 0: none
 
@@ -66,23 +64,12 @@ class KeyQueue:
         self.seen.discard(message.seq)
         ready.remove(message.size_bytes)
         pending.place = ENDED
-        if message.expires_ms is not None:
-            pending.place = DROPPED
-            pending.message = ready.outline(message)
-            self.mortal[message.seq] = pending
 
-    def back(self, found: Pending, ready: Ready) -> None:
-        """The store has found one that was dropped."""
-        message = found.message
-        if message.expires_ms is not None:
-            before = self.mortal.pop(message.seq, None)
-            if before is None:
-                return  # its TTL ended while the answer was on its way
-            before.message, before.place = message, WAITING
-            before.deliveries, before.failures = found.deliveries, found.failures
-            found = before  # whoever waits for the end of its TTL knows this one
-        heappush(self.parked, found)
-        ready.add(message.size_bytes)
+    def dropped(self, seq: int) -> bool:
+        """Whether this one lies on disk only."""
+        if not self.complete_through < seq <= self.dropped_max:
+            return False
+        return seq != self.holder and seq not in self.seen
 
     def precedes(self, seq: int) -> bool:
         """Whether everything that waits for the key comes after this."""
@@ -154,8 +141,8 @@ def free(group: Group, lane: Lane, key: str, seq: int, effects: Effects) -> Pend
 
 
 def known_through(lane: Lane, key: str, through: int) -> int:
-    """Up to which seq the store's answer is all there is: below what came and was dropped while it was on its way, such
-    as a retry that was due only after the question."""
+    """Up to which seq the store's answer is all there is: below what was dropped while it was on its way, such as a
+    retry that was due only after the question, or one that had been parked."""
     late_min = lane.keys[key].late_min
     return min(through, late_min - 1) if late_min else through
 
@@ -163,17 +150,18 @@ def known_through(lane: Lane, key: str, through: int) -> int:
 def news(lane: Lane, key: str, found: Sequence[Pending]) -> list[Pending]:
     """Those of the store's answer that are not in memory, nor gone."""
     queue = lane.keys[key]
-    return [each for each in found if each.message.seq != queue.holder and each.message.seq not in queue.seen]
+    return [each for each in found if queue.dropped(each.message.seq)]
 
 
 def answered(
     group: Group, lane: Lane, key: str, found: Sequence[Pending], through: int, ready: Ready, effects: Effects
 ) -> Pending | None:
-    """The store's answer: what was found, and is news, waits. Returns the next holder, if there was none."""
+    """The store's answer: what was found, is news and may live, waits. Returns the next holder, if there was none."""
     queue = lane.keys[key]
     queue.asking, queue.late_min = False, 0
     for pending in found:
-        queue.back(pending, ready)
+        heappush(queue.parked, pending)
+        ready.add(pending.message.size_bytes)
     if through >= queue.dropped_max:
         queue.dropped_max = 0
         queue.seen.clear()
@@ -206,19 +194,11 @@ def is_parked(lane: Lane, pending: Pending) -> bool:
     return queue is not None and any(parked is pending for parked in queue.parked)
 
 
-def over(lane: Lane, pending: Pending) -> None:
-    """A dropped message is gone for good."""
-    queue = lane.keys.get(pending.message.key)
-    dropped = None if queue is None else queue.mortal.pop(pending.message.seq, None)
-    if dropped is not None:
-        dropped.place = ENDED
-
-
-def forget(lane: Lane) -> None:
-    """The lane is closed: the end of a TTL is the store's again."""
-    for queue in lane.keys.values():
-        for pending in queue.mortal.values():
-            pending.place = ENDED
+def lapsed(lane: Lane, message: MessageLike) -> bool:
+    """The TTL of a message that the store handed over is over. Whether it has to be ended now: it lies on disk only, so
+    that nobody else will. The store says so once, and hands it over no more."""
+    queue: KeyQueue | None = lane.keys.get(message.key)
+    return queue is not None and queue.dropped(message.seq)
 
 
 def in_lane(lane: Lane) -> list[Pending]:

@@ -7,12 +7,12 @@ the messages a leaving member held is `_give_back`'s, in endings.py.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
-from . import keys, lanes, leases
+from . import lanes, leases
 from .dispatch import Dispatcher
 from .model import Group, Lane, Pending, Policy, Session, Subscription
 
@@ -20,8 +20,8 @@ from .model import Group, Lane, Pending, Policy, Session, Subscription
 class Members(Dispatcher):
     """The core's register."""
 
-    def __init__(self, ready_bytes_max: int, outline: Callable[[Any], Any]) -> None:
-        super().__init__(ready_bytes_max, outline)
+    def __init__(self, ready_bytes_max: int) -> None:
+        super().__init__(ready_bytes_max)
         self._away: list[tuple[float, int, Session]] = []  # heap: sessions that may still come back
         self._serial = 0
 
@@ -148,7 +148,6 @@ class Members(Dispatcher):
         for lane in group.lanes:
             for pending in (*lane.fresh, *lane.returned, *(p for q in lane.keys.values() for p in q.parked)):
                 self._ready.forget(pending)
-            keys.forget(lane)
             self._effects.wants.pop((group.handle, lane.priority), None)
         self._effects.key_wants = [want for want in self._effects.key_wants if want.group != group.handle]
         self._effects.forgets.append(group.handle)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from .model import ENDED, OVERHEAD_BYTES, Group, Pending
 
 
 class Ready:
     """A sum, a limit, and who was cut short by it."""
 
-    __slots__ = ("bytes", "bytes_max", "dry", "outline", "tight")
+    __slots__ = ("bytes", "bytes_max", "dry", "tight")
 
-    def __init__(self, bytes_max: int, outline: Callable[[Any], Any]) -> None:
+    def __init__(self, bytes_max: int) -> None:
         self.bytes = 0
         self.bytes_max = bytes_max
-        self.outline = outline  # what is kept of a message that lies on disk only, and has a TTL that the core must end
         self.tight = False  # above the high mark: lanes may hold no more than their members are about to take
         self.dry: dict[Group, None] = {}  # groups that asked for less than they would, to be asked again
 

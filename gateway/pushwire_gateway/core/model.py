@@ -16,9 +16,9 @@ OVERHEAD_BYTES = 512
 """What one pending message costs in memory beside its body: the row, its slots here and the containers' share."""
 
 
-WAITING, LEASED, ENDED, DROPPED = 0, 1, 2, 3
-"""Where a pending message is: in its lane or beside it; with a member; settled, given to the store, or expired (then
-whoever still meets it lets it go); on disk only, but for what the end of its TTL needs."""
+WAITING, LEASED, ENDED = 0, 1, 2
+"""Where a pending message is: in its lane or beside it; with a member; settled, left to the store, or expired (then
+whoever still meets it lets it go)."""
 
 
 class MessageLike(Protocol):
