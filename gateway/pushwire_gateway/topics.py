@@ -186,7 +186,7 @@ class Topics:
         self._change(DeleteGroup(group), [], done, reset=False)
 
     def _change(self, change: Change, groups: Collection[Group], changed: Changed, *, reset: bool) -> None:
-        """`groups`: those concerned. Of a topic it is a view: a group that is made before the commit is concerned too."""
+        """`groups`: those concerned. Of a topic it is a view: one that is made before the commit is concerned too."""
         engine = self._engine
 
         def let_go() -> None:

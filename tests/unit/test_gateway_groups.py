@@ -19,6 +19,7 @@ from pushwire.wire.frames import (
     Unsubscribe,
 )
 from pushwire_storage.base import StoreBusy, TopicConfig
+from support.asgi_client import turns
 from support.gateway_parts import Client, Parts, cap
 
 
@@ -222,7 +223,7 @@ async def test_a_purge_and_a_configuration_reach_a_group_that_is_made_just_befor
     parts.store.hold()
     ann.say(Subscribe("t", "g", "s", ref=1))  # in the batch before the changes
     purge = asyncio.create_task(parts.admin.purge_topic(parts.principal("root"), "t"))
-    await asyncio.sleep(0)
+    await turns(1)
     change = TopicConfig(strict=True)
     parts.gateway.topics.configure(topic, change, lambda _error: None)
     parts.store.release()

@@ -1,9 +1,9 @@
 """NATS with JetStream as the load generator speaks it: the client protocol, one stream a topic, push consumers.
 
 Owns the translation. A stream is kept in files with the default retention (limits), a group is a durable push consumer
-with a deliver group and explicit acknowledgements; what follows a tail subscribes to the stream's subject, which shows a
-message before it is stored. The body begins with the message's id; no `Nats-Msg-Id`, which the
-server would have to remember.
+with a deliver group and explicit acknowledgements; what follows a tail subscribes to the stream's subject, which shows
+a message before it is stored. The body begins with the message's id; no `Nats-Msg-Id`, which the server would have to
+remember.
 """
 
 from __future__ import annotations

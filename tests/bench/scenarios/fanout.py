@@ -1,5 +1,5 @@
-"""One publish to many subscribers, each with a connection of its own: in a group of its own, acknowledging, or following
-the topic's tail, which is never acknowledged.
+"""One publish to many subscribers, each with a connection of its own: in a group of its own, acknowledging, or
+following the topic's tail, which is never acknowledged.
 
 Owns the plan and the measurement of deliveries a second, with one message outstanding and with eight.
 """
