@@ -23,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest
 # Code that debugging slows down does not disturb; timing tests, faults and benchmarks run without it.
 ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 
-.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults conformance e2e \
+.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -77,7 +77,7 @@ test: ## everything that must hold: lint, types, imports, all tests
 test-parallel: $(STAMP) ## the tests that may run side by side
 	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial' -n $(JOBS) --dist loadgroup $(ARGS)
 
-test-serial: $(STAMP) ## the tests that need the machine for themselves
+test-serial: $(STAMP) compiler ## the tests that need the machine for themselves
 	$(PYTEST) -m serial $(ARGS)
 
 cover: $(STAMP) ## branch coverage of the parallel tests, per module
@@ -92,8 +92,18 @@ e2e: $(STAMP) ## real gateway processes, real sockets
 sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
 	PYTHONPATH=tests $(BIN)/python tests/sim/run.py $(ARGS)
 
-faults: $(STAMP) ## kill, stall and fill the disk of a real gateway; ARGS='...'
+# The power cuts, the failing operations and the clock steps go through a C library of the tests, made when they run.
+faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
+
+compiler:
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "make: installing gcc"; \
+			apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends gcc libc6-dev >/dev/null; \
+		else \
+			echo "make: no C compiler (cc, gcc, clang): the faults below the file system cannot be tested" >&2; \
+		fi; }
 
 # A quick run has one round of everything in at most 90 s: for the daily look, not for quoting.
 bench: $(STAMP) ## benchmarks beside the peers that are there; QUICK=1 in 90 s, ARGS='...'
