@@ -162,30 +162,30 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     rows: list[Row] = []
-    passed = True
     for name in options.scenarios or SCENARIOS:
-        folder = options.keep / name if options.keep else Path(tempfile.mkdtemp(prefix=f"pushwire-{name}-"))
-        began = time.monotonic()
-        print(f"== {name} (seed {options.seed})", flush=True)
-        reason = MISSING[name]() if name in MISSING else None
-        if reason is not None:
-            print(f"== {name}: NOT RUN: {reason}")
-            rows.append(Row(name, "", "", f"not run: {reason}", fired=False, passed=False))
-            passed = False
-            continue
-        new = SCENARIOS[name](folder, options)
-        rows += new
-        good = all(row.fired and row.passed for row in new)
-        print(f"== {name}: {'passed' if good else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
-        passed = passed and good
-        if good and not options.keep:
-            shutil.rmtree(folder)
-        elif not good:
-            print(f"histories and logs: {folder}")
-    if options.table is not None:
-        about = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, seed {options.seed}."
-        write(options.table, rows, about)
-    return 0 if passed else 1
+        rows += _scenario(name, options)
+        if options.table is not None:  # after each: a run that is cut short has shown something too
+            about = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, seed {options.seed}."
+            write(options.table, rows, about)
+    return 0 if all(row.fired and row.passed for row in rows) else 1
+
+
+def _scenario(name: str, options: argparse.Namespace) -> list[Row]:
+    folder = options.keep / name if options.keep else Path(tempfile.mkdtemp(prefix=f"pushwire-{name}-"))
+    began = time.monotonic()
+    print(f"== {name} (seed {options.seed})", flush=True)
+    reason = MISSING[name]() if name in MISSING else None
+    if reason is not None:
+        print(f"== {name}: NOT RUN: {reason}", flush=True)
+        return [Row(name, "", "", f"not run: {reason}", fired=False, passed=False)]
+    rows = SCENARIOS[name](folder, options)
+    good = all(row.fired and row.passed for row in rows)
+    print(f"== {name}: {'passed' if good else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
+    if good and not options.keep:
+        shutil.rmtree(folder)
+    elif not good:
+        print(f"histories and logs: {folder}")
+    return rows
 
 
 if __name__ == "__main__":
