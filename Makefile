@@ -23,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest
 # Code that debugging slows down does not disturb; timing tests, faults and benchmarks run without it.
 ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 
-.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults compiler conformance e2e \
+.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults golden compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -61,7 +61,7 @@ lint: $(STAMP) ## ruff: rules and format
 # Of the tests, those that are programs of their own are typed too; the others show their types by running.
 types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the programs among the tests
 	$(BIN)/mypy
-	$(BIN)/mypy tests/support tests/bench tests/faults tests/sim tests/e2e
+	$(BIN)/mypy tests/support tests/bench tests/faults tests/golden tests/sim tests/e2e
 
 imports: $(STAMP) ## import contracts: which package may know which
 	$(BIN)/lint-imports --no-cache --no-logo
@@ -95,6 +95,9 @@ sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
 # The power cuts, the failing operations and the clock steps go through a C library of the tests, made when they run.
 faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
+
+golden: $(STAMP) ## make the golden file of a new schema, once, when it is released
+	PYTHONPATH=tests $(BIN)/python tests/golden/make.py
 
 compiler:
 	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || { \
