@@ -23,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest
 # Code that debugging slows down does not disturb; timing tests, faults and benchmarks run without it.
 ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 
-.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults golden compiler conformance e2e \
+.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults golden audit compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -95,6 +95,11 @@ sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
 # The power cuts, the failing operations and the clock steps go through a C library of the tests, made when they run.
 faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
+
+# In an environment of its own: what looks for weaknesses is no part of what is looked at.
+audit: $(STAMP) ## look the pinned packages up among the known weaknesses; exceptions in .ci/audit-exceptions.txt
+	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq 'pip-audit>=2.10'; }
+	.ci/audit build/audit/bin/pip-audit
 
 golden: $(STAMP) ## make the golden file of a new schema, once, when it is released
 	PYTHONPATH=tests $(BIN)/python tests/golden/make.py
