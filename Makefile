@@ -23,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest
 # Code that debugging slows down does not disturb; timing tests, faults and benchmarks run without it.
 ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 
-.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults golden audit compiler conformance e2e \
+.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults golden audit fuzz compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -95,6 +95,11 @@ sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
 # The power cuts, the failing operations and the clock steps go through a C library of the tests, made when they run.
 faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
+
+fuzz: $(STAMP) ## coverage-guided fuzzing of codec and tokens (atheris, where it installs); ARGS='--seconds 60 codec'
+	@[ -d build/fuzz/atheris ] || $(BIN)/python -m pip install -qq --target build/fuzz --only-binary :all: atheris || \
+		{ echo "make: atheris does not install here: nothing was fuzzed" >&2; exit 1; }
+	PYTHONPATH=build/fuzz:tests $(BIN)/python tests/faults/fuzz.py $(ARGS)
 
 # In an environment of its own: what looks for weaknesses is no part of what is looked at.
 audit: $(STAMP) ## look the pinned packages up among the known weaknesses; exceptions in .ci/audit-exceptions.txt
