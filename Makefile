@@ -32,7 +32,7 @@ ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 # What a failed recipe leaves behind is not taken for its result.
 .DELETE_ON_ERROR:
 
-.PHONY: help venv js format lint types imports test test-parallel test-serial cover sim faults conformance e2e \
+.PHONY: help venv js format lint types imports test test-parallel test-serial cover sim faults golden audit fuzz compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -89,7 +89,7 @@ lint: $(STAMP) ## ruff: rules and format
 # Of the tests, those that are programs of their own are typed too; the others show their types by running.
 types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the programs among the tests
 	$(BIN)/mypy
-	$(BIN)/mypy tests/support tests/bench tests/faults tests/sim tests/e2e
+	$(BIN)/mypy tests/support tests/bench tests/faults tests/golden tests/sim tests/e2e
 
 imports: $(STAMP) ## import contracts: which package may know which
 	$(BIN)/lint-imports --no-cache --no-logo
@@ -106,7 +106,7 @@ test: ## everything that must hold: lint, types, imports, all tests
 test-parallel: $(STAMP) ## the tests that may run side by side
 	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial' -n $(JOBS) --dist loadgroup $(ARGS)
 
-test-serial: $(STAMP) $(JS_BUILT) ## the tests that need the machine for themselves
+test-serial: $(STAMP) $(JS_BUILT) compiler ## the tests that need the machine for themselves
 	$(PYTEST) -m serial $(ARGS)
 
 cover: $(STAMP) ## branch coverage of the parallel tests, per module
@@ -121,8 +121,31 @@ e2e: $(STAMP) $(JS_BUILT) ## real gateway processes, real sockets
 sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
 	PYTHONPATH=tests $(BIN)/python tests/sim/run.py $(ARGS)
 
-faults: $(STAMP) ## kill, stall and fill the disk of a real gateway; ARGS='...'
+# The power cuts, the failing operations and the clock steps go through a C library of the tests, made when they run.
+faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
+
+fuzz: $(STAMP) ## coverage-guided fuzzing of codec and tokens (atheris, where it installs); ARGS='--seconds 60 codec'
+	@[ -d build/fuzz/atheris ] || $(BIN)/python -m pip install -qq --target build/fuzz --only-binary :all: atheris || \
+		{ echo "make: atheris does not install here: nothing was fuzzed" >&2; exit 1; }
+	PYTHONPATH=build/fuzz:tests $(BIN)/python tests/faults/fuzz.py $(ARGS)
+
+# In an environment of its own: what looks for weaknesses is no part of what is looked at.
+audit: $(STAMP) ## look the pinned packages up among the known weaknesses; exceptions in .ci/audit-exceptions.txt
+	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq 'pip-audit>=2.10'; }
+	.ci/audit build/audit/bin/pip-audit
+
+golden: $(STAMP) ## make the golden file of a new schema, once, when it is released
+	PYTHONPATH=tests $(BIN)/python tests/golden/make.py
+
+compiler:
+	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "make: installing gcc"; \
+			apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends gcc libc6-dev >/dev/null; \
+		else \
+			echo "make: no C compiler (cc, gcc, clang): the faults below the file system cannot be tested" >&2; \
+		fi; }
 
 # A quick run has one round of everything in at most 90 s: for the daily look, not for quoting.
 bench: $(STAMP) ## benchmarks beside the peers that are there; QUICK=1 in 90 s, ARGS='...'

@@ -60,6 +60,8 @@ def make_store(settings: Settings) -> Store:
     return SqliteStore(
         Path(settings.data),
         durability=settings.durability,
+        free_bytes_min=settings.free_bytes_min,
+        ballast_bytes=settings.ballast_bytes,
         dedupe_window_s=window_s,
         quota_messages=messages,
         quota_bytes=bytes_,

@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     durability: Literal["full", "relaxed"] = Field(
         "full", description="full: a receipt survives power loss. relaxed: it survives a crash of the process only"
     )
+    free_bytes_min: int = _int(64 * MIB, 0, 1024 * GIB, "free disk bytes below which publishes are refused; 0: off")
+    ballast_bytes: int = _int(16 * MIB, 0, GIB, "reserved on the disk for settlements when it is full; 0: nothing")
     node: str = Field("n1", pattern=r"^[a-z0-9]{1,8}$", description="node id; begins every session and lease")
     tls_cert_file: Path | None = Field(None, description="certificate chain (PEM); with tls_key_file turns TLS on")
     tls_key_file: Path | None = Field(None, description="private key (PEM)")

@@ -16,7 +16,7 @@ from .records import Attempt, Event, Group, Message, Topic, TopicConfig
 class Refused:
     """Why an append was not stored, or a topic not created. Definite: nothing of it was."""
 
-    code: str  # "topic_full" | "id_conflict" | "topic_not_found" | "too_many_topics"
+    code: str  # "topic_full" | "id_conflict" | "topic_not_found" | "too_many_topics" | "insufficient_storage"
     detail: str
 
 

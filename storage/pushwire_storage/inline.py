@@ -49,6 +49,9 @@ class InlineSqliteStore(StoreFront):
             self._writing = open_writer(options)
             self._writer = make_writer(self._writing, options)
             self.topics = self._writer.load(now_ms)
+            self._writer.remember()
+            if self._writer.broken is not None:
+                raise self._writer.broken
             self._reading = open_reader(options)
         except Exception as error:
             self._release()

@@ -85,6 +85,7 @@ BEGIN_READ = "BEGIN"  # several SELECTs, one snapshot
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+QUICK_CHECK = "PRAGMA quick_check(1)"
 CHECKPOINT_AND_EMPTY = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 # -- registry

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,14 +33,18 @@ from .base import (
     Topic,
 )
 from .catalog import SqliteCatalog
+from .files import NETWORK_FILESYSTEMS, filesystem_of, sync_directory, sync_file
 from .front import StoreFront
+from .highwater import MARK_S, HighWater
 from .lock import FileLock
 from .places import ThreadedPlaces
 from .planning import Limits
-from .queries import STATEMENTS_CACHED, Connection
+from .queries import QUICK_CHECK, STATEMENTS_CACHED, Connection
+from .space import Space
 from .transaction import Hooks, NoHooks, Writer
 
 T = TypeVar("T")
+log = logging.getLogger("pushwire.storage")
 
 DATABASE, LOCK = "pushwire.db", "pushwire.lock"
 CACHE_BYTES = 32 << 20
@@ -49,9 +53,10 @@ WAL_BYTES_MAX = 4 << 20
 """WAL after which a checkpoint is due; see storage/DESIGN.md for what smaller and larger ones cost."""
 BUSY_TIMEOUT_S = 2.0
 """How long a foreign process may hold the write lock before a batch fails with StoreBusy."""
+QUICK_CHECK_BYTES_MAX = 256 << 20
+"""Largest database whose structure is checked before it is served after an unclean end: a start must be quick. A larger
+one is served at once; the whole check that runs beside covers both."""
 SQLITE_VERSION_MIN = (3, 35, 0)  # RETURNING
-NETWORK_FILESYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "ncpfs"})
-"""Locks and syncs of these do not keep SQLite's promises: SQLite itself warns of them."""
 
 
 class Driver:
@@ -120,6 +125,8 @@ class Options:
     wal_bytes_max: int
     limits: Limits
     hooks: Hooks
+    free_bytes_min: int = 0
+    ballast_bytes: int = 0
 
     @property
     def database(self) -> Path:
@@ -142,6 +149,8 @@ def options_of(path: Path | str, settings: dict[str, Any]) -> Options:
         busy_timeout_s=settings.pop("busy_timeout_s", BUSY_TIMEOUT_S),
         wal_bytes_max=settings.pop("wal_bytes_max", WAL_BYTES_MAX),
         hooks=settings.pop("hooks", None) or NoHooks(),
+        free_bytes_min=settings.pop("free_bytes_min", 0),
+        ballast_bytes=settings.pop("ballast_bytes", 0),
         limits=Limits.of(settings),
     )
 
@@ -168,32 +177,25 @@ def take_files(options: Options) -> FileLock:
             options.database.touch(mode=0o600, exist_ok=False)
             sync_directory(options.path)
         options.database.chmod(0o600)
+        sync_left_over(options)
     except OSError as error:
         lock.release()
         raise StoreBroken(f"cannot create {options.database}: {error.strerror}") from error
     return lock
 
 
-def sync_directory(path: Path) -> None:
-    """Make new names in a directory survive the loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync_left_over(options: Options) -> None:
+    """Make safe what the last owner of these files has written. One that was killed between writing a commit and
+    syncing it leaves a commit that every reader sees and no disk has promised: it must be safe before anybody is told.
+    Before SQLite opens the files: closing a descriptor later would drop its locks."""
+    for path in (options.database, wal_of(options)):
+        if path.exists():
+            sync_file(path)
 
 
-def filesystem_of(path: Path) -> str | None:
-    """The type of the filesystem that `path` lies on, where /proc tells (Linux)."""
-    device = path.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    mounts = Path("/proc/self/mountinfo")
-    if mounts.exists():
-        for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-            left, _, right = line.partition(" - ")
-            if left.split()[2] == number:
-                return right.split()[0]
-    return None
+def wal_of(options: Options) -> Path:
+    """The write-ahead log beside the database."""
+    return options.path / f"{DATABASE}-wal"
 
 
 # -- connections
@@ -202,6 +204,7 @@ def filesystem_of(path: Path) -> str | None:
 def prepare(connection: Connection, options: Options) -> None:
     """Set what the promise rests on, see that it holds, and bring the schema up to date. Raises StoreRefused."""
     version = schema.check(connection.execute)
+    HighWater(options.path).check(connection.execute, version)
     wanted: list[tuple[str, str | int, str | int]] = [  # name, as it is set, as it reads then
         ("journal_mode", "wal", "wal"),
         ("synchronous", *(("full", 2) if options.durability == "full" else ("normal", 1))),
@@ -226,13 +229,23 @@ def prepare(connection: Connection, options: Options) -> None:
 
 def open_writer(options: Options) -> Connection:
     """The connection that writes."""
+    unclean = left_unclean(options)
     connection = options.driver.connect(options.database, "rw", options.busy_timeout_s)
     try:
         prepare(connection, options)
+        if unclean and options.database.stat().st_size <= QUICK_CHECK_BYTES_MAX:
+            (answer,) = connection.execute(QUICK_CHECK).fetchone()
+            if answer != "ok":
+                raise StoreRefused(f"the file is damaged: {answer}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def left_unclean(options: Options) -> bool:
+    """Whether the last owner of these files ended without closing them. To be asked before they are opened."""
+    return sizes(options)[1] > 0
 
 
 def open_reader(options: Options) -> Connection:
@@ -244,13 +257,22 @@ def open_reader(options: Options) -> Connection:
 
 def make_writer(connection: Connection, options: Options) -> Writer:
     """The writer over an opened connection."""
-    return Writer(connection, options.driver.classify, options.limits, options.hooks, options.wal_bytes_max)
+    writer = Writer(connection, options.driver.classify, options.limits, options.hooks, options.wal_bytes_max)
+    writer.space = Space(options.path, options.free_bytes_min, options.ballast_bytes)
+    writer.mark, writer.syncs = HighWater(options.path), options.durability == "full"
+    return writer
 
 
 def sizes(options: Options) -> tuple[int, int]:
     """Bytes of the database and of its WAL. `stat` alone: opening them would drop SQLite's locks."""
-    wal = options.path / f"{DATABASE}-wal"
+    wal = wal_of(options)
     return options.database.stat().st_size, wal.stat().st_size if wal.exists() else 0
+
+
+def identity(options: Options) -> tuple[int, int]:
+    """Which files the names lead to now; 0 where a name leads nowhere."""
+    found = [path.stat().st_ino if path.exists() else 0 for path in (options.database, wal_of(options))]
+    return found[0], found[1]
 
 
 def run_on(connection: aiosqlite.Connection, function: Callable[[], T]) -> asyncio.Future[T]:
@@ -282,7 +304,7 @@ class SqliteStore(StoreFront):
 
     def __init__(self, path: Path | str, **settings: Any) -> None:
         """`path` is a directory, made when it is not there. Settings: durability ("full" or "relaxed"), driver
-        ("sqlite3" or "pysqlite3"), busy_timeout_s, wal_bytes_max, hooks, and those of `planning.Limits`."""
+        ("sqlite3" or "pysqlite3"), those of `Options` that have the same name, and those of `planning.Limits`."""
         super().__init__()
         self._options = options_of(path, settings)
         self.version = self._options.driver.version
@@ -295,17 +317,26 @@ class SqliteStore(StoreFront):
         self._catalog: SqliteCatalog | None = None
         self._closing: asyncio.Future[None] | None = None
         self._corrupt_reads = 0
+        self._marking: asyncio.TimerHandle | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._identity: tuple[int, int] = (0, 0)
+        self.findings: Sequence[str] = ()
+        """What the check after an unclean end has found wrong."""
 
     async def open(self, consumer: Consumer, now_ms: int) -> None:
         assert self._lock is None, "a store is opened once"
         options = self._options
         self._loop = asyncio.get_running_loop()
         self._lock = take_files(options)
+        unclean = left_unclean(options)
         try:
             self._writing = await _connected(lambda: open_writer(options))
             writer = make_writer(self._writing._conn, options)  # noqa: SLF001 - used on its own thread only
             self.topics = await run_on(self._writing, lambda: writer.load(now_ms))
             self._writer = writer
+            await run_on(self._writing, writer.remember)
+            if writer.broken is not None:
+                raise writer.broken
             self._reading = await _connected(lambda: open_reader(options))
             self._browsing = await _connected(lambda: open_reader(options))
         except Exception as error:
@@ -315,6 +346,33 @@ class SqliteStore(StoreFront):
         self._places = ThreadedPlaces(self._browse, self._tell, options.connect, options.driver.classify)
         self._catalog = SqliteCatalog(self._places, options.database, lambda: writer.state.now_ms)
         self._opened(writer, consumer, now_ms, writer.standing())
+        self._identity = identity(options)
+        self._marking = self._loop.call_later(MARK_S, self._mark)
+        if unclean:
+            self._checking = self._loop.create_task(self._check())
+
+    def _mark(self) -> None:
+        """Once in MARK_S: note how far the database has come, and see that it is still the one in the directory."""
+        writer = self._writer
+        if writer is None or self._writing is None or self._closing is not None:
+            return
+        self._marking = self._loop.call_later(MARK_S, self._mark)
+        if identity(self._options) != self._identity and writer.broken is None:
+            # SQLite would go on, and confirm what no name leads to.
+            writer.broken = StoreBroken("the database or its log was deleted or replaced while it was open")
+            log.error("the store is broken: %s", writer.broken)
+        if writer.unmarked or writer.hungry:
+            run_on(self._writing, writer.remember).add_done_callback(_surface)
+
+    async def _check(self) -> None:
+        """After an unclean end: look at everything, beside the work."""
+        try:
+            self.findings = await self.catalog().check()
+        except StoreError as error:
+            if self._closing is None:
+                log.exception("the check after an unclean end has failed", exc_info=error)
+        for finding in self.findings:
+            log.error("after an unclean end: %s", finding)
 
     def _submit(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
         loop, writer = self._loop, self._writer
@@ -394,9 +452,13 @@ class SqliteStore(StoreFront):
         """Close what is open, the reader first: the last connection to go removes the WAL."""
         readings, writing, lock = (self._reading, self._browsing), self._writing, self._lock
         self._reading = self._browsing = None
+        if self._marking is not None:
+            self._marking.cancel()
         try:
             if self._places is not None:
                 await self._places.close()
+            if self._checking is not None:
+                await self._checking
             for reading in readings:
                 if reading is not None:
                     await reading.close()
@@ -411,5 +473,11 @@ class SqliteStore(StoreFront):
 
 
 async def _connected(connector: Callable[[], Connection]) -> aiosqlite.Connection:
-    """Open a connection on a thread of its own."""
-    return await aiosqlite.Connection(connector, 64)  # type: ignore[arg-type]  # pysqlite3's is no sqlite3.Connection
+    """Open a connection on a thread of its own. When that fails the thread is over too: aiosqlite only tells it to end,
+    and it would report that to a loop that may be gone by then."""
+    connection = aiosqlite.Connection(connector, 64)  # type: ignore[arg-type]  # pysqlite3's is no sqlite3.Connection
+    try:
+        return await connection
+    except BaseException:
+        await asyncio.to_thread(connection._thread.join)  # noqa: SLF001 - nothing public waits for it
+        raise

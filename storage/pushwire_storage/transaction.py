@@ -7,17 +7,18 @@ whoever drives it (a thread, or a simulator's step) calls one method at a time a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from . import changes, chores, dead, ledger, loading, scheduling
+from . import changes, chores, dead, highwater, ledger, loading, scheduling
 from .appending import append_all
-from .base import Batch, Dead, Message, StoreBroken, StoreBusy, StoreError, Topic
+from .base import Append, Batch, Dead, Message, Refused, StoreBroken, StoreBusy, StoreError, StoreFull, Topic
 from .planning import Limits, Outcome, reset
 from .queries import BEGIN, CHECKPOINT, CHECKPOINT_AND_EMPTY, COMMIT, ROLLBACK, SELECT_META, Connection, Execute
 from .scanning import Scanner, tolerantly
 from .scans import Passing, Scan, Scanned
 from .settling import settle_all
+from .space import Space
 from .txn import State, Surprise, Txn
 
 log = logging.getLogger("pushwire.storage")
@@ -68,6 +69,14 @@ class Writer:
         """A guess at what has been written to the WAL since the last checkpoint."""
         self.wal_pages_seen = 0
         """Pages in the WAL at the last checkpoint, as SQLite counted them."""
+        self.mark: highwater.HighWater | None = None
+        self.space: Space | None = None
+        self.hungry = True
+        """Whether there may be a ballast to be made."""
+        self.syncs = True
+        """Whether a commit is safe when it returns. If not, only a checkpoint makes it so."""
+        self.unmarked = True
+        """Whether something was committed since the last mark."""
 
     def load(self, now_ms: int) -> dict[tuple[str, str], Topic]:
         """Read the registry; the backlog stays where it is. Returns the topics."""
@@ -113,7 +122,7 @@ class Writer:
             changes.apply(change, txn)
             chores.work(txn)  # a small change is over before the next one
         chores.work(txn)
-        append_all(txn, batch.appends)
+        append_all(txn, self._with_room(batch.appends))
         settle_all(txn, batch.settlements)
         ledger.write(txn, batch.events, idle=not (batch.appends or batch.settlements or batch.events))
         if passing is not None:
@@ -122,11 +131,20 @@ class Writer:
         txn.store_books()
         point("before_commit")
         self._execute(COMMIT)
+        self.unmarked = True
         point("after_commit")
         # Rows come with about a quarter of their page left free, and a settled one is written once more.
         pages = PAGES_PER_COMMIT + len(txn.fresh) + len(txn.books)
         self._wal_bytes += pages * PAGE_BYTES + (txn.payload_bytes + 100 * txn.rows) * 5 // 4
         return txn.adopt()
+
+    def _with_room(self, appends: Sequence[Append]) -> Sequence[Append]:
+        """Those that may be stored: none, while the last room on the disk is kept for settlements."""
+        if not appends or self.space is None or not self.space.short():
+            return appends
+        for append in appends:
+            append.refused = Refused("insufficient_storage", "the disk is nearly full: nothing new is stored")
+        return ()
 
     def transact(self, work: Callable[[Execute], T]) -> T:
         """Run something beside the messages as a transaction of its own: durable when this returns. Raises
@@ -139,6 +157,7 @@ class Writer:
             self._execute(COMMIT)
         except Exception as error:
             raise self._failed(error) from error
+        self.unmarked = True
         return answer
 
     def _failed(self, error: Exception, batch: Batch | None = None) -> StoreError:
@@ -153,6 +172,9 @@ class Writer:
             reset(batch.appends)
             for append in batch.appends:
                 append.refused = None
+        if isinstance(verdict, StoreFull) and self.space is not None:
+            self.space.release()
+            self.hungry = True
         if isinstance(verdict, StoreBroken):
             log.error("the store is broken: %s", verdict, exc_info=error)
             self.broken = verdict
@@ -208,8 +230,26 @@ class Writer:
             verdict = self._failed(error)
             log.warning("checkpoint put off: %s", verdict)
 
+    def remember(self) -> None:
+        """Note outside the database how far it has come (see highwater.py), and have a ballast where there is room."""
+        if self.broken is not None:
+            return
+        try:
+            if self.space is not None and self.hungry:
+                self.hungry = self.space.refill()
+            if self.mark is None or not self.unmarked:
+                return
+            number = highwater.advance(self._execute)
+            safe = self.syncs or self._execute(CHECKPOINT_AND_EMPTY).fetchone()[0] == 0
+            if safe:  # a checkpoint that a reader stopped has made nothing safe
+                self.mark.write(highwater.Mark(number, self.epoch))
+                self.unmarked = False
+        except Exception as error:  # noqa: BLE001 - classified; a broken store refuses every later batch
+            log.warning("no mark: %s", self._failed(error))
+
     def finish(self) -> None:
         """The last act before closing: leave everything in the database itself."""
+        self.remember()
         if self.broken is None:
             try:
                 self._execute(CHECKPOINT_AND_EMPTY).fetchone()

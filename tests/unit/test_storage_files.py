@@ -15,6 +15,7 @@ import pytest
 from conformance.harness import START_MS, Ears, World
 from pushwire_storage import schema, sqlite
 from pushwire_storage.base import StoreBroken, StoreLocked, StoreRefused
+from pushwire_storage.highwater import MARK
 from pushwire_storage.inline import InlineSqliteStore
 from pushwire_storage.lock import FileLock
 from pushwire_storage.sqlite import DATABASE, LOCK, SqliteStore, filesystem_of
@@ -43,14 +44,14 @@ def test_files_are_their_owners_alone(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         store = opened(tmp_path / "new" / "data")
-        names = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK}
+        names = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK, MARK}
         files = {each.name: stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "new" / "data").iterdir()}
         assert files == dict.fromkeys(names, 0o600)
         assert stat.S_IMODE((tmp_path / "new" / "data").stat().st_mode) == 0o700
     finally:
         os.umask(before)
     store.stop()
-    assert {each.name for each in (tmp_path / "new" / "data").iterdir()} == {DATABASE, LOCK}
+    assert {each.name for each in (tmp_path / "new" / "data").iterdir()} == {DATABASE, LOCK, MARK}
 
 
 def test_a_file_that_others_may_read_is_closed_to_them(tmp_path: Path) -> None:
