@@ -4,6 +4,7 @@ import { createContext } from "preact";
 import { useContext } from "preact/hooks";
 import { Client } from "pushwire";
 import { Api } from "./lib/http.js";
+import { allows } from "./lib/rights.js";
 import { StatsFeed } from "./lib/statsfeed.js";
 import { claimsOf } from "./lib/token.js";
 import type { Claims } from "./lib/token.js";
@@ -23,7 +24,9 @@ export type Opened = Pick<Session, "token" | "claims" | "api" | "client" | "stat
 
 export function open(token: string): Opened {
   const client = new Client(location.origin, { token });
-  return { token, claims: claimsOf(token), api: new Api(token), client, stats: new StatsFeed(client) };
+  const claims = claimsOf(token);
+  const seesStats = allows(claims?.caps, { rights: ["admin"], on: "all" });
+  return { token, claims, api: new Api(token, claims?.caps), client, stats: new StatsFeed(client, seesStats) };
 }
 
 export const SessionContext = createContext<Session | undefined>(undefined);

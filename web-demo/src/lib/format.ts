@@ -8,6 +8,10 @@ const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 /** 1234567 -> 1,234,567 */
 export const count = (value: number): string => INTEGER.format(value);
 
+/** 1 tail, 2 tails */
+export const many = (value: number, one: string, several = `${one}s`): string =>
+  `${count(value)} ${value === 1 ? one : several}`;
+
 /** As many digits as a glance takes in: 0, 0.4, 12.3, 1,234. */
 export function rate(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return "–";

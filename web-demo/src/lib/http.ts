@@ -1,5 +1,8 @@
 /** The HTTP API: requests with the token, refusals as `Refused`. Owns no state but the token. Knows no view. */
 
+import { allows, needOf } from "./rights.js";
+import type { Cap } from "./rights.js";
+
 /** What the gateway refused, by its code (PROTOCOL.md §6); code "offline" when it could not be asked. */
 export class Refused extends Error {
   override name = "Refused";
@@ -27,12 +30,14 @@ export function withQuery(path: string, query: Query): string {
 
 export class Api {
   #token: string;
+  #caps: readonly Cap[] | undefined;
   #fetch: typeof fetch;
   /** Called when the token is not accepted any more. */
   onUnauthorized: () => void = () => undefined;
 
-  constructor(token: string, fetcher: typeof fetch = (input, init) => fetch(input, init)) {
+  constructor(token: string, caps?: readonly Cap[], fetcher: typeof fetch = (input, init) => fetch(input, init)) {
     this.#token = token;
+    this.#caps = caps;
     this.#fetch = fetcher;
   }
 
@@ -61,6 +66,8 @@ export class Api {
   }
 
   async #send(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
+    const need = method === "GET" ? needOf(path) : undefined;
+    if (need && !allows(this.#caps, need)) throw new Refused("forbidden", "The token does not allow this.", 403);
     const headers: Record<string, string> = { authorization: `Bearer ${this.#token}` };
     if (body !== undefined) headers["content-type"] = "application/json";
     const init: RequestInit = { method, headers, cache: "no-store", credentials: "omit" };

@@ -3,7 +3,8 @@
  * and the tab is in sight, and none otherwise, so that a dashboard nobody sees costs the gateway nothing.
  */
 
-import type { Client, PushwireError, Tail } from "pushwire";
+import { PushwireError } from "pushwire";
+import type { Client, Tail } from "pushwire";
 import { added, EMPTY } from "./series.js";
 import type { Series } from "./series.js";
 import type { Stats } from "./types.js";
@@ -19,9 +20,11 @@ export class StatsFeed {
   #listeners = new Set<() => void>();
   #tail: Tail<Stats> | undefined;
 
-  constructor(client: Client, page: Document = document) {
+  /** `allowed`: whether the token lets one ask at all. */
+  constructor(client: Client, allowed: boolean, page: Document = document) {
     this.#client = client;
     this.#page = page;
+    if (!allowed) this.error = new PushwireError("forbidden", "the token does not allow this");
   }
 
   /** Be called after each change. Returns what ends that. */
@@ -37,7 +40,7 @@ export class StatsFeed {
   }
 
   #look = (): void => {
-    const wanted = this.#listeners.size > 0 && this.#page.visibilityState !== "hidden";
+    const wanted = !this.error && this.#listeners.size > 0 && this.#page.visibilityState !== "hidden";
     if (wanted && !this.#tail && this.#client.state !== "closed") this.#start();
     else if (!wanted) {
       void this.#tail?.close();

@@ -3,6 +3,9 @@
  * session storage, nowhere else, and leaves this page only in the Authorization header and the first frame.
  */
 
+import { capsIn } from "./rights.js";
+import type { Cap } from "./rights.js";
+
 const KEY = "pushwire.token";
 
 /** What a token says, for display only: the gateway alone decides what it allows. */
@@ -10,6 +13,7 @@ export interface Claims {
   subject: string;
   tenant: string;
   expiresAtMs: number | undefined;
+  caps: Cap[] | undefined;
 }
 
 /** The token in a fragment such as `#token=…`, if that is what it is. */
@@ -33,6 +37,7 @@ export function claimsOf(token: string): Claims | undefined {
       subject: typeof claims.sub === "string" ? claims.sub : "",
       tenant: typeof claims.tenant === "string" ? claims.tenant : "default",
       expiresAtMs: typeof claims.exp === "number" ? claims.exp * 1000 : undefined,
+      caps: capsIn(claims.caps),
     };
   } catch {
     return undefined; // not a JWT: the gateway will say so

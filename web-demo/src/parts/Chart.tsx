@@ -29,10 +29,11 @@ function options(title: string, lines: Line[], width: number): uPlot.Options {
     width,
     height: HEIGHT_PX,
     legend: { show: false },
+    padding: [8, 12, 0, 0],
     cursor: { drag: { x: false, y: false }, points: { show: false } },
     scales: { y: { range: (_plot, _low, high) => [0, Math.max(1, high * 1.1)] } },
     axes: [
-      { ...axis, space: 70, values: (_plot, ticks) => ticks.map(hourOf) },
+      { ...axis, size: 28, space: 70, values: (_plot, ticks) => ticks.map(hourOf) },
       { ...axis, size: 48, values: (_plot, ticks) => ticks.map((tick) => rate(tick)) },
     ],
     series: [

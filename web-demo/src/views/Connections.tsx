@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { useAction, useLoad, useNow } from "../hooks.js";
-import { ago, bytes, count, duration, stamp } from "../lib/format.js";
+import { ago, bytes, count, duration, many, stamp } from "../lib/format.js";
 import type { ConnectionInfo } from "../lib/types.js";
 import { Confirm } from "../parts/Confirm.js";
 import { Loading, Notice, Trouble } from "../parts/Notice.js";
@@ -110,7 +110,7 @@ function Takes({ one }: { one: ConnectionInfo }) {
           {sub.topic} <span class="badge">{sub.group}</span> {count(sub.in_flight)}/{count(sub.prefetch)}
         </li>
       ))}
-      {one.tails > 0 && <li>{count(one.tails)} {one.tails === 1 ? "tail" : "tails"}</li>}
+      {one.tails > 0 && <li>{many(one.tails, "tail")}</li>}
       {!one.subscriptions.length && !one.tails && <li class="dim">nothing</li>}
     </ul>
   );
@@ -132,7 +132,7 @@ function Kick({ one, onDone }: { one: ConnectionInfo; onDone(): void }) {
       </button>
       {asking && (
         <Confirm title={`Kick ${one.subject}?`} verb="Kick" onConfirm={kick} onClose={() => setAsking(false)}>
-          <p>It is told not to come back, and its {count(one.in_flight)} leases go back at once.</p>
+          <p>It is told not to come back, and what it holds ({many(one.in_flight, "lease")}) goes back at once.</p>
         </Confirm>
       )}
     </>

@@ -79,6 +79,7 @@ function OfTopic({ topic }: { topic: string }) {
       <Trouble error={error} right="admin on this topic" />
       {data ? (
         <>
+          <div class="row">
           <Field label="Reason">
             {(wiring) => (
               <select {...wiring} value={reason} onChange={(e) => (setReason(e.currentTarget.value), setAfter([]))}>
@@ -89,6 +90,7 @@ function OfTopic({ topic }: { topic: string }) {
               </select>
             )}
           </Field>
+          </div>
           {letters.length ? (
             <DeadRows topic={topic} reason={reason} letters={letters} onChange={reload} />
           ) : (

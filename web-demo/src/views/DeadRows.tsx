@@ -2,8 +2,10 @@
 
 import { useState } from "preact/hooks";
 import { useAction, useLoad, useNow } from "../hooks.js";
-import { ago, count, stamp } from "../lib/format.js";
+import { ago, count, many, stamp } from "../lib/format.js";
 import { topicPath } from "../lib/http.js";
+import { rounds } from "../lib/rounds.js";
+import type { Answer, Verb } from "../lib/rounds.js";
 import { hrefOf } from "../lib/route.js";
 import type { DeadLetter, DeadLetterDetail } from "../lib/types.js";
 import { Body } from "../parts/Body.js";
@@ -12,26 +14,12 @@ import { Loading, Trouble } from "../parts/Notice.js";
 import { useSession } from "../session.js";
 import { Facts } from "./Peek.js";
 
-type Verb = "redrive" | "discard";
-
-interface Answer {
-  redriven?: number;
-  discarded?: number;
-  more: boolean;
-  after_id: number;
-  before_ms: number;
-  stopped?: string;
-}
-
 interface Props {
   topic: string;
   reason: string;
   letters: DeadLetter[];
   onChange(): void;
 }
-
-/** Requests one press of a button makes at most; what is left is told. */
-const ROUNDS_MAX = 100;
 
 export function DeadRows({ topic, reason, letters, onChange }: Props) {
   const [marked, setMarked] = useState<ReadonlySet<number>>(new Set());
@@ -64,7 +52,7 @@ export function DeadRows({ topic, reason, letters, onChange }: Props) {
           Redrive {chosen.length || ""}
         </button>
         <button type="button" class="danger" disabled={busy || !chosen.length} onClick={() => setAsking(true)}>
-          Discard {chosen.length || ""}…
+          {chosen.length ? `Discard ${chosen.length}…` : "Discard…"}
         </button>
         <button type="button" disabled={busy} onClick={() => act("redrive", true)}>
           Redrive all {reason && `“${reason}”`}
@@ -77,7 +65,7 @@ export function DeadRows({ topic, reason, letters, onChange }: Props) {
       </ol>
       {asking && (
         <Confirm
-          title={`Discard ${chosen.length} dead letters?`} verb="Discard" word={chosen.length > 1 ? topic : undefined}
+          title={`Discard ${many(chosen.length, "dead letter")}?`} verb="Discard" word={chosen.length > 1 ? topic : undefined}
           onConfirm={() => act("discard", false)} onClose={() => setAsking(false)}
         >
           <p>They are gone then, with their history.</p>
@@ -85,21 +73,6 @@ export function DeadRows({ topic, reason, letters, onChange }: Props) {
       )}
     </>
   ); // prettier-ignore
-}
-
-/** Ask until there is no more, as the answers say how to go on. Stops where the gateway does. */
-export async function rounds(verb: Verb, wanted: object, ask: (body: object) => Promise<Answer>): Promise<string> {
-  let done = 0;
-  let body: Record<string, unknown> = { ...wanted };
-  for (let round = 0; round < ROUNDS_MAX; round++) {
-    const answer = await ask(body);
-    done += answer.redriven ?? answer.discarded ?? 0;
-    if (answer.stopped) return `${count(done)} ${verb}n; stopped: ${answer.stopped}.`.replace("discardn", "discarded");
-    if (!answer.more) break;
-    const match = body.match as object | undefined;
-    body = { ...body, before_ms: answer.before_ms, ...(match && { match: { ...match, after_id: answer.after_id } }) };
-  }
-  return `${count(done)} ${verb === "redrive" ? "put back" : "discarded"}.`;
 }
 
 function Row({ letter, marked, onMark }: { letter: DeadLetter; marked: boolean; onMark(on: boolean): void }) {
@@ -117,7 +90,7 @@ function Row({ letter, marked, onMark }: { letter: DeadLetter; marked: boolean; 
           <span class="badge bad">{letter.reason}</span>
           <span class="line">{letter.error ?? "no error given"}</span>
           <span class="dim">
-            {letter.group} · {count(letter.deliveries)} deliveries, {count(letter.failures)} failures ·{" "}
+            {letter.group} · {many(letter.deliveries, "delivery", "deliveries")}, {many(letter.failures, "failure")} ·{" "}
             <time title={stamp(letter.at_ms)}>{ago(letter.at_ms, now)}</time>
           </span>
           {letter.message.redriven && <span class="badge warn">redriven before</span>}

@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLoad } from "../hooks.js";
-import { bytes, count, duration, rate } from "../lib/format.js";
+import { bytes, count, duration, many, rate } from "../lib/format.js";
 import { between, histogramsIn, percentile, total } from "../lib/histogram.js";
 import type { Buckets, Histogram } from "../lib/histogram.js";
 import { columns, pushedLately } from "../lib/series.js";
@@ -71,9 +71,9 @@ function levelTiles({ last }: Series): Tile[] {
     { label: "Delayed", value: count(last.scheduled), note: "their time has not come" },
     { label: "Dead letters", value: count(last.dead_letters), tone: last.dead_letters ? "bad" : undefined,
       note: last.dead_letters ? <a href="#/dead">look at them</a> : "none" },
-    { label: "Kept", value: count(last.messages), note: `${bytes(last.bytes)} in ${count(last.topics)} topics` },
+    { label: "Kept", value: count(last.messages), note: `${bytes(last.bytes)} in ${many(last.topics, "topic")}` },
     { label: "Connections", value: count(last.connections),
-      note: `${count(last.subscriptions)} members, ${count(last.tails)} tails` },
+      note: `${many(last.subscriptions, "member")}, ${many(last.tails, "tail")}` },
   ]; // prettier-ignore
 }
 
@@ -108,7 +108,7 @@ function Latency({ series }: { series: Series }) {
     const commits = { ...data.commit, buckets: data.commit.buckets.map(([s, n]) => [s * 1000, n] as const) };
     tiles.push(
       { label: "Commit latency", value: ms(commits.buckets, 0.5), note: `p99 ${ms(commits.buckets, 0.99)}` },
-      { label: "Commit batch", value: batches ? rate(data.rows.sum / batches) : "–", note: `rows; ${count(batches)} batches lately` },
+      { label: "Commit batch", value: batches ? rate(data.rows.sum / batches) : "–", note: `messages and settlements; ${many(batches, "commit")} lately` },
     );
   }
   return (

@@ -35,11 +35,13 @@ export function Topics() {
       {isForbidden(error) && <ByName />}
       {data ? (
         <>
-          <Field label="Find by name">
-            {(wiring) => (
-              <input {...wiring} type="search" value={find} onInput={(event) => setFind(event.currentTarget.value)} />
-            )}
-          </Field>
+          <div class="row">
+            <Field label="Find by name">
+              {(wiring) => (
+                <input {...wiring} type="search" value={find} onInput={(event) => setFind(event.currentTarget.value)} />
+              )}
+            </Field>
+          </div>
           <Table
             caption="Topics" columns={COLUMNS} rows={rows} rowKey={({ name }) => name}
             order={{ by: "messages", down: true }} empty={empty}
