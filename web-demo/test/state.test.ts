@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { BLANK, checked, nameError, spanOf } from "../src/lib/draft.js";
-import { groupState, topicStuck } from "../src/lib/health.js";
+import { groupState, topicState } from "../src/lib/health.js";
 import * as leases from "../src/lib/leases.js";
 import { rounds } from "../src/lib/rounds.js";
 import type { Answer } from "../src/lib/rounds.js";
@@ -80,21 +80,26 @@ describe("the life of a message", () => {
 });
 
 describe("badges", () => {
-  const topic = { group_count: 1, member_count: 0, messages: 3, scheduled: 1, last_seq: 9 } as TopicInfo;
+  const config = { retain_ms: 0 } as TopicInfo["config"];
+  const topic = { group_count: 1, member_count: 0, messages: 3, scheduled: 1, last_seq: 9, config } as TopicInfo;
+  const retaining = { ...topic, config: { ...config, retain_ms: 1000 } };
   const group = { paused: false, member_count: 0, in_flight: 0, ready: 0, start_seq: 0 } as GroupInfo;
 
-  it("say that messages wait for nobody", () => {
-    expect(topicStuck(topic)).toBe(true);
-    expect(topicStuck({ ...topic, scheduled: 3 })).toBe(false);
-    expect(topicStuck({ ...topic, member_count: 1 })).toBe(false);
-    expect(topicStuck({ ...topic, group_count: 0 })).toBe(false);
+  it("say that messages wait for nobody, where that is known", () => {
+    expect(topicState(topic)).toBe("stuck");
+    expect(topicState({ ...topic, scheduled: 3 })).toBe("fine");
+    expect(topicState({ ...topic, member_count: 1 })).toBe("fine");
+    expect(topicState({ ...topic, group_count: 0 })).toBe("fine");
+    expect([topicState(retaining), topicState({ ...retaining, messages: 1 })]).toEqual(["unattended", "fine"]);
   });
 
   it("tell the state of a group", () => {
     expect(groupState(group, topic)).toBe("stuck");
     expect(groupState({ ...group, paused: true }, topic)).toBe("paused");
-    expect(groupState({ ...group, start_seq: 9 }, topic)).toBe("idle");
+    expect(groupState({ ...group, start_seq: 9 }, topic)).toBe("unattended");
+    expect(groupState(group, retaining)).toBe("unattended");
     expect(groupState({ ...group, member_count: 1, in_flight: 1 }, topic)).toBe("busy");
+    expect(groupState({ ...group, member_count: 1 }, topic)).toBe("idle");
   });
 });
 

@@ -1,19 +1,25 @@
-/** Which topics and groups need somebody: the rules of the badges. Pure. */
+/**
+ * Which topics and groups need somebody: the rules of the badges. Pure. What is kept and not scheduled waits for a group,
+ * unless the topic retains what is settled: then the number of kept messages does not say whether any waits.
+ */
 
 import type { GroupInfo, TopicInfo } from "./types.js";
 
-/** Messages wait in the topic, and none of its groups has a member. */
-export const topicStuck = (topic: TopicInfo): boolean =>
-  topic.group_count > 0 && topic.member_count === 0 && topic.messages > topic.scheduled;
+const waits = (topic: TopicInfo): boolean => topic.config.retain_ms === 0 && topic.messages > topic.scheduled;
 
-/** It may take messages, the topic keeps some that it may be owed, and nobody is there to take them. */
-export const groupStuck = (group: GroupInfo, topic: TopicInfo): boolean =>
-  !group.paused && group.member_count === 0 && topic.messages > topic.scheduled && topic.last_seq > group.start_seq;
+export type TopicState = "stuck" | "unattended" | "fine";
 
-export type GroupState = "paused" | "stuck" | "busy" | "idle";
+/** "stuck": messages wait, and no group has a member; "unattended": none has, and nobody can tell what waits. */
+export function topicState(topic: TopicInfo): TopicState {
+  if (!topic.group_count || topic.member_count !== 0) return "fine";
+  if (waits(topic)) return "stuck";
+  return topic.config.retain_ms > 0 && topic.messages > topic.scheduled ? "unattended" : "fine";
+}
+
+export type GroupState = "paused" | "stuck" | "unattended" | "busy" | "idle";
 
 export function groupState(group: GroupInfo, topic: TopicInfo): GroupState {
   if (group.paused) return "paused";
-  if (groupStuck(group, topic)) return "stuck";
-  return group.in_flight || group.ready ? "busy" : "idle";
+  if (group.member_count) return group.in_flight || group.ready ? "busy" : "idle";
+  return waits(topic) && topic.last_seq > group.start_seq ? "stuck" : "unattended";
 }

@@ -13,7 +13,7 @@ import { Table } from "../parts/Table.js";
 import type { Column } from "../parts/Table.js";
 import { useSession } from "../session.js";
 
-const TONES = { paused: "warn", stuck: "bad", busy: "good", idle: "" };
+const TONES = { paused: "warn", stuck: "bad", unattended: "warn", busy: "good", idle: "" };
 
 export function Groups({ topic, onChange }: { topic: TopicDetail; onChange(): void }) {
   const columns: Column<GroupInfo>[] = [

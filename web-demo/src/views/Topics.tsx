@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import { useLoad } from "../hooks.js";
 import { bytes, count } from "../lib/format.js";
 import { nameError } from "../lib/draft.js";
-import { topicStuck } from "../lib/health.js";
+import { topicState } from "../lib/health.js";
 import { isForbidden } from "../lib/http.js";
 import { hrefOf } from "../lib/route.js";
 import type { TopicInfo } from "../lib/types.js";
@@ -63,9 +63,7 @@ const COLUMNS: Column<TopicInfo>[] = [
     cell: (topic) => (
       <>
         <a href={hrefOf({ view: "topic", topic: topic.name })}>{topic.name}</a>{" "}
-        {topicStuck(topic) && (
-          <span class="badge bad" title="Messages wait, and no group has a member">stuck</span>
-        )}
+        <Badge topic={topic} />
       </>
     ),
   },
@@ -85,6 +83,13 @@ const COLUMNS: Column<TopicInfo>[] = [
   { id: "members", title: "Members", numeric: true, value: (t) => t.member_count, cell: (t) => count(t.member_count ?? 0) },
   { id: "last", title: "Newest seq", numeric: true, value: (t) => t.last_seq, cell: (t) => count(t.last_seq) },
 ];
+
+function Badge({ topic }: { topic: TopicInfo }) {
+  const state = topicState(topic);
+  if (state === "fine") return null;
+  const why = state === "stuck" ? "Messages wait, and no group has a member" : "No group has a member";
+  return <span class={`badge ${state === "stuck" ? "bad" : "warn"}`} title={why}>{state}</span>;
+}
 
 /** Whoever may not list topics may still know one. */
 export function ByName({ view = "topic" }: { view?: "topic" | "tail" | "dead" }) {
