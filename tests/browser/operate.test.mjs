@@ -7,6 +7,7 @@ import { api, go, publish, tab, tokens, until, URL_, work } from "./page.mjs";
 const topic = (name) => api("GET", `/v1/admin/topics/${name}`);
 
 test("the publish form says what is wrong, then shows the receipt", async () => {
+  await api("PUT", "/v1/admin/topics/forms", {});
   const page = await tab("#/topics/forms");
   const body = page.getByLabel("Body", { exact: true });
   await body.fill("{no json");
@@ -54,7 +55,7 @@ test("dead letters are chosen, put back and thrown away", async () => {
   await page.getByText("None here.").waitFor();
   await go(page, "#/worker/dead/desk");
   await page.getByRole("button", { name: "Connect this tab" }).click();
-  await page.getByRole("button", { name: "Ack 2", exact: true }).click();
+  await page.getByRole("button", { name: "Ack 4", exact: true }).click(); // put back, it is the newest
   await until("all is settled", async () => (await topic("dead")).messages === 0);
 });
 
@@ -120,13 +121,13 @@ test("a live tail pauses, goes on and filters", async () => {
   const page = await tab("#/tail/lines");
   await until("it follows", async () => (await api("GET", "/v1/admin/stats")).tails >= 1);
   await publish("lines", { data: "red", key: "ann" });
-  await page.getByText('red').waitFor();
+  await page.locator(".line", { hasText: "red" }).waitFor();
   await page.getByRole("button", { name: "Pause" }).click();
   await publish("lines", { data: "blue" });
   await page.getByText(/1 waiting/).waitFor();
-  assert.equal(await page.getByText("blue").count(), 0);
+  assert.equal(await page.locator(".line", { hasText: "blue" }).count(), 0);
   await page.getByRole("button", { name: "Go on" }).click();
-  await page.getByText("blue").waitFor();
+  await page.locator(".line", { hasText: "blue" }).waitFor();
   await page.getByLabel("Filter").fill("key:ann");
   await until("one is left", async () => (await page.locator("details.message").count()) === 1);
   await page.getByLabel("From").selectOption("earliest");

@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
-import { after, afterEach, before } from "node:test";
+import { after, afterEach } from "node:test";
 
 const require = createRequire(new URL("../../web-demo/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
@@ -21,14 +21,14 @@ const FLAGS = [
   "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ];
 
-let browser;
+let launched;
 let contexts = [];
 let trouble = [];
 
-before(async () => {
-  browser = await chromium.launch({ executablePath: process.env.PUSHWIRE_CHROMIUM, args: FLAGS });
-});
-after(() => browser?.close());
+/** Launched with the first tab: hooks of a file do not wait for those of another. */
+const browser = () => (launched ??= chromium.launch({ executablePath: process.env.PUSHWIRE_CHROMIUM, args: FLAGS }));
+
+after(async () => (await launched)?.close());
 afterEach(async () => {
   const found = trouble;
   trouble = [];
@@ -39,7 +39,7 @@ afterEach(async () => {
 
 /** A profile of its own: its tabs share a session storage with nobody. */
 export async function profile(options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
+  const context = await (await browser()).newContext({ viewport: { width: 1280, height: 900 }, ...options });
   context.setDefaultTimeout(PATIENCE_MS);
   context.on("request", (request) => {
     if (!request.url().startsWith(URL_) && !request.url().startsWith(URL_.replace("http", "ws"))) {

@@ -45,9 +45,10 @@ def _tools() -> None:
         pytest.skip(missing)
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
-    one = GatewayProcess(tmp_path / "gateway", settings={"connections_per_subject": "64"})
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """One for all: each scenario has topics of its own."""
+    one = GatewayProcess(tmp_path_factory.mktemp("browser"), settings={"connections_per_subject": "64"})
     one.start()
     yield one
     one.stop()

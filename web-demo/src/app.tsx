@@ -3,10 +3,12 @@
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { State } from "pushwire";
 import { useNow, useRoute } from "./hooks.js";
+import { nameError } from "./lib/draft.js";
 import { duration } from "./lib/format.js";
 import { hrefOf } from "./lib/route.js";
 import type { Route } from "./lib/route.js";
 import { forgetToken, keepToken } from "./lib/token.js";
+import { Notice } from "./parts/Notice.js";
 import { open, SessionContext, useSession } from "./session.js";
 import type { Session } from "./session.js";
 import { Connections } from "./views/Connections.js";
@@ -133,6 +135,15 @@ function Frame() {
 }
 
 function View({ route }: { route: Route }) {
+  const wrong = "topic" in route && route.topic ? nameError(route.topic) : undefined;
+  if (wrong) {
+    return (
+      <>
+        <h1>{TITLES[route.view]}</h1>
+        <Notice tone="bad">No topic can be called “{(route as { topic: string }).topic}”: {wrong}</Notice>
+      </>
+    );
+  }
   switch (route.view) {
     case "overview":
       return <Overview />;

@@ -73,7 +73,8 @@ export function useLoad<T>(key: string, load: (signal: AbortSignal) => Promise<T
         (error: unknown) => {
           if (abort.signal.aborted) return;
           setState((old) => ({ key, data: old.key === key ? old.data : undefined, error }));
-          if ((error as { status?: number }).status !== 403) again(); // rights do not grow while one waits
+          const { status = 0 } = error as { status?: number };
+          if (status !== 403 && status !== 404) again(); // rights do not grow while one waits, and who makes it reloads
         },
       );
     ask();
