@@ -23,7 +23,8 @@ PYTEST := $(BIN)/python -m pytest
 # Code that debugging slows down does not disturb; timing tests, faults and benchmarks run without it.
 ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 
-.PHONY: help venv format lint types imports test test-parallel test-serial cover sim faults conformance e2e \
+.PHONY: help venv web web-check chromium browser format lint types imports test test-parallel test-serial cover sim faults \
+	conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -50,6 +51,44 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
+# The dashboard needs Node and npm to be built, and nothing of either to be served. Where there is no npm the gateway does
+# without, and so do the tests of it; where there is, they must pass.
+NPM := $(shell command -v npm 2>/dev/null)
+DASHBOARD := web-demo/pushwire_web/static/index.html
+JS_SDK := sdk/js/dist/index.js
+export PUSHWIRE_BROWSER_REQUIRED := $(if $(NPM),1)
+
+# npm writes this file last. An install without scripts: nothing that is installed has to run to be installed.
+%/node_modules/.package-lock.json: %/package-lock.json %/package.json
+	@[ -n "$(NPM)" ] || { echo "make: no npm found; install Node.js 20 or newer" >&2; exit 1; }
+	cd $* && npm ci --ignore-scripts --no-progress
+	@touch $@
+
+$(JS_SDK): sdk/js/node_modules/.package-lock.json $(shell find sdk/js/src sdk/js/scripts sdk/js/tsconfig*.json 2>/dev/null)
+	cd sdk/js && npm run --silent build
+	@touch $@
+
+web-demo/node_modules/.package-lock.json: $(JS_SDK)
+
+$(DASHBOARD): web-demo/node_modules/.package-lock.json web-demo/index.html web-demo/vite.config.ts $(JS_SDK) \
+		$(shell find web-demo/src web-demo/public -type f 2>/dev/null)
+	cd web-demo && npm run --silent build -- --logLevel warn
+	@touch $@
+
+web: $(DASHBOARD) ## build the dashboard that the gateway serves at /
+
+web-check: $(DASHBOARD) ## types and unit tests of the dashboard
+	cd web-demo && npm run --silent typecheck && npm run --silent test
+
+chromium: ## Debian's Chromium, for the browser tests; nothing where it is there
+	@command -v chromium >/dev/null || { \
+		echo "make: installing chromium"; \
+		apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends chromium >/dev/null; \
+	}
+
+browser: $(STAMP) web chromium ## the dashboard in Chromium against a real gateway; PUSHWIRE_SHOTS=folder keeps pictures
+	$(PYTEST) tests/browser $(ARGS)
+
 format: $(STAMP) ## rewrite the Python sources in the house format, sort the imports
 	$(BIN)/ruff check --fix-only --exit-zero .
 	$(BIN)/ruff format .
@@ -71,6 +110,7 @@ test: ## everything that must hold: lint, types, imports, all tests
 	@$(MAKE) lint
 	@$(MAKE) types
 	@$(MAKE) imports
+	@if [ -n "$(NPM)" ]; then $(MAKE) web-check chromium; else echo "make: no npm: the dashboard is neither built nor tested"; fi
 	@$(MAKE) test-parallel
 	@$(MAKE) test-serial
 
@@ -108,13 +148,13 @@ bench-docs: $(STAMP) ## write docs/performance.md and its charts from the last r
 bench-syncs: $(STAMP) ## count with strace what each contestant syncs
 	PYTHONPATH=tests $(BIN)/python tests/bench/syncs.py
 
-demo: $(STAMP) ## a development gateway with traffic of its own
+demo: $(STAMP) $(if $(NPM),web) ## a development gateway with traffic of its own
 	$(BIN)/python -m pushwire_gateway.demo $(ARGS)
 
-serve: $(STAMP) ## a development gateway alone
+serve: $(STAMP) $(if $(NPM),web) ## a development gateway alone
 	$(BIN)/pushwire serve --dev $(ARGS)
 
-dist: $(STAMP) ## wheel and sdist in dist/
+dist: $(STAMP) web ## wheel and sdist in dist/
 	rm -rf dist
 	$(BIN)/hatchling build -d dist
 
@@ -129,6 +169,7 @@ lock: ## renew constraints.txt
 	wc -l constraints.txt
 
 clean: ## remove the environment, caches and build output
+	rm -rf web-demo/node_modules web-demo/pushwire_web/static sdk/js/node_modules sdk/js/dist
 	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find gateway storage sdk web-demo tests -name __pycache__ -type d -not -path '*/node_modules/*' -prune -exec rm -rf {} +
 

@@ -49,6 +49,8 @@ for (const colorScheme of ["light", "dark"]) {
         await judge(page, `${name}-${colorScheme}-${width}`, width);
       }
       await work(page, "looks", "other");
+      await publish("looks", { data: { to: "work on" }, key: "customer-1" });
+      await page.getByRole("button", { name: /^Ack/ }).first().waitFor();
       await judge(page, `working-${colorScheme}-${width}`, width);
       await page.getByRole("button", { name: "Sign out" }).click();
       await page.getByLabel("Token").waitFor();

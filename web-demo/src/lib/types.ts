@@ -1,4 +1,4 @@
-/** The objects of the HTTP API (docs/http.md §7), as far as the dashboard shows them. Owns no behaviour. */
+/** The objects of the HTTP API (docs/http.md §8), as far as the dashboard shows them. Owns no behaviour. */
 
 /** What `$sys.stats` shows once a second. Fields may be missing where a gateway is older than this page. */
 export interface Stats {

@@ -18,6 +18,8 @@ interface Props {
 }
 
 const HEIGHT_PX = 210;
+/** Seconds that are shown at least, however few samples there are. */
+const SPAN_S = 60;
 const DARK = "(prefers-color-scheme: dark)";
 
 function options(title: string, lines: Line[], width: number): uPlot.Options {
@@ -31,7 +33,10 @@ function options(title: string, lines: Line[], width: number): uPlot.Options {
     legend: { show: false },
     padding: [8, 12, 0, 0],
     cursor: { drag: { x: false, y: false }, points: { show: false } },
-    scales: { y: { range: (_plot, _low, high) => [0, Math.max(1, high * 1.1)] } },
+    scales: {
+      x: { range: (_plot, low, high) => [Math.min(low, high - SPAN_S), high] },
+      y: { range: (_plot, _low, high) => [0, Math.max(1, high * 1.1)] },
+    },
     axes: [
       { ...axis, size: 28, space: 70, values: (_plot, ticks) => ticks.map(hourOf) },
       { ...axis, size: 48, values: (_plot, ticks) => ticks.map((tick) => rate(tick)) },
