@@ -12,8 +12,8 @@ PAGE = Path("web-demo", "pushwire_web", "static", "index.html")
 WAIVER = "PUSHWIRE_WITHOUT_DASHBOARD"
 
 
-class DashboardHook(BuildHookInterface):  # type: ignore[type-arg]  # generic only since hatchling 1.2x, for type checkers
-    """Asked by hatchling before it builds a wheel. An editable install takes the files where they are, or does without."""
+class DashboardHook(BuildHookInterface):  # type: ignore[type-arg]  # generic for type checkers only
+    """Asked by hatchling before it builds a wheel. An editable install takes the files where they are, if they are."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable" or os.environ.get(WAIVER) or (Path(self.root) / PAGE).is_file():
