@@ -32,7 +32,8 @@ ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 # What a failed recipe leaves behind is not taken for its result.
 .DELETE_ON_ERROR:
 
-.PHONY: help venv js format lint types imports test test-parallel test-serial cover sim faults golden audit fuzz compiler conformance e2e \
+.PHONY: help venv js web web-check chromium browser format lint types imports test test-parallel test-serial cover sim \
+	faults golden audit fuzz compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -78,6 +79,40 @@ $(JS_TESTED): $(JS_BUILT) $(wildcard $(JS)/test/* $(JS)/scripts/* $(JS)/README.m
 	@cd $(JS) && npm test --silent
 	@touch $@
 
+# The dashboard needs Node and npm to be built, and nothing of either to be served. Where there is no npm, `make demo` and
+# `make serve` do without it.
+NPM := $(shell command -v npm 2>/dev/null)
+WEB := web-demo
+DASHBOARD := $(WEB)/pushwire_web/static/index.html
+export PUSHWIRE_BROWSER_REQUIRED := 1
+
+# npm writes this file last. What it links to, the SDK, is built before.
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json $(WEB)/package.json $(JS_BUILT)
+	@echo "make: installing what $(WEB) is built with"
+	@cd $(WEB) && npm ci --ignore-scripts --loglevel=error
+	@touch $@
+
+$(DASHBOARD): $(WEB)/node_modules/.package-lock.json $(WEB)/index.html $(WEB)/vite.config.ts $(JS_BUILT) \
+		$(shell find $(WEB)/src $(WEB)/public -type f 2>/dev/null)
+	cd $(WEB) && npm run --silent build -- --logLevel warn
+	@touch $@
+
+web: $(DASHBOARD) ## build the dashboard that the gateway serves at /
+	@:
+
+web-check: $(DASHBOARD) ## types and unit tests of the dashboard
+	cd $(WEB) && npm run --silent typecheck && npm run --silent test
+
+chromium: ## Debian's Chromium, for the browser tests; nothing where it is there
+	@command -v chromium >/dev/null || { \
+		[ "$$(id -u)" = 0 ] || { echo "make: no chromium; install it (on Debian: apt-get install chromium)" >&2; exit 1; }; \
+		echo "make: installing chromium"; \
+		apt-get -q update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends chromium >/dev/null; \
+	}
+
+browser: $(STAMP) web chromium ## the dashboard in Chromium against a real gateway; PUSHWIRE_SHOTS=folder keeps pictures
+	$(PYTEST) tests/browser $(ARGS)
+
 format: $(STAMP) ## rewrite the Python sources in the house format, sort the imports
 	$(BIN)/ruff check --fix-only --exit-zero .
 	$(BIN)/ruff format .
@@ -100,6 +135,7 @@ test: ## everything that must hold: lint, types, imports, all tests
 	@$(MAKE) lint
 	@$(MAKE) types
 	@$(MAKE) imports
+	@$(MAKE) web-check chromium
 	@$(MAKE) test-parallel
 	@$(MAKE) test-serial
 
@@ -160,13 +196,13 @@ bench-docs: $(STAMP) ## write docs/performance.md and its charts from the last r
 bench-syncs: $(STAMP) ## count with strace what each contestant syncs
 	PYTHONPATH=tests $(BIN)/python tests/bench/syncs.py
 
-demo: $(STAMP) ## a development gateway with traffic of its own
+demo: $(STAMP) $(if $(NPM),web) ## a development gateway with traffic of its own
 	$(BIN)/python -m pushwire_gateway.demo $(ARGS)
 
-serve: $(STAMP) ## a development gateway alone
+serve: $(STAMP) $(if $(NPM),web) ## a development gateway alone
 	$(BIN)/pushwire serve --dev $(ARGS)
 
-dist: $(STAMP) ## wheel and sdist in dist/
+dist: $(STAMP) web ## wheel and sdist in dist/
 	rm -rf dist
 	$(BIN)/hatchling build -d dist
 
@@ -181,7 +217,8 @@ lock: ## renew constraints.txt
 	wc -l constraints.txt
 
 clean: ## remove the environment, caches and build output
-	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis $(JS)/node_modules $(JS)/dist $(JS)/build
+	rm -rf $(JS)/node_modules $(JS)/dist $(JS)/build $(WEB)/node_modules $(WEB)/pushwire_web/static
+	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find gateway storage sdk web-demo tests -name __pycache__ -type d -not -path '*/node_modules/*' -prune -exec rm -rf {} +
 
 ci: test dist ## what a release must pass

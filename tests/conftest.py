@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 # Folders whose tests start real processes or hold timing bars: they get the machine for themselves.
-SERIAL_FOLDERS = ("e2e", "faults")
+SERIAL_FOLDERS = ("browser", "e2e", "faults")
 
 # No deadline: asyncio's debug mode and a busy machine make single examples slow. Under CI the examples are
 # the same each time, so that a verdict belongs to the commit; elsewhere each run looks at new ones.

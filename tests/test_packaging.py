@@ -8,13 +8,18 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import urllib.request
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pushwire
+from pushwire_web import static_dir
+from support.cli_process import Spawned
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pushwire", "pushwire_gateway", "pushwire_storage", "pushwire_web")
@@ -107,12 +112,20 @@ def test_the_sdk_loads_only_what_it_requires() -> None:
     assert loaded <= BASE_REQUIREMENTS | {"pushwire"}
 
 
-@pytest.mark.serial  # a real build, in a process of its own
-def test_a_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    ran = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real build, in a process of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    environment = os.environ | ({} if static_dir() else {"PUSHWIRE_WITHOUT_DASHBOARD": "1"})
+    ran = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.mark.serial
+def test_a_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         scripts = archive.read(f"pushwire-{pushwire.__version__}.dist-info/entry_points.txt").decode()
@@ -121,3 +134,59 @@ def test_a_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> Non
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert "pushwire = pushwire_gateway.__main__:main" in scripts
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.serial
+def test_a_wheel_serves_the_dashboard_without_node(wheel: Path, tmp_path: Path) -> None:
+    """Unpacked, and run by an interpreter that knows nothing of this tree: `-S` leaves editable installs out."""
+    if static_dir() is None:
+        pytest.skip("the dashboard is not built: `make web` builds it")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    libraries = sysconfig.get_paths()["purelib"]
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), libraries]), "PATH": "/nowhere"}
+    gateway = Spawned("serve", "--dev", "--port", "0", "--data", "memory:", env=environment, python_flags=("-S",))
+    try:
+        address = gateway.line("dashboard").split()[1]
+        url, _, token = address.partition("/#token=")
+        assert token.count(".") == 2
+        with urllib.request.urlopen(f"{url}/", timeout=10) as answer:
+            page = answer.read().decode()
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+        assets = re.findall(r'(?:src|href)="(/[^"]+)"', page)
+        assert [path for path in assets if path.endswith(".js")]
+        assert [path for path in assets if path.endswith(".css")]
+        for path in assets:
+            with urllib.request.urlopen(url + path, timeout=10) as answer:
+                assert answer.read(), path
+    finally:
+        gateway.end()
+
+
+@pytest.mark.parametrize(
+    ("version", "built", "waived"), [("editable", False, ""), ("standard", True, ""), ("standard", False, "1")]
+)
+def test_a_wheel_is_built_with_the_dashboard_or_knowingly_without(
+    version: str, built: bool, waived: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = load_hook()
+    monkeypatch.setenv(hook.WAIVER, waived)
+    if built:
+        (tmp_path / hook.PAGE).parent.mkdir(parents=True)
+        (tmp_path / hook.PAGE).write_text("<!doctype html>", encoding="utf-8")
+    made = hook.DashboardHook(str(tmp_path), {}, None, None, "", "wheel")
+    made.initialize(version, {})
+    if version != "editable":
+        monkeypatch.setenv(hook.WAIVER, "")
+        (tmp_path / hook.PAGE).unlink(missing_ok=True)
+        with pytest.raises(RuntimeError, match="make web"):
+            made.initialize(version, {})
+
+
+def load_hook() -> Any:
+    spec = importlib.util.spec_from_file_location("build_hook", ROOT / "web-demo" / "build_hook.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

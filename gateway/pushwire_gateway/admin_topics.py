@@ -5,7 +5,7 @@ Owns what may be asked of them and what they look like from outside. The changes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pushwire.wire.decode import INACTIVE_TTL_MS_MAX, INACTIVE_TTL_MS_MIN
@@ -155,6 +155,7 @@ class Managed(AdminBase):
         return {"seq": seq, "ledger": topic.config.ledger, "events": [_event_shown(event) for event in events]}
 
     def _topic_shown(self, topic: Topic) -> dict[str, Any]:
+        members = [member for group in topic.groups.values() for member in self._members_of(group)]
         return {
             "name": topic.name,
             "last_seq": topic.last_seq,
@@ -163,6 +164,8 @@ class Managed(AdminBase):
             "scheduled": topic.scheduled,
             "dead_letters": topic.dead_letters,
             "group_count": len(topic.groups),
+            "member_count": len(members),
+            "in_flight": sum(len(member.leases) for member in members),
             "config": topic_config.shown(topic.config),
         }
 
@@ -249,6 +252,10 @@ class Managed(AdminBase):
         await done(lambda changed: self._gateway.topics.seek(group, start, changed))
         return self._group_shown(group)
 
+    def _members_of(self, group: Group) -> Collection[Subscription]:
+        active = self._gateway.engine.core.group(group)
+        return () if active is None else active.members
+
     def _group_shown(self, group: Group) -> dict[str, Any]:
         active = self._gateway.engine.core.group(group)
         members = () if active is None else active.members
@@ -261,6 +268,7 @@ class Managed(AdminBase):
             "inactive_ttl_ms": group.inactive_ttl_ms,
             "member_count": len(members),
             "in_flight": sum(len(member.leases) for member in members),
+            "ready": 0 if active is None else active.ready,
         }
 
     def _members_shown(self, group: Group) -> list[dict[str, Any]]:

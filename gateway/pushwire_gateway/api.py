@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from pushwire.wire import decode
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .gateway import Gateway as RunningGateway
 
 
-def make_app(gateway: Gateway, *routes: Route) -> ASGIApp:
+def make_app(gateway: Gateway, *routes: BaseRoute) -> ASGIApp:
     """The HTTP API, followed by the routes of others."""
     api = _Api(gateway)
     running = cast("RunningGateway", gateway)  # the port asks less of it, and tests of the port have no more

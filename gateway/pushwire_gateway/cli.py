@@ -161,11 +161,16 @@ def _command() -> str:
 
 
 def _welcome(url: str, token: str) -> str:
+    from pushwire_web import static_dir
+
+    page = "not built into this gateway: `make web`" if static_dir() is None else f"{url}/#token={token}"
     return f"""
 pushwire is running (development mode: loopback only, this token may do everything)
 
   URL    {url}
   token  {token}
+
+  dashboard  {page}
 
 Subscribe in another terminal:
 

@@ -313,7 +313,7 @@ class PollSession:
         poll = queue.popleft()
         group: Group = sub.group.handle
         poll.leases = leases
-        self._gateway.tally(poll.principal.tenant).delivered += len(deliveries)
+        self._gateway.tally(poll.principal.tenant).pushed(deliveries, now)
         # Now: a moment later a delivery may have ended, and be somebody else's.
         poll.give(encode.delivered(Messages(sub.name, group.topic.name, to_ms(sub.ack_timeout_s), deliveries)))
         self._ask_next(sub)

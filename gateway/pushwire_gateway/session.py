@@ -195,7 +195,7 @@ class Session(Operations):
     def push(self, sub: core.Subscription, deliveries: list[core.Pending], now: float) -> None:
         group: Group = sub.group.handle
         expires_in_ms = to_ms(sub.ack_timeout_s)
-        self._tally.delivered += len(deliveries)
+        self._tally.pushed(deliveries, now)
         self.outbox.send(Messages(sub.name, group.topic.name, expires_in_ms, deliveries))
 
     def unhealthy(self, sub: core.Subscription) -> None:

@@ -162,6 +162,8 @@ _TOPIC_INFO: Final[dict[str, Schema]] = {
     "scheduled": integer(),
     "dead_letters": integer(),
     "group_count": integer(),
+    "member_count": integer(),
+    "in_flight": integer(),
     "config": ref("TopicConfig"),
 }
 _GROUP_INFO: Final[dict[str, Schema]] = {
@@ -173,6 +175,7 @@ _GROUP_INFO: Final[dict[str, Schema]] = {
     "inactive_ttl_ms": integer(0, decode.INACTIVE_TTL_MS_MAX),
     "member_count": integer(),
     "in_flight": integer(),
+    "ready": integer(),
 }
 _MEMBER: Final = record(
     {
@@ -229,7 +232,7 @@ _CONNECTION: Final = record(
 )
 _STAT_NAMES: Final = (
     *("at_ms", "topics", "groups", "messages", "bytes", "scheduled", "dead_letters"),
-    *("connections", "sessions", "sessions_away", "subscriptions", "tails", "in_flight"),
+    *("connections", "sessions", "sessions_away", "subscriptions", "tails", "in_flight", "ready"),
     *TALLY_FIELDS,
 )
 _TOPIC_STATS: Final = record(
@@ -297,6 +300,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Stats": record(
         {
             **{name: integer() for name in _STAT_NAMES},
+            "push_ms": listed({"type": "array", "prefixItems": [nullable(integer()), integer()], "minItems": 2}),
             "by_topic": {"type": "object", "additionalProperties": _TOPIC_STATS},
         }
     ),

@@ -6,9 +6,10 @@ number of one tenant says anything of another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from heapq import nlargest
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pushwire.wire.codec import dumps
@@ -16,6 +17,8 @@ from pushwire.wire.frames import STATS_TOPIC, TailBatch
 from pushwire_storage.base import Message
 
 from .clock import to_ms
+from .core.model import Pending
+from .histogram import Histogram
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 
 TOPICS_SHOWN_MAX = 50
 """Topics listed one by one, those that keep the most messages: a screenful, however many there are."""
+
+
+PUSH_BOUNDS_MS = (1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 200, 500, 1000, 5000, 30_000)
+"""Messages are stamped in whole milliseconds; the upper ones are for queues that wait for their consumers."""
 
 
 @dataclass(slots=True)
@@ -34,6 +41,7 @@ class Tally:
     refused: int = 0
     """Publish operations that were not stored."""
     delivered: int = 0
+    redelivered: int = 0
     acked: int = 0
     nacked: int = 0
     rejected: int = 0
@@ -41,9 +49,20 @@ class Tally:
     extended: int = 0
     stale: int = 0
     """Settlements that came too late."""
+    push_ms: Histogram = field(default_factory=lambda: Histogram(PUSH_BOUNDS_MS))
+    """From the moment in which a message was taken to its push; one observation a push."""
+
+    def pushed(self, deliveries: Sequence[Pending], now: float) -> None:
+        """These were handed to one client. Of them the newest first delivery says how long a message took: that of the
+        oldest would say how long the queue is. One that was scheduled took as long as it was told to."""
+        self.delivered += len(deliveries)
+        self.redelivered += len([None for pending in deliveries if pending.deliveries > 1])
+        newest = deliveries[-1]
+        if newest.deliveries == 1 and newest.message.due_ms is None:
+            self.push_ms.observe(to_ms(now) - newest.message.published_at_ms)
 
 
-TALLY_FIELDS = tuple(field.name for field in fields(Tally))
+TALLY_FIELDS = tuple(one.name for one in fields(Tally) if one.name != "push_ms")
 
 
 def numbers(gateway: Gateway, tenant: str) -> dict[str, Any]:
@@ -68,7 +87,12 @@ def numbers(gateway: Gateway, tenant: str) -> dict[str, Any]:
         "subscriptions": len(subs),
         "tails": sum(one.tails for one in connections),
         "in_flight": sum(len(sub.leases) for sub in subs),
+        "ready": sum(group.ready for group in {sub.group for sub in subs}),
         **{name: getattr(tally, name) for name in TALLY_FIELDS},
+        "push_ms": [
+            [bound, count]
+            for bound, count in zip((*PUSH_BOUNDS_MS, None), accumulate(tally.push_ms.counts), strict=True)
+        ],
         "by_topic": {
             topic.name: {
                 "last_seq": topic.last_seq,

@@ -40,6 +40,8 @@ class GroupInfo(TypedDict):
     """0: never."""
     member_count: int
     in_flight: int
+    ready: int
+    """In the gateway's memory, waiting for a member; a backlog of any size stays on disk."""
 
 
 class MemberInfo(TypedDict):
@@ -72,6 +74,8 @@ class TopicInfo(TypedDict):
     scheduled: int
     dead_letters: int
     group_count: int
+    member_count: int
+    in_flight: int
     config: TopicConfig
 
 

@@ -71,7 +71,7 @@ class FakeAdmin:
     def add_topic(self, name: str, **fields: Any) -> None:
         self.topics[name] = {
             "name": name, "last_seq": 9, "messages": 5, "bytes": 500, "scheduled": 1, "dead_letters": 0,
-            "group_count": 0, "config": dict(CONFIG), **fields,
+            "group_count": 0, "member_count": 0, "in_flight": 0, "config": dict(CONFIG), **fields,
         }  # fmt: skip
         self.groups[name] = {}
         self.dead[name] = []
@@ -79,7 +79,7 @@ class FakeAdmin:
     def add_group(self, topic: str, name: str, **fields: Any) -> None:
         self.groups[topic][name] = {
             "name": name, "topic": topic, "start_seq": 0, "paused": False, "owner": None, "inactive_ttl_ms": 0,
-            "member_count": 0, "in_flight": 0, **fields,
+            "member_count": 0, "in_flight": 0, "ready": 0, **fields,
         }  # fmt: skip
 
     def add_dead(self, topic: str, count: int, **fields: Any) -> None:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from support.gateway_process import clean_env
@@ -44,10 +44,12 @@ class Spawned:
         module: str = "pushwire_gateway",
         script: Path | None = None,
         cwd: Path | None = None,
+        python_flags: Sequence[str] = (),
     ) -> None:
         program = [str(script)] if script else ["-m", module]
         self.process = subprocess.Popen(
-            [sys.executable, *program, *args], env={**clean_env(), **(env or {})}, stdin=subprocess.DEVNULL,
+            [sys.executable, *python_flags, *program, *args], env={**clean_env(), **(env or {})},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=cwd,
         )  # fmt: skip
         self.lines: list[str] = []

@@ -5,7 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pushwire.wire.frames import Auth, Draft, Error, Ok, Publish, Subscribe, SubscribeTail, Tailed, Unsubscribe
+from pushwire.wire.frames import (
+    Ack,
+    Auth,
+    Draft,
+    Error,
+    Nack,
+    Ok,
+    Publish,
+    Subscribe,
+    SubscribeTail,
+    Tailed,
+    Unsubscribe,
+)
 from pushwire_gateway import sysstats
 from support.gateway_parts import Client, Parts, cap
 
@@ -41,10 +53,30 @@ async def test_the_numbers_come_once_a_second_and_rise_in_seq() -> None:
         "subscriptions": 1,
         "tails": 1,
         "in_flight": 2,
+        "ready": 1,
     }
     assert {name: seen[name] for name in expected} == expected
     assert (seen["published"], seen["delivered"], seen["acked"]) == (3, 2, 0)
     assert seen["by_topic"]["t"]["last_seq"] == 3
+
+
+async def test_pushes_are_counted_by_how_long_their_newest_message_took() -> None:
+    parts = await Parts().start()
+    bob = await parts.client("bob")
+    await bob.ok(Subscribe("t", "g", prefetch=1, ref=1))
+    await bob.ok(Publish("t", [Draft("", b"1"), Draft("", b"2")], 2))
+    [first] = await bob.delivered(1)
+    parts.step(0.05)
+    bob.say(Ack([first.lease]))
+    [second] = await bob.delivered(1)
+    bob.say(Nack([second.lease], delay_ms=0, ref=3))
+    assert (await bob.next(Ok)).ref == 3
+    parts.step(0.01)
+    await bob.delivered(1)
+    seen = await parts.admin.stats(parts.principal("root"))
+    assert (seen["delivered"], seen["redelivered"]) == (3, 1)
+    by_bound = dict(map(tuple, seen["push_ms"]))
+    assert (by_bound[1], by_bound[35], by_bound[60], by_bound[None]) == (1, 1, 2, 2)  # the redelivery says nothing
 
 
 async def test_it_needs_admin_on_the_whole_tenant() -> None:
@@ -72,6 +104,7 @@ async def test_a_tenant_sees_nothing_of_another() -> None:
     parts.step(1)
     seen = await numbers_of(ann)
     counted = {name: value for name, value in seen.items() if name not in {"at_ms", "by_topic"} and value}
+    assert not any(count for _bound, count in counted.pop("push_ms"))
     assert counted == {"connections": 1, "sessions": 1, "tails": 1}
     assert seen["by_topic"] == {}
 

@@ -40,7 +40,9 @@ async def test_the_routes_served_are_those_described():
     served = {
         (method, route.path)
         for route in app.app.routes  # inside what answers for CORS
-        if isinstance(route, Route) and route.path != PATH.decode()  # the socket: asyncapi.py describes it
+        if isinstance(route, Route)
+        and route.include_in_schema  # not the files of the dashboard
+        and route.path != PATH.decode()  # the socket: asyncapi.py describes it
         for method in route.methods or {"GET"}
         if method not in ("HEAD", "OPTIONS")
     }

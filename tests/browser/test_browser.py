@@ -1,0 +1,80 @@
+"""The dashboard in a real browser against a real gateway: each `*.test.mjs` beside this file, run by Node's own runner.
+
+Owns the gateway, its tokens, and where Node and Chromium are found. The scenarios are in the files. `make web` and
+`make chromium` make what is needed; in `make test` its absence is a failure, elsewhere these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pushwire_web import static_dir
+from support.gateway_process import GatewayProcess
+
+HERE = Path(__file__).resolve().parent
+SCENARIOS = sorted(path.name for path in HERE.glob("*.test.mjs"))
+ROOT_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
+USER_RIGHTS = ("publish:mine", "consume:mine", "replay:mine")
+TIMEOUT_S = 100
+REQUIRED = "PUSHWIRE_BROWSER_REQUIRED"
+
+
+def _missing() -> str:
+    if shutil.which("node") is None:
+        return "no Node: install it to test the dashboard"
+    if shutil.which("chromium") is None:
+        return "no Chromium: `make chromium` installs it"
+    if static_dir() is None or not (HERE.parents[1] / "web-demo" / "node_modules" / "playwright-core").is_dir():
+        return "the dashboard is not built: `make web` builds it"
+    return ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    missing = _missing()
+    if missing and REQUIRED in os.environ:
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """One for all: each scenario has topics of its own."""
+    one = GatewayProcess(tmp_path_factory.mktemp("browser"), settings={"connections_per_subject": "64"})
+    one.start()
+    yield one
+    one.stop()
+    one.check_log()
+
+
+def test_there_are_scenarios() -> None:
+    assert {"worker.test.mjs", "operate.test.mjs", "hostile.test.mjs", "looks.test.mjs"} <= set(SCENARIOS)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenarios(name: str, gateway: GatewayProcess) -> None:
+    given = {
+        "url": gateway.url.replace("ws://", "http://"),
+        "tokens": {
+            "root": gateway.token("root", ROOT_RIGHTS),
+            "user": gateway.token("user", USER_RIGHTS),
+        },
+    }
+    environment = os.environ | {
+        "PUSHWIRE_BROWSER_TEST": json.dumps(given),
+        "PUSHWIRE_CHROMIUM": shutil.which("chromium") or "",
+    }
+    ran = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", str(HERE / name)],
+        env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-8000:]
+    assert "pass 0" not in ran.stdout
