@@ -29,6 +29,7 @@ class KeyQueue:
         "head",
         "holder",
         "out",
+        "over",
         "parked",
         "seen",
     )
@@ -43,6 +44,7 @@ class KeyQueue:
         self.seen: set[int] = set()  # above it, but in memory or gone: not to be taken from the store again
         self.asking = False
         self.asked_after = 0  # while asking: the seq above which
+        self.over: set[int] = set()  # while asking: dropped ones that ended since, which the answer may still bring
 
     def hold(self, pending: Pending) -> None:
         """It is the holder, and lies in the lane or is about to."""
@@ -77,7 +79,7 @@ class KeyQueue:
         """Whether this one lies on disk only."""
         if not self.complete_through < seq <= self.dropped_max:
             return False
-        return seq != self.holder and seq not in self.seen
+        return seq != self.holder and seq not in self.seen and seq not in self.over
 
     def outdated(self) -> bool:
         """Whether lower ones were dropped since the store was asked, so that its answer does not begin where it must:
@@ -165,6 +167,7 @@ def answered(
     """The store's answer: what was found, is news and may live, waits. Returns the next holder, if there was none."""
     queue = lane.keys[key]
     queue.asking = False
+    queue.over.clear()  # settled before the store is asked again
     for pending in found:
         heappush(queue.parked, pending)
         ready.add(pending.message.size_bytes)
@@ -204,9 +207,13 @@ def is_parked(lane: Lane, pending: Pending) -> bool:
 
 def lapsed(lane: Lane, message: MessageLike) -> bool:
     """The TTL of a message that the store handed over is over. Whether it has to be ended now: it lies on disk only, so
-    that nobody else will. The store says so once, and hands it over no more."""
+    that nobody else will."""
     queue: KeyQueue | None = lane.keys.get(message.key)
-    return queue is not None and queue.dropped(message.seq)
+    if queue is None or not queue.dropped(message.seq):
+        return False
+    if queue.asking:
+        queue.over.add(message.seq)
+    return True
 
 
 def in_lane(lane: Lane) -> list[Pending]:
