@@ -139,8 +139,8 @@ class Consumer(Protocol):
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int
     ) -> None:
-        """The answer to `want_key`: what is deliverable of that key, in seq order, and what of it has expired, unless
-        that was said already; everything up to seq `through` was looked at."""
+        """The answer to `want_key`: what is deliverable of that key, in seq order, and what of it has expired but was
+        not told as `expired`; everything up to seq `through` was looked at."""
 
     def tailed(self, topic: Topic, messages: Sequence[Message]) -> None:
         """New messages of a watched topic, all priorities, in seq order."""

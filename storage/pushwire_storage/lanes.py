@@ -276,7 +276,7 @@ class LaneFeed:
             self._stalled_keys.append(KeyWant(lane, scan.key, scan.cursor, scan.limit))
             return
         # Those that wait come through the lane's demand, like every retry. Those whose TTL is over are the gateway's to
-        # settle, as the lane has handed them out; but not again, if it was told already.
+        # settle, as the lane has handed them out; others it has been told of.
         counts = result.counts or [(0, 0)] * len(result.messages)
         rows = [*zip(result.messages, counts, strict=True), *((message, (0, 0)) for message in result.expired)]
         found = sorted((row for row in rows if self._answers(lane, row[0])), key=lambda row: row[0].seq)
@@ -284,9 +284,7 @@ class LaneFeed:
         self._consumer.arrived_key(lane.group, lane.priority, scan.key, messages, each, result.cursor)
 
     def _answers(self, lane: Lane, message: Message) -> bool:
-        if message.seq in lane.waiting or message.seq in lane.lapsed:
-            return False
-        return (lane.group.id, message.seq) not in self._reported
+        return message.seq not in lane.waiting and (lane.group.id, message.seq) not in self._reported
 
     # -- TTLs
 

@@ -85,7 +85,7 @@ async def test_what_has_expired_of_a_key_comes_with_the_rest(world: World) -> No
     assert world.keys == [("g", 1, "k", [1, 2], 2)], "it was handed out, and is the gateway's to settle"
 
 
-async def test_what_has_expired_in_hand_is_told_once_if_it_has_a_key_and_answers_no_more(world: World) -> None:
+async def test_what_has_expired_in_hand_is_told_once_if_it_has_a_key(world: World) -> None:
     topic = await world.topic()
     group, other = await world.group(topic), await world.group(topic, "other", "earliest")
     ends = START_MS + 9
@@ -105,7 +105,11 @@ async def test_what_has_expired_in_hand_is_told_once_if_it_has_a_key_and_answers
     assert world.expired == [("other", 4)], "what nobody has in hand is another matter"
     world.store.want_key(group, 1, "k", 0, 9)
     await world.quiet()
-    assert world.keys == [("g", 1, "k", [1], 4)], "whoever was told ends it"
+    assert world.keys == [("g", 1, "k", [1, 2], 4)], "it is there until it is settled"
+    assert await world.want(other, 1, 9) == []
+    world.store.want_key(other, 1, "l", 0, 9)
+    await world.quiet()
+    assert world.keys[1:] == [("other", 1, "l", [], 4)], "which is on its way, where nobody had it in hand"
     world.store.forget(other)  # the store looks at all of them again
     await world.tick(ends)
     assert sorted(world.expired) == [("other", seq) for seq in (2, 3, 4)]

@@ -79,6 +79,7 @@ def _check_keys(lane: Lane) -> list[Pending]:
         waiting = [pending for pending in queue.parked if pending.place == WAITING]
         parked += waiting
         assert len(queue.parked) <= 2 * keys.PARKED_MAX, f"{len(queue.parked)} wait for key {key}"
+        assert queue.asking or not queue.over
         assert queue.holder or queue.asking, f"key {key} is held by nobody, and nobody is asked"
         lower = [pending.message.seq for pending in waiting if pending.message.seq < queue.holder]
         assert queue.out or not lower, f"key {key}: {lower} wait behind {queue.holder}"

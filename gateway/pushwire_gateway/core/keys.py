@@ -21,7 +21,18 @@ PARKED_MAX = 32
 class KeyQueue:
     """One key with a holder, or with messages waiting for one."""
 
-    __slots__ = ("asking", "complete_through", "dropped_max", "head", "holder", "late_min", "out", "parked", "seen")
+    __slots__ = (
+        "asking",
+        "complete_through",
+        "dropped_max",
+        "head",
+        "holder",
+        "late_min",
+        "out",
+        "over",
+        "parked",
+        "seen",
+    )
 
     def __init__(self, holder: int, head: Pending | None = None) -> None:
         self.holder = holder  # seq; 0: nobody, the store has been asked
@@ -33,6 +44,7 @@ class KeyQueue:
         self.seen: set[int] = set()  # above it, but in memory or gone: not to be taken from the store again
         self.asking = False
         self.late_min = 0  # lowest seq dropped since it was asked: the answer may not know it; 0: none
+        self.over: set[int] = set()  # while asking: dropped ones that ended since, which the answer may still bring
 
     def hold(self, pending: Pending) -> None:
         """It is the holder, and lies in the lane or is about to."""
@@ -69,7 +81,7 @@ class KeyQueue:
         """Whether this one lies on disk only."""
         if not self.complete_through < seq <= self.dropped_max:
             return False
-        return seq != self.holder and seq not in self.seen
+        return seq != self.holder and seq not in self.seen and seq not in self.over
 
     def precedes(self, seq: int) -> bool:
         """Whether everything that waits for the key comes after this."""
@@ -159,6 +171,7 @@ def answered(
     """The store's answer: what was found, is news and may live, waits. Returns the next holder, if there was none."""
     queue = lane.keys[key]
     queue.asking, queue.late_min = False, 0
+    queue.over.clear()  # settled before the store is asked again
     for pending in found:
         heappush(queue.parked, pending)
         ready.add(pending.message.size_bytes)
@@ -196,9 +209,13 @@ def is_parked(lane: Lane, pending: Pending) -> bool:
 
 def lapsed(lane: Lane, message: MessageLike) -> bool:
     """The TTL of a message that the store handed over is over. Whether it has to be ended now: it lies on disk only, so
-    that nobody else will. The store says so once, and hands it over no more."""
+    that nobody else will."""
     queue: KeyQueue | None = lane.keys.get(message.key)
-    return queue is not None and queue.dropped(message.seq)
+    if queue is None or not queue.dropped(message.seq):
+        return False
+    if queue.asking:
+        queue.over.add(message.seq)
+    return True
 
 
 def in_lane(lane: Lane) -> list[Pending]:

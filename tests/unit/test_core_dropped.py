@@ -1,4 +1,5 @@
-"""Ordering keys, when more waits for one than is kept in memory: what is on disk only, asked for, expired."""
+"""Messages of a taken key that the core let go of, because there were too many: they come back in order, end when the
+store says that their TTL is over, and leave nothing in memory meanwhile."""
 
 from __future__ import annotations
 
@@ -47,27 +48,25 @@ def test_a_dropped_message_that_comes_back_expires_when_its_time_is_over():
     assert d.ready_bytes() == 0
 
 
-def test_what_comes_while_the_store_is_asked_is_asked_for_again():
+def test_what_ends_while_the_store_is_asked_is_not_taken_from_the_answer():
     d, s = core(), session()
     sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
-    last = PARKED_MAX + 4
-    at_once = [seq for seq in range(1, last + 1) if seq != PARKED_MAX + 2]
-    d.arrived("g", 1, rows(*at_once), None, now=0)
+    many = PARKED_MAX + 4
+    mortal = [Row(seq, expires_ms=9000 if seq > PARKED_MAX + 2 else None) for seq in range(1, many + 1)]
+    d.arrived("g", 1, mortal, None, now=0)
     for seq in range(1, PARKED_MAX + 2):
         assert pushed(d) == [seq]
         d.ack(s, [lease_of(sub, seq)], now=1)
-    (want,) = d.effects().key_wants
-    late = want.after_seq + 1
-    d.arrived("g", 1, rows(late), None, now=1)  # due only now: the answer that is on its way does not know it
-    d.arrived_key("g", 1, "k", rows(late + 1, last), None, last, now=1)
-    (again,) = d.effects().key_wants
-    assert again.after_seq == want.after_seq
-    d.arrived_key("g", 1, "k", rows(late, late + 1, last), None, last, now=1)
-    for seq in (late, late + 1, last):
-        assert pushed(d) == [seq]
-        d.ack(s, [lease_of(sub, seq)], now=1)
-    assert not d.effects().key_wants
-    assert d.ready_bytes() == 0
+    assert d.effects().key_wants
+    queue = d.group("g").lanes[1].keys["k"]
+    d.lapsed("g", mortal[-1:], now=9)
+    assert [each.message.seq for each in d.effects().settlements] == [many]
+    d.arrived_key("g", 1, "k", mortal[PARKED_MAX + 1 :], None, many, now=9)
+    effects = d.effects()
+    assert [each.message.seq for each in effects.settlements] == [many - 1], "the other one has ended"
+    assert [p.message.seq for each in effects.pushes.values() for p in each] == [PARKED_MAX + 2]
+    assert not queue.over
+    assert d.counters.expired == 2
 
 
 def test_a_dropped_message_that_comes_back_too_late_is_never_delivered():
@@ -158,9 +157,32 @@ def test_of_what_is_dropped_nothing_is_kept():
     assert len(alive) == PARKED_MAX + 1
     queue = d.group("g").lanes[1].keys["k"]
     sizes = {name: len(getattr(queue, name)) for name in queue.__slots__ if hasattr(getattr(queue, name), "__len__")}
-    assert sizes == {"parked": PARKED_MAX, "seen": 0}
+    assert sizes == {"over": 0, "parked": PARKED_MAX, "seen": 0}
     for first in range(1, 20_001, 500):
         d.lapsed("g", [Row(seq, expires_ms=9000 + seq) for seq in range(first, first + 500)], now=100)
         d.effects()
-    assert (len(queue.parked), len(queue.seen)) == (PARKED_MAX, 0)
+    assert (len(queue.parked), len(queue.seen), len(queue.over)) == (PARKED_MAX, 0, 0)
     assert d.counters.expired == 20_000 - 1
+
+
+def test_what_comes_while_the_store_is_asked_is_asked_for_again():
+    d, s = core(), session()
+    sub = d.subscribe(s, "a", "g", 1, 3000, now=0)
+    last = PARKED_MAX + 4
+    at_once = [seq for seq in range(1, last + 1) if seq != PARKED_MAX + 2]
+    d.arrived("g", 1, rows(*at_once), None, now=0)
+    for seq in range(1, PARKED_MAX + 2):
+        assert pushed(d) == [seq]
+        d.ack(s, [lease_of(sub, seq)], now=1)
+    (want,) = d.effects().key_wants
+    late = want.after_seq + 1
+    d.arrived("g", 1, rows(late), None, now=1)  # due only now: the answer that is on its way does not know it
+    d.arrived_key("g", 1, "k", rows(late + 1, last), None, last, now=1)
+    (again,) = d.effects().key_wants
+    assert again.after_seq == want.after_seq
+    d.arrived_key("g", 1, "k", rows(late, late + 1, last), None, last, now=1)
+    for seq in (late, late + 1, last):
+        assert pushed(d) == [seq]
+        d.ack(s, [lease_of(sub, seq)], now=1)
+    assert not d.effects().key_wants
+    assert d.ready_bytes() == 0
