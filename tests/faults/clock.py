@@ -54,7 +54,10 @@ def run(folder: Path, steps_s: Sequence[int] = STEPS_S) -> Stepped:
     gateway = ShimmedGateway(folder, settings={**SETTINGS, **RATE_SETTINGS})
     try:
         gateway.start()
-        asyncio.run(_story(gateway, steps_s, stepped))
+        try:
+            asyncio.run(_story(gateway, steps_s, stepped))
+        except TimeoutError:
+            stepped.problems.append(f"after {stepped.steps} steps something was waited for in vain")
         gateway.control.step_clock(0)
         if (code := gateway.terminate()) != 0:
             stepped.problems.append(f"exit code {code}")
