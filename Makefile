@@ -33,7 +33,7 @@ ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 .DELETE_ON_ERROR:
 
 .PHONY: help venv js web web-check chromium browser format lint types imports test test-parallel test-serial cover sim \
-	faults golden audit fuzz compiler conformance e2e \
+	faults mutants golden audit fuzz compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -165,6 +165,9 @@ fuzz: $(STAMP) ## coverage-guided fuzzing of codec and tokens (atheris, where it
 	@[ -d build/fuzz/atheris ] || $(BIN)/python -m pip install -qq --target build/fuzz --only-binary :all: atheris || \
 		{ echo "make: atheris does not install here: nothing was fuzzed" >&2; exit 1; }
 	PYTHONPATH=build/fuzz:tests $(BIN)/python tests/faults/fuzz.py $(ARGS)
+
+mutants: $(STAMP) compiler ## break the gateway on purpose: the fault runs must notice (minutes)
+	PYTHONPATH=tests $(BIN)/python tests/faults/mutants.py $(ARGS)
 
 # In an environment of its own: what looks for weaknesses is no part of what is looked at.
 audit: $(STAMP) ## look the pinned packages up among the known weaknesses; exceptions in .ci/audit-exceptions.txt

@@ -432,11 +432,19 @@ class Engine:
         """Wait until everything given to the store is durable, at most until `deadline` (loop time)."""
         loop = asyncio.get_running_loop()
         while not self.batcher.idle and self.batcher.broken is None and loop.time() < deadline:
-            over: asyncio.Future[None] = loop.create_future()
+            await self.committed(deadline)
 
-            def committed(_error: StoreError | None, over: asyncio.Future[None] = over) -> None:
-                if not over.done():
-                    over.set_result(None)
+    async def committed(self, deadline: float) -> None:
+        """Wait for the batch under way and for the next one, at most until `deadline` (loop time): what was asked for
+        up to now has its answer then, unless more waits than a batch may hold."""
+        if self.batcher.idle or self.batcher.broken is not None:
+            return
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
 
-            self.batcher.after_commit(committed)
-            await asyncio.wait([over], timeout=max(0.0, deadline - loop.time()))
+        def committed(_error: StoreError | None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        self.batcher.after_commit(committed)
+        await asyncio.wait([over], timeout=max(0.0, deadline - loop.time()))

@@ -34,6 +34,9 @@ EXIT_OK, EXIT_CONFIG, EXIT_BROKEN = 0, 3, 74
 """74 is EX_IOERR of sysexits: the disk failed, nothing was confirmed after it, start again."""
 GOODBYE_SPREAD_MS = 3000
 """Clients told to come back are spread over this long, so that a restart is no stampede."""
+ANSWER_SHARE = 0.25
+"""Of a drain: the longest wait for the commit under way before anybody is told. Longer, by default, than a foreign
+writer may hold the database (`BUSY_TIMEOUT_S`)."""
 
 COLLECT_AFTER = (10_000, 5, 2)
 """Objects made and not yet gone after which the youngest are looked at, and how many such rounds for the older ones.
@@ -168,8 +171,11 @@ class Server:
             return EXIT_BROKEN
         log.info("draining", connections=len(self.gateway.sessions))
         self.gateway.draining = True
-        deadline = asyncio.get_running_loop().time() + self.settings.drain_s
+        began = asyncio.get_running_loop().time()
+        deadline = began + self.settings.drain_s
         await self.listener.stop_accepting()
+        # A goodbye ends the connection, so whoever waits for a receipt is answered first.
+        await self.engine.committed(began + self.settings.drain_s * ANSWER_SHARE)
         self.gateway.drain(lambda: int(random.random() * GOODBYE_SPREAD_MS))
         await self.engine.settled(deadline)
         await self.listener.drain(deadline)

@@ -226,7 +226,7 @@ def _missing(snapshot: Snapshot, taken: Mapping[str, Mapping[int, tuple[str, byt
             if (group, seq) in snapshot.settling:
                 continue
             found = taken.get(group, {}).get(seq)
-            if found is None or found[0] != id_ or json.loads(found[1]) != snapshot.bodies[id_]:
+            if found != (id_, json.dumps(snapshot.bodies[id_], separators=(",", ":")).encode()):
                 yield id_, f"{id_}, seq {seq} for {group}"
 
 

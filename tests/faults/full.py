@@ -7,6 +7,7 @@ settlements go on, first in the room kept and then in the ballast, and everythin
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import time
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from faults import database
 from pushwire_storage.space import BALLAST, Space
 from support.gateway_process import GatewayProcess
 from support.ws_client import WsClient
@@ -23,6 +25,7 @@ MIB = 1 << 20
 DISK_BYTES, FREE_BYTES_MIN, BALLAST_BYTES = 120 * MIB, 64 * MIB, 16 * MIB
 TOPIC, MESSAGES = "faults.full", 400
 RECOVER_S_MAX = 5.0
+FILLS_MAX = 100
 
 
 @dataclass
@@ -70,6 +73,9 @@ def run(folder: Path) -> Filled:
             if (code := gateway.terminate()) != 0:
                 filled.problems.append(f"exit code {code}")
             gateway.check_log()
+            with database.opened(gateway.database()) as connection:
+                if owed := database.Dump(connection).owed():
+                    filled.problems.append(f"{len(owed)} confirmed settlements are owed again")
         finally:
             gateway.stop()
     if not (filled.refused_early and filled.acked_low and filled.acked_full and filled.ballast_used):
@@ -111,11 +117,19 @@ async def _fill(gateway: GatewayProcess, disk: Path, filled: Filled) -> None:
 
 
 def _leave(disk: Path, free_bytes: int) -> None:
-    """Take space until no more is left than this."""
+    """Take space until no more is left than this. The gateway writes meanwhile, so what is free is asked again."""
     space = Space(disk, 0, 0)
     with (disk / "filler").open("ab") as filler:
-        size = filler.tell() + space.free_bytes() - free_bytes
-        os.posix_fallocate(filler.fileno(), 0, size)
+        for _ in range(FILLS_MAX):
+            taken = space.free_bytes() - free_bytes
+            if taken <= 0:
+                return
+            try:
+                os.posix_fallocate(filler.fileno(), 0, filler.seek(0, os.SEEK_END) + taken)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+    raise TimeoutError(f"the disk was not full after {FILLS_MAX} attempts")
 
 
 async def _until(condition: Callable[[], bool], what: str) -> None:

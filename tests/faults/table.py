@@ -5,15 +5,18 @@ Owns the page's form. It writes what it is given, failures included; a row whose
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_BARS = re.compile(r"(?<!\\)\|")
 HEAD = """\
 # What the fault runs have shown
 
 Made by `make faults ARGS='--table docs/reliability.md'`; not written by hand. A real gateway, real sockets, real files.
-A row counts only if its fault fired. What is promised, and which tests hold it, is in [guarantees.md](guarantees.md).
+A row counts only if its fault fired; a fault that was not run again keeps the row of its last run. What is promised,
+and which tests hold it, is in [guarantees.md](guarantees.md).
 
 """
 
@@ -45,6 +48,25 @@ def page(rows: Sequence[Row], about: str) -> str:
 
 def write(path: Path, rows: Sequence[Row], about: str) -> None:
     path.write_text(page(rows, about), encoding="utf-8")
+
+
+def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """The rows, and those of the page at `path` whose faults are not among them, in the page's order."""
+    new = {row.fault: row for row in rows}
+    old = _read(path) if path.exists() else []
+    return [new.pop(row.fault, row) for row in old] + list(new.values())
+
+
+def _read(path: Path) -> list[Row]:
+    """The rows of a page."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip().replace("\\|", "|").replace("<br>", "\n") for cell in _BARS.split(line)[1:-1]]
+        if len(cells) == 5 and cells[0] != "fault" and cells[0].strip("-"):
+            fault, how, target, seen, verdict = cells
+            fired = "invalid" not in verdict
+            found.append(Row(fault, how, target, seen, fired, verdict == "passed"))
+    return found
 
 
 def _cell(text: str) -> str:

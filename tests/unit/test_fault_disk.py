@@ -7,7 +7,7 @@ import random
 import pytest
 
 from faults.journal import CREATE, DIRSYNC, HEAD, RENAME, SYNC, TRUNCATE, UNLINK, WRITE, Disk, Record, read
-from faults.table import Row, page
+from faults.table import Row, merged, page
 
 
 def fed(*records: tuple[int, int, int, bytes]) -> Disk:
@@ -82,3 +82,18 @@ def test_a_record_cut_off_is_left_out(tmp_path) -> None:
 def test_a_row_counts_only_if_its_fault_fired(fired: bool, passed: bool, verdict: str) -> None:
     text = page([Row("f", "h", "t", "a | b", fired, passed)], "About.")
     assert f"| f | h | t | a \\| b | {verdict} |" in text
+
+
+def test_a_row_that_was_not_run_again_stays(tmp_path):
+    path = tmp_path / "page.md"
+    rows = [
+        Row("a", "how | that", "must", "1\n2", fired=True, passed=True),
+        Row("b", "how", "must", "3", fired=True, passed=False),
+        Row("c", "", "", "not run: no compiler", fired=False, passed=False),
+    ]
+    path.write_text(page(rows, "about"))
+    assert merged(path, []) == rows
+    again = Row("b", "how", "must", "4", fired=True, passed=True)
+    new = Row("d", "how", "must", "5", fired=True, passed=True)
+    assert merged(path, [new, again]) == [rows[0], again, rows[2], new]
+    assert merged(tmp_path / "none.md", [new]) == [new]
