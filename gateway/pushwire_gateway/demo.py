@@ -1,8 +1,9 @@
 """`make demo`: a development gateway in a process of its own, with traffic that shows what it does.
 
-Owns the demonstration only. One process publishes orders, two workers of the group `billing` share them; a worker now
-and then fails an order (nack, delivered again after a back-off) or dies holding some (its leases move to the other at
-once). Ends only the processes it started.
+Owns the demonstration only. One client publishes orders, three workers of the group `billing` share them; a worker now
+and then fails an order (nack, delivered again after a back-off), meets a poisoned one (a dead letter), or dies holding
+some (its leases move to the others at once). The topic writes down every delivery, so the dashboard can show the life
+of each order. Ends only the processes it started.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import click
 
 import pushwire
+from pushwire.admin_shapes import TopicConfig
 from pushwire.wire import codec
 
 from .cli import DEV_DATA, DEV_RIGHTS, DEV_TTL_S, dev_flags, sign
@@ -31,6 +33,9 @@ PUBLISH_EVERY_S = 0.25
 REPORT_EVERY_S = 5.0
 WORKER_LIFE_S = (8.0, 20.0)
 FAIL_SHARE = 0.05
+POISON_EVERY = 40
+"""Of so many orders one can never succeed."""
+CONFIG: TopicConfig = {"ledger": "full", "retain_ms": 15 * 60_000}
 READY_TIMEOUT_S = 20.0
 WATCH_EVERY_S = 0.25
 
@@ -38,6 +43,8 @@ WATCH_EVERY_S = 0.25
 async def publish_orders(url: str, data: str, counts: Counter[str]) -> None:
     """One order every so often, for ever."""
     number = 0
+    async with pushwire.Admin(url, dev_traffic_token(data)) as admin:
+        await admin.configure_topic(TOPIC, CONFIG, replace=True)
     async with pushwire.Client(url, token=lambda _reason: dev_traffic_token(data)) as client:
         while True:
             number += 1
@@ -66,7 +73,10 @@ async def handle_orders(url: str, data: str, name: str, counts: Counter[str]) ->
             if message.redelivered:
                 counts["redelivered"] += 1
             try:
-                if random.random() < FAIL_SHARE:
+                if message.json()["order"] % POISON_EVERY == 0:
+                    message.reject("no such product")
+                    counts["rejected"] += 1
+                elif random.random() < FAIL_SHARE:
                     message.nack(error="card declined")
                     counts["nacked"] += 1
                 else:
@@ -95,6 +105,7 @@ async def traffic(url: str, data: str) -> None:
         tasks.create_task(publish_orders(url, data, counts))
         tasks.create_task(work(url, data, "worker-1", counts))
         tasks.create_task(work(url, data, "worker-2", counts))
+        tasks.create_task(work(url, data, "worker-3", counts))
         tasks.create_task(report(counts))
 
 

@@ -16,7 +16,7 @@ export const { url: URL_, tokens } = JSON.parse(process.env.PUSHWIRE_BROWSER_TES
 /** Longest wait for anything on a page (ms). */
 export const PATIENCE_MS = 10_000;
 
-const FLAGS = [
+export const FLAGS = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ];

@@ -1,6 +1,6 @@
 """The dashboard in a real browser against a real gateway: each `*.test.mjs` beside this file, run by Node's own runner.
 
-Owns the gateway, its tokens, and where Node and Chromium are found. The scenarios are in the files. `make web` and
+Owns the gateways, their tokens, and where Node and Chromium are found. The scenarios are in the files. `make web` and
 `make chromium` make what is needed; in `make test` its absence is a failure, elsewhere these tests are skipped.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,11 @@ from pushwire_web import static_dir
 from support.gateway_process import GatewayProcess
 
 HERE = Path(__file__).resolve().parent
-SCENARIOS = sorted(path.name for path in HERE.glob("*.test.mjs"))
+SCENARIOS = sorted((path.name for path in HERE.glob("*.test.mjs")), reverse=True)
 ROOT_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 USER_RIGHTS = ("publish:mine", "consume:mine", "replay:mine")
 TIMEOUT_S = 100
+AT_ONCE = 2
 REQUIRED = "PUSHWIRE_BROWSER_REQUIRED"
 
 
@@ -46,35 +49,54 @@ def _tools() -> None:
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """One for all: each scenario has topics of its own."""
-    one = GatewayProcess(tmp_path_factory.mktemp("browser"), settings={"connections_per_subject": "64"})
-    one.start()
-    yield one
-    one.stop()
-    one.check_log()
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[str]]]:
+    """What each file said, or how it failed. Browsers mostly wait, so AT_ONCE of them share the machine."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {name: pool.submit(run, name, tmp_path_factory.mktemp("browser")) for name in SCENARIOS}
 
 
-def test_there_are_scenarios() -> None:
-    assert {"worker.test.mjs", "operate.test.mjs", "hostile.test.mjs", "looks.test.mjs"} <= set(SCENARIOS)
+def run(name: str, folder: Path) -> str:
+    """One file, with a gateway of its own: the numbers of all connections and tails are then its own."""
+    gateway = GatewayProcess(folder, settings={"connections_per_subject": "64"})
+    gateway.start()
+    try:
+        said = _node(name, gateway)
+    finally:
+        gateway.stop()
+    gateway.check_log()
+    return said
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_scenarios(name: str, gateway: GatewayProcess) -> None:
+def _node(name: str, gateway: GatewayProcess) -> str:
     given = {
         "url": gateway.url.replace("ws://", "http://"),
-        "tokens": {
-            "root": gateway.token("root", ROOT_RIGHTS),
-            "user": gateway.token("user", USER_RIGHTS),
-        },
+        "tokens": {"root": gateway.token("root", ROOT_RIGHTS), "user": gateway.token("user", USER_RIGHTS)},
     }
     environment = os.environ | {
         "PUSHWIRE_BROWSER_TEST": json.dumps(given),
         "PUSHWIRE_CHROMIUM": shutil.which("chromium") or "",
+        "PUSHWIRE_PROFILE": str(gateway.folder / "profile"),
     }
     ran = subprocess.run(
         ["node", "--test", "--test-reporter=spec", str(HERE / name)],
         env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-8000:]
-    assert "pass 0" not in ran.stdout
+    return ran.stdout
+
+
+def test_there_are_scenarios() -> None:
+    assert set(SCENARIOS) >= {
+        "worker.test.mjs",
+        "operate.test.mjs",
+        "hostile.test.mjs",
+        "looks.test.mjs",
+        "freeze.test.mjs",
+    }
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenarios(name: str, runs: dict[str, Future[str]]) -> None:
+    said = runs[name].result(TIMEOUT_S)
+    [passed] = re.findall(r"pass (\d+)", said)
+    assert int(passed) > 0, said
