@@ -84,7 +84,7 @@ $(JS_TESTED): $(JS_BUILT) $(wildcard $(JS)/test/* $(JS)/scripts/* $(JS)/README.m
 NPM := $(shell command -v npm 2>/dev/null)
 WEB := web-demo
 DASHBOARD := $(WEB)/pushwire_web/static/index.html
-export PUSHWIRE_BROWSER_REQUIRED := 1
+export BROWSER_TESTS_REQUIRED := 1
 
 # npm writes this file last. What it links to, the SDK, is built before.
 $(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json $(WEB)/package.json $(JS_BUILT)

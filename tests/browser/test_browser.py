@@ -26,7 +26,7 @@ ROOT_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 USER_RIGHTS = ("publish:mine", "consume:mine", "replay:mine")
 TIMEOUT_S = 100
 AT_ONCE = 2
-REQUIRED = "PUSHWIRE_BROWSER_REQUIRED"
+REQUIRED = "BROWSER_TESTS_REQUIRED"
 
 
 def _missing() -> str:
