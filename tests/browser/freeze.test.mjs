@@ -49,9 +49,15 @@ async function openTab(send, url) {
   const { sessionId } = await send("Target.attachToTarget", { targetId: id, flatten: true });
   const sendIt = (method, params) => send(method, params, sessionId);
   const evaluate = async (expression) => {
-    const { result, exceptionDetails } = await sendIt("Runtime.evaluate", { expression, returnByValue: true });
-    assert.equal(exceptionDetails, undefined);
-    return result.value;
+    let answer;
+    try {
+      answer = await sendIt("Runtime.evaluate", { expression, returnByValue: true });
+    } catch (error) {
+      if (/execution context/.test(error.message)) return undefined; // the page is on its way: asked again
+      throw error;
+    }
+    assert.equal(answer.exceptionDetails, undefined);
+    return answer.result.value;
   };
   return { id, send: sendIt, evaluate };
 }

@@ -49,10 +49,13 @@ def _tools() -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[str]]]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[str]]]:
     """What each file said, or how it failed. Browsers mostly wait, so AT_ONCE of them share the machine."""
+    chosen = [
+        name for name in SCENARIOS if any(item.name == f"test_scenarios[{name}]" for item in request.session.items)
+    ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {name: pool.submit(run, name, tmp_path_factory.mktemp("browser")) for name in SCENARIOS}
+        yield {name: pool.submit(run, name, tmp_path_factory.mktemp("browser")) for name in chosen}
 
 
 def run(name: str, folder: Path) -> str:

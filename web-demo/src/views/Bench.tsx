@@ -29,6 +29,7 @@ function useWork({ topic, group, prefetch, ackTimeoutMs }: Job) {
   const { token } = useSession();
   const [state, step] = useReducer(reduced, leases.bench<Message>());
   const [link, setLink] = useState<State>("connecting");
+  const [joined, setJoined] = useState(false);
   const [error, setError] = useState<unknown>();
   useEffect(() => {
     const client = new Client(location.origin, { token });
@@ -38,17 +39,18 @@ function useWork({ topic, group, prefetch, ackTimeoutMs }: Job) {
     });
     const options = { group, prefetch, ackTimeoutMs, ack: "manual" as const };
     const subscription = client.subscribe(topic, options, (message) => step({ arrived: message }));
+    void subscription.ready.then(() => setJoined(true), () => undefined); // `closed` says why not
     void subscription.closed.then((why) => why && setError(why));
     return () => {
       off();
       client.close();
     };
   }, [token, topic, group, prefetch, ackTimeoutMs]);
-  return { state, step, link, error };
+  return { state, step, link, joined, error };
 }
 
 export function Bench({ job, onClose }: { job: Job; onClose(): void }) {
-  const { state, step, link, error } = useWork(job);
+  const { state, step, link, joined, error } = useWork(job);
   const now = useNow(DRAW_MS);
   useEffect(() => step("sweep"), [now, step]);
   return (
@@ -62,20 +64,23 @@ export function Bench({ job, onClose }: { job: Job; onClose(): void }) {
       </p>
       {error !== undefined && <Notice tone="bad">{told(error)}</Notice>}
       <p role="status">
-        Holds {count(state.held.length)} of {count(job.prefetch)}. Acked {count(state.counts.acked)}, failed{" "}
-        {count(state.counts.nacked)}, rejected {count(state.counts.rejected)}, given back {count(state.counts.released)}, lost{" "}
-        {count(state.counts.lost)}.
+        {joined
+          ? `Holds ${count(state.held.length)} of ${count(job.prefetch)}. ${totals(state)}`
+          : error === undefined && "Joining the group…"}
       </p>
       <ol class="leases">
         {state.held.map((message) => (
           <Lease key={message.lease} message={message} job={job} step={step} />
         ))}
       </ol>
-      {!state.held.length && error === undefined && <Notice>It holds nothing. Messages come as they are published.</Notice>}
+      {joined && !state.held.length && error === undefined && <Notice>It holds nothing. Messages come as they are published.</Notice>}
       <Log state={state} topic={job.topic} />
     </>
   );
 }
+
+const totals = ({ counts: { acked, nacked, rejected, released, lost } }: Holding<Message>): string =>
+  `Acked ${count(acked)}, failed ${count(nacked)}, rejected ${count(rejected)}, given back ${count(released)}, lost ${count(lost)}.`;
 
 interface LeaseProps {
   message: Message;

@@ -41,13 +41,17 @@ const lostRow = ({ from, to }: { from: number; to: number }): TailRow => ({
 function useTail(topic: string, from: From) {
   const { client } = useSession();
   const [buffer, setBuffer] = useState<TailBuffer>(EMPTY);
+  const [following, setFollowing] = useState(false);
   const [error, setError] = useState<unknown>();
   const fresh = useRef<TailRow[]>([]);
   useEffect(() => {
     setBuffer((old) => cleared(old));
     setError(undefined);
+    setFollowing(false);
     let tail: Tail | undefined = client.tail(topic, { from }, (message) => void fresh.current.push(rowOf(message)));
     tail.on("gap", (gap) => void fresh.current.push(lostRow(gap)));
+    const begun = tail;
+    void begun.ready.then(() => tail === begun && setFollowing(true), () => undefined); // `closed` says why not
     void tail.closed.then((ended) => tail && setError(ended));
     const timer = setInterval(() => {
       const rows = fresh.current.splice(0);
@@ -61,13 +65,13 @@ function useTail(topic: string, from: From) {
       void leaving?.close();
     };
   }, [client, topic, from]);
-  return { buffer, setBuffer, error };
+  return { buffer, setBuffer, following, error };
 }
 
 function Follow({ topic }: { topic: string }) {
   const [from, setFrom] = useState<From>("new");
   const [filter, setFilter] = useState("");
-  const { buffer, setBuffer, error } = useTail(topic, from);
+  const { buffer, setBuffer, following, error } = useTail(topic, from);
   const rows = useMemo(() => shown(buffer, filter), [buffer, filter]);
   return (
     <>
@@ -97,7 +101,7 @@ function Follow({ topic }: { topic: string }) {
       </div>
       {error !== undefined && <Notice tone="bad">{told(error)}</Notice>}
       <p class="dim" aria-live="off">
-        {count(buffer.seen)} seen, {count(rows.length)} shown
+        {following ? `${count(buffer.seen)} seen, ${count(rows.length)} shown` : error === undefined && "Joining the tail…"}
         {buffer.paused && `, ${count(buffer.held.length)} waiting`}
         {buffer.dropped > 0 && `, ${count(buffer.dropped)} passed by while paused`}
         {buffer.seen > ROWS_MAX && ` (the newest ${ROWS_MAX} are kept)`}
@@ -107,7 +111,7 @@ function Follow({ topic }: { topic: string }) {
           <li key={row.seq}>{row.lost ? <Lost {...row.lost} /> : <Row row={row} topic={topic} />}</li>
         ))}
       </ol>
-      {!rows.length && error === undefined && <Notice>{filter ? "Nothing matches." : "Nothing has come yet."}</Notice>}
+      {following && !rows.length && error === undefined && <Notice>{filter ? "Nothing matches." : "Nothing has come yet."}</Notice>}
     </>
   ); // prettier-ignore
 }
