@@ -25,8 +25,8 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 STATS = (
     "at_ms", "topics", "groups", "messages", "bytes", "scheduled", "dead_letters", "connections", "sessions",
-    "sessions_away", "subscriptions", "tails", "in_flight", "published", "refused", "delivered", "acked", "nacked",
-    "rejected", "released", "extended", "stale",
+    "sessions_away", "subscriptions", "tails", "in_flight", "ready", "published", "refused", "delivered", "redelivered",
+    "acked", "nacked", "rejected", "released", "extended", "stale",
 )  # fmt: skip
 TOKEN = "good-token"
 PAGE = 2
@@ -263,7 +263,8 @@ class FakeAdmin:
         return 204, None
 
     def get_stats(self, **_: Any) -> Answer:
-        return 200, dict.fromkeys(STATS, 0) | {"at_ms": 1, "topics": len(self.topics), "by_topic": {}}
+        shown = {"at_ms": 1, "topics": len(self.topics), "push_ms": [[1, 0], [None, 0]], "by_topic": {}}
+        return 200, dict.fromkeys(STATS, 0) | shown
 
     def get_revocations(self, **_: Any) -> Answer:
         return 200, {"revocations": self.revoked}
