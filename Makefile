@@ -32,7 +32,7 @@ ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 # What a failed recipe leaves behind is not taken for its result.
 .DELETE_ON_ERROR:
 
-.PHONY: help venv js web web-check chromium browser format lint types imports test test-parallel test-serial cover sim \
+.PHONY: help venv js web web-check chromium browser format lint types imports test test-parallel test-paired test-serial cover sim \
 	faults mutants golden audit fuzz compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
@@ -137,16 +137,20 @@ test: ## everything that must hold: lint, types, imports, all tests
 	@$(MAKE) imports
 	@$(MAKE) web-check chromium
 	@$(MAKE) test-parallel
+	@$(MAKE) test-paired
 	@$(MAKE) test-serial
 
 test-parallel: $(STAMP) ## the tests that may run side by side
-	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial' -n $(JOBS) --dist loadgroup $(ARGS)
+	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial and not paired' -n $(JOBS) --dist loadgroup $(ARGS)
+
+test-paired: $(STAMP) ## real processes without timing bars, two files at a time
+	$(PYTEST) -m paired -n $(JOBS) --dist loadfile $(ARGS)
 
 test-serial: $(STAMP) $(JS_BUILT) compiler ## the tests that need the machine for themselves
-	$(PYTEST) -m serial $(ARGS)
+	$(PYTEST) -m serial --durations=12 $(ARGS)
 
 cover: $(STAMP) ## branch coverage of the parallel tests, per module
-	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial' -n $(JOBS) --dist loadgroup --cov --cov-report=term-missing $(ARGS)
+	$(ASYNCIO_DEBUG) $(PYTEST) -m 'not serial and not paired' -n $(JOBS) --dist loadgroup --cov --cov-report=term-missing $(ARGS)
 
 conformance: $(STAMP) ## the one contract, every store
 	$(ASYNCIO_DEBUG) $(PYTEST) tests/conformance $(ARGS)
