@@ -32,7 +32,9 @@ def make_gateway(tmp_path: Path) -> Iterator[MakeGateway]:
     made: list[GatewayProcess] = []
 
     def make(**options: Any) -> GatewayProcess:
-        options["settings"] = {"log_level": "debug", **options.get("settings", {})}
+        # Most clients of these tests do not answer a close: without this each stop takes 2 s.
+        settings = {"log_level": "debug", "close_timeout_s": "0.5"}
+        options["settings"] = {**settings, **options.get("settings", {})}
         gateway = GatewayProcess(tmp_path / f"gateway-{len(made)}", **options)
         made.append(gateway)
         gateway.start()
