@@ -130,12 +130,8 @@ imports: $(STAMP) ## import contracts: which package may know which
 	$(BIN)/lint-imports --no-cache --no-logo
 
 # The real-process tests run alone, after the rest, so that their timing bars are not disturbed.
-test: ## everything that must hold: lint, types, imports, all tests
-	@$(MAKE) js
-	@$(MAKE) lint
-	@$(MAKE) types
-	@$(MAKE) imports
-	@$(MAKE) web-check chromium
+test: ## everything that must hold: lint, types, imports, the SDKs, the dashboard, all tests
+	@$(MAKE) -j $(JOBS) --output-sync=target js lint types imports web-check chromium
 	@$(MAKE) test-parallel
 	@$(MAKE) test-paired
 	@$(MAKE) test-serial
