@@ -17,6 +17,7 @@ from typing import Any
 
 from . import schema
 from .base import PRIORITIES, StoreError, StoreRefused
+from .files import sync_directory, sync_file
 from .planning import ID_BYTES, SCHEDULED, SEQ_MAX, TOPIC_SHIFT, bases, message_of
 from .queries import (
     BEGIN_READ,
@@ -109,9 +110,9 @@ def backup(job: Job, database: Path, target: Path) -> None:
             if wrong:
                 raise StoreError(f"the copy is not whole, perhaps because the database is not: {wrong[0]}")
             connection.execute(SET_META, ("epoch", secrets.token_hex(8)))
-        _sync(partial)
+        sync_file(partial)
         partial.replace(target)
-        _sync(target.parent)
+        sync_directory(target.parent)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
@@ -127,14 +128,6 @@ def _create(path: Path) -> None:
         raise StoreRefused(f"{path} exists already") from error
     except OSError as error:
         raise StoreRefused(f"cannot create {path}: {error.strerror}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _integrity(connection: Connection) -> list[str]:
