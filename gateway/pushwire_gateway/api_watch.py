@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from pushwire.wire import decode
 from pushwire.wire.codec import INTEGER_MAX
-from pushwire.wire.frames import NAME, SubscribeTail
+from pushwire.wire.frames import NAME, STATS_TOPIC, SubscribeTail
 from pushwire_storage.base import Topic
 
 from .admin import Admin
@@ -65,17 +65,21 @@ class _Watcher:
         gateway = self._gateway
         principal = await self._by_ticket_or_token(request)
         topic = request.path_params["topic"]
-        if not principal.may("replay", topic):
-            raise Refused(Refusal("forbidden" if NAME.fullmatch(topic) else "bad_topic"))
+        stats = topic == STATS_TOPIC
+        if not (principal.may("admin", None) if stats else principal.may("replay", topic)):
+            raise Refused(Refusal("forbidden" if stats or NAME.fullmatch(topic) else "bad_topic"))
         wanted = _wanted(request, topic)
         if gateway.draining:
             raise Refused(Refusal("going_away", retry_after_ms=1000))
         check_rate(gateway, principal)
         epoch = gateway.engine.store.epoch
-        if wanted.epoch not in (None, epoch):
+        if wanted.epoch not in (None, epoch) and not stats:
             raise Refused(Refusal("epoch_changed", epoch))
         stream = gateway.streams.open(principal)
         presence = Presence(request, stream.close)
+        if stats:  # numbers of now: there is nothing to be found first
+            stream.follow_stats()
+            return _Streaming(gateway, stream, presence)
         try:
             found, seq = await self._topic(presence, principal, wanted)
             if not stream.ended:

@@ -52,7 +52,7 @@ def events(batch: TailBatch, epoch: str) -> bytes:
 
 
 class EventStream:
-    """One tail and what is queued for it: a Viewer of tails.py."""
+    """One tail and what is queued for it: a Viewer of tails.py, or a StatsViewer of sysstats.py."""
 
     __slots__ = (
         "_epoch",
@@ -84,9 +84,17 @@ class EventStream:
     def follow(self, topic: Topic, seq: int) -> None:
         """Begin behind this seq. The first event says so, for a client whose connection goes before the first
         message."""
-        self._queue(b"retry: %d\nid: %b:%d\n\n" % (RETRY_MS, self._epoch.encode(), seq))
+        self._open_at(seq)
         self._tail = Tail(self, "", topic, seq)
         self._gateway.engine.tails.add(self._tail)
+
+    def follow_stats(self) -> None:
+        """Begin with the tenant's numbers of the next second."""
+        self._open_at(self._gateway.stats.seq)
+        self._gateway.stats.add(self, self.principal.tenant)
+
+    def _open_at(self, seq: int) -> None:
+        self._queue(b"retry: %d\nid: %b:%d\n\n" % (RETRY_MS, self._epoch.encode(), seq))
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """What to send, as it comes, until the end. Asking for the next one says that the last was taken."""
@@ -124,6 +132,7 @@ class EventStream:
         self.ended = True
         if self._tail is not None:
             self._gateway.engine.tails.remove(self._tail)
+        self._gateway.stats.remove(self)
         self._wake.set()
 
     def _queue(self, part: bytes) -> None:
@@ -170,6 +179,15 @@ class EventStream:
 
     def tail_failed(self, tail: Tail, error: StoreError) -> None:
         self.end(Refusal(error.code, str(error)))
+
+    # --- what sysstats.py calls (StatsViewer) ------------------------------------------------------------------
+
+    def show_stats(self, batch: TailBatch) -> None:
+        """The newest numbers. Who has not taken the last ones gets the next: these would be old then."""
+        if self.size_bytes <= QUEUED_BYTES_MAX // 2:
+            self._queue(events(batch, self._epoch))
+
+    # --- what both call ----------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """The request writes by itself. One that was too full for a commit and has nothing queued must look again."""

@@ -15,6 +15,7 @@ from support.asgi_client import Call, Caller, turns
 from support.gateway_parts import Client, Parts, cap
 
 PATH = "/v1/topics/t/tail"
+STATS_PATH = "/v1/topics/$sys.stats/tail"
 
 
 class Scene:
@@ -153,11 +154,40 @@ async def test_rights_and_names_of_a_stream() -> None:
         (cap("consume", "admin"), PATH, 403, "forbidden"),
         (cap(), "/v1/topics/a*b/tail", 400, "bad_topic"),
         (cap("replay"), "/v1/topics/u/tail", 404, "topic_not_found"),
-        (cap("replay"), "/v1/topics/$sys.stats/tail", 400, "bad_topic"),
+        (cap("replay"), "/v1/topics/$sys.stats/tail", 403, "forbidden"),
+        (cap("admin", topics="t"), "/v1/topics/$sys.stats/tail", 403, "forbidden"),
+        (cap("admin"), "/v1/topics/$sys.other/tail", 400, "bad_topic"),
     ):
         call = await scene.caller("ann", caps).ask("GET", path)
         assert (call.status, call.json()["code"]) == (status, code)
     assert (await scene.caller().ask("HEAD", PATH)).status == 405
+
+
+async def test_the_numbers_of_each_second_are_a_stream_too() -> None:
+    scene = await Scene.set()
+    # Where it was when its connection went says nothing of numbers that are made anew.
+    call = scene.caller("root", cap("admin")).begin("GET", STATS_PATH, **{"last-event-id": "e0:7"})
+    await turns()
+    scene.parts.step(1)
+    scene.parts.step(1)
+    (_, one, first), (_, two, second) = await call.events(2)
+    assert (int(two.split(":")[1]) - int(one.split(":")[1]), second["seq"] - first["seq"]) == (1, 1)
+    assert second["data"] == await scene.parts.admin.stats(scene.parts.principal("root"))
+    assert second["data"]["published"] == 1
+
+    [stream] = scene.parts.gateway.streams._streams
+    call.read(on=False)
+    size_bytes = len(call.body) // 2
+    for _ in range(QUEUED_BYTES_MAX // size_bytes):
+        scene.parts.step(1)
+        await turns(1)
+    assert QUEUED_BYTES_MAX // 4 < stream.size_bytes < QUEUED_BYTES_MAX * 3 // 4  # the rest was never queued
+    call.leave()
+    await call.answer()
+    asked: list[str] = []
+    scene.parts.gateway.stats._numbers_of = lambda tenant: {"asked": asked.append(tenant)}
+    scene.parts.step(2)
+    assert not asked
 
 
 async def test_streams_of_a_subject_and_in_total_are_bounded() -> None:
