@@ -107,12 +107,14 @@ class Session:
         what was published and not answered will be sent again."""
         if self.state is State.CLOSED:
             return
+        # One that ended before the welcome never served the session: what the gateway said is about that one alone.
+        goodbye = self._goodbye if self.connected else None
         self._open = False
         self.liveness.ended()
         self.credentials.lost()
         self._exchange.lost(now)
         self.publisher.link_lost()
-        if not self.closing and loss.fatal is None and self._resumption.lost(self._goodbye, now):
+        if not self.closing and loss.fatal is None and self._resumption.lost(goodbye, now):
             self.settlements.hold()
             self.roster.hold()
             self._due(self._resumption.until)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from pushwire import LeaseLost
@@ -91,6 +93,24 @@ def test_a_failed_dial_does_not_lose_what_is_held(pair):
     message = pair.take(consumer)[0]
     for _ in range(3):
         pair.cut()
+    pair.connect()
+    message.ack()
+    pair.pump()
+    assert pair.peer.acked() == [1]
+
+
+def test_a_token_that_is_refused_on_the_way_back_does_not_lose_what_is_held():
+    pair = Pair(resume_grace_s=GRACE_S, refreshable=True)
+    pair.peer.fill("orders", 1)
+    consumer, _ = pair.subscribe()
+    message = pair.take(consumer)[0]
+    pair.cut()
+    assert pair.session.next_attempt() is not None
+    pair.session.opened(pair.now, "a-token-that-has-ended")
+    refusal = {"op": "goodbye", "code": 4401, "reason": "unauthorized", "reconnect": True}
+    pair.session.receive(json.dumps(refusal), pair.now)
+    pair.cut(4401)
+    assert not message.lost.is_set()
     pair.connect()
     message.ack()
     pair.pump()

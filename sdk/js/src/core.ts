@@ -149,7 +149,8 @@ export class Core {
     this._exchange._request(
       (ref) => ({ op: "auth", ref, token, ...resume }),
       (frame) => {
-        if (!frame || !this._exchange._resuming) return; // a refusal is followed by close 4401
+        // A refusal, which is the only answer before the welcome, is followed by close 4401.
+        if (!frame || !this._exchange._resuming || !this._exchange._connected) return;
         if (!this._exchange._again(frame, () => this.#authenticate())) this.#resumed(frame);
       },
     );
@@ -174,8 +175,10 @@ export class Core {
     const { now, random } = this.#runtime;
     const goodbye = this.#goodbye;
     const hurry = this.#probing;
+    // A connection that ended before its welcome never served the session: its goodbye is not about the leases.
+    const ours = !goodbye || !this._exchange._connected || stillOurs(goodbye.code);
     this.#down();
-    if (this.#secret && !loss.fatal && (!goodbye || stillOurs(goodbye.code))) {
+    if (this.#secret && !loss.fatal && ours) {
       this.#holdUntil = Math.min(this.#holdUntil, now() + resumeGraceMs);
       this._roster._lost(true);
     } else {

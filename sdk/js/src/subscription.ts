@@ -153,7 +153,7 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
 
   /** @internal */
   override _hold(): void {
-    this._away = this._phase !== "opening";
+    this._away ||= this._phase !== "opening"; // attempts to come back may fail before one does not
     super._void();
   }
 

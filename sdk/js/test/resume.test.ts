@@ -3,14 +3,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Client } from "../src/index.js";
-import type { Gap, Message, PushwireError, TailMessage } from "../src/index.js";
+import type { ClientOptions, Gap, Message, PushwireError, TailMessage } from "../src/index.js";
 import { row, WELCOME, World } from "./world.js";
 import type { Op } from "./world.js";
 
-function make(resumeGraceMs = 0): { world: World; client: Client } {
+function make(resumeGraceMs = 0, token: ClientOptions["token"] = "t"): { world: World; client: Client } {
   const world = new World();
   const { runtime, WebSocket } = world;
-  const options = { token: "t", transport: "websocket", runtime, WebSocket, resumeGraceMs } as const;
+  const options = { token, transport: "websocket", runtime, WebSocket, resumeGraceMs } as const;
   return { world, client: new Client("ws://gw", options) };
 }
 
@@ -25,8 +25,8 @@ async function answer(world: World, more: object): Promise<{ auth: Op; said: Op[
   return { auth: auth!, said: world.socket.said() };
 }
 
-async function holding() {
-  const { world, client } = make(30_000);
+async function holding(token?: ClientOptions["token"]) {
+  const { world, client } = make(30_000, token);
   const held: Message[] = [];
   client.subscribe("orders", { ack: "manual" }, (message) => void held.push(message));
   const { auth, said } = await answer(world, { resumed: false });
@@ -81,6 +81,40 @@ test("after the grace nothing is held any more", async () => {
   assert.equal(held[0]!.lost, false);
   await world.pass(1001);
   assert.equal(held[0]!.lost, true);
+});
+
+test("a token that is refused on the way back loses nothing: the next one resumes", async () => {
+  const { world, held, sub } = await holding(async () => "t");
+  world.socket.end(1006);
+  await world.pass(300);
+  world.socket.open();
+  await world.settle();
+  const [refused] = world.socket.said();
+  world.socket.say(
+    { op: "error", ref: refused!.ref!, code: "unauthorized", message: "not accepted", retryable: false },
+    { op: "goodbye", code: 4401, reason: "unauthorized", reconnect: true },
+  );
+  world.socket.end(4401);
+  assert.equal(held[0]!.lost, false);
+  await world.pass(600);
+  const { auth, said } = await answer(world, { resumed: true, subs: { [sub]: ["a", "b", "c"] } });
+  assert.equal(auth.session, "n1.secret");
+  assert.equal(said.find(({ op }) => op === "unsubscribe"), undefined);
+  assert.equal(held[0]!.ack(), true);
+});
+
+test("attempts that come to nothing on the way back lose nothing", async () => {
+  const { world, held, sub } = await holding();
+  for (const wait of [300, 600, 1200]) {
+    world.socket.end(1006);
+    await world.pass(wait);
+  }
+  const { said } = await answer(world, { resumed: true, subs: { [sub]: ["a", "b", "c"] } });
+  assert.deepEqual(
+    said.map(({ op }) => op),
+    ["flow"],
+  );
+  assert.equal(held[0]!.ack(), true);
 });
 
 test("a goodbye that sends away leaves nothing to resume", async () => {
