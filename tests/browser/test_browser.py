@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from pushwire_web import static_dir
+from support.gateway_control import controlled
 from support.gateway_process import GatewayProcess
 
 HERE = Path(__file__).resolve().parent
@@ -26,6 +27,10 @@ ROOT_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 USER_RIGHTS = ("publish:mine", "consume:mine", "replay:mine")
 TIMEOUT_S = 100
 AT_ONCE = 2
+ALONE = {"load.test.mjs"}
+"""Files that measure how fast it goes: the others wait."""
+SETTINGS = {"outage.test.mjs": {"token_leeway_s": "0", "ping_interval_s": "2.5", "pong_timeout_s": "1"}}
+"""Of the gateways of single files."""
 REQUIRED = "BROWSER_TESTS_REQUIRED"
 
 
@@ -54,24 +59,29 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     chosen = [
         name for name in SCENARIOS if any(item.name == f"test_scenarios[{name}]" for item in request.session.items)
     ]
+    with ThreadPoolExecutor(1) as alone:
+        first = {name: alone.submit(run, name, tmp_path_factory.mktemp("browser")) for name in chosen if name in ALONE}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {name: pool.submit(run, name, tmp_path_factory.mktemp("browser")) for name in chosen}
+        rest = [name for name in chosen if name not in ALONE]
+        yield first | {name: pool.submit(run, name, tmp_path_factory.mktemp("browser")) for name in rest}
 
 
 def run(name: str, folder: Path) -> str:
     """One file, with a gateway of its own: the numbers of all connections and tails are then its own."""
-    gateway = GatewayProcess(folder, settings={"connections_per_subject": "64"})
+    gateway = GatewayProcess(folder, settings={"connections_per_subject": "64", **SETTINGS.get(name, {})})
     gateway.start()
     try:
-        said = _node(name, gateway)
+        with controlled(gateway, ROOT_RIGHTS) as control:
+            said = _node(name, gateway, control)
     finally:
         gateway.stop()
     gateway.check_log()
     return said
 
 
-def _node(name: str, gateway: GatewayProcess) -> str:
+def _node(name: str, gateway: GatewayProcess, control: str) -> str:
     given = {
+        "control": control,
         "url": gateway.url.replace("ws://", "http://"),
         "tokens": {"root": gateway.token("root", ROOT_RIGHTS), "user": gateway.token("user", USER_RIGHTS)},
     }
@@ -95,6 +105,8 @@ def test_there_are_scenarios() -> None:
         "hostile.test.mjs",
         "looks.test.mjs",
         "freeze.test.mjs",
+        "outage.test.mjs",
+        "load.test.mjs",
     }
 
 
