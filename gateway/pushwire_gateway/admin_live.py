@@ -127,6 +127,7 @@ class Live(AdminBase):
                 for sub in subs
             ],
             "tails": session.tails,
+            "refused": session.refused,
             "in_flight": sum(len(sub.leases) for sub in subs),
             "in_flight_bytes": 0 if held is None else held.core.bytes_in_flight,
             "unsent_bytes": session.outbox.size_bytes,

@@ -26,6 +26,7 @@ from .commands import care, dead, messages, topics
 from .commands.base import EXIT_CONFIG, fail, seconds
 
 if TYPE_CHECKING:
+    from .rights import Limits
     from .settings import Settings
 
 SECRET_FILE = "dev-secret"  # noqa: S105 - a file name
@@ -213,7 +214,14 @@ def check_config(config: Path | None, strict: bool) -> None:
 # --- token -----------------------------------------------------------------------------------------------------
 
 
-def sign(settings: Settings, subject: str, allow: tuple[str, ...], ttl_s: int, tenant: str) -> str:
+def sign(
+    settings: Settings,
+    subject: str,
+    allow: tuple[str, ...],
+    ttl_s: int,
+    tenant: str,
+    limits: Limits | None = None,
+) -> str:
     """A token signed with the first HS256 key of the settings. Raises ConfigError."""
     from .auth import SigningKey, sign_token
     from .clock import AnchoredClock
@@ -239,6 +247,7 @@ def sign(settings: Settings, subject: str, allow: tuple[str, ...], ttl_s: int, t
         allow=allow,
         tenant=tenant,
         ttl_s=ttl_s,
+        limits=limits,
     )
 
 

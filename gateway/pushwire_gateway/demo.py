@@ -2,8 +2,9 @@
 
 Owns the demonstration only. One client publishes orders, three workers of the group `billing` share them; a worker now
 and then fails an order (nack, delivered again after a back-off), meets a poisoned one (a dead letter), or dies holding
-some (its leases move to the others at once). The topic writes down every delivery, so the dashboard can show the life
-of each order. Ends only the processes it started.
+some (its leases move to the others at once). A customer whose token limits it publishes as fast as it can: the gateway
+refuses what is too much, its client waits as long as it is told, and the dashboard shows both. The topic writes down
+every delivery, so the dashboard can show the life of each order. Ends only the processes it started.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pushwire.admin_shapes import TopicConfig
 from pushwire.wire import codec
 
 from .cli import DEV_DATA, DEV_RIGHTS, DEV_TTL_S, dev_flags, sign
+from .rights import Limits
 from .settings import load
 
 TOPIC, GROUP = "demo.orders", "billing"
@@ -35,6 +37,8 @@ WORKER_LIFE_S = (8.0, 20.0)
 FAIL_SHARE = 0.05
 POISON_EVERY = 40
 """Of so many orders one can never succeed."""
+HURRIED, HURRIED_PER_S = "customer-in-a-hurry", 2
+"""Subject and limit of the client that runs into it: slow enough for three workers, whatever it tries."""
 CONFIG: TopicConfig = {"ledger": "full", "retain_ms": 15 * 60_000}
 READY_TIMEOUT_S = 20.0
 WATCH_EVERY_S = 0.25
@@ -51,6 +55,18 @@ async def publish_orders(url: str, data: str, counts: Counter[str]) -> None:
             await client.publish(TOPIC, {"order": number, "amount": random.randint(5, 500)})
             counts["published"] += 1
             await asyncio.sleep(PUBLISH_EVERY_S)
+
+
+async def hurry(url: str, data: str, counts: Counter[str]) -> None:
+    """Order without a pause, with a token that allows only so many a second."""
+
+    def token(_reason: object) -> str:
+        return dev_traffic_token(data, HURRIED, Limits(publish_per_s=HURRIED_PER_S))
+
+    async with pushwire.Client(url, token=token, name=HURRIED) as client:
+        while True:
+            await client.publish(TOPIC, {"order": 1, "amount": 5})
+            counts["published in a hurry"] += 1
 
 
 async def work(url: str, data: str, name: str, counts: Counter[str]) -> None:
@@ -86,9 +102,9 @@ async def handle_orders(url: str, data: str, name: str, counts: Counter[str]) ->
                 counts["lost"] += 1
 
 
-def dev_traffic_token(data: str) -> str:
+def dev_traffic_token(data: str, subject: str = "demo", limits: Limits | None = None) -> str:
     """A fresh token of the development gateway."""
-    return sign(load(**dev_flags(data)), "demo", DEV_RIGHTS, DEV_TTL_S, "default")
+    return sign(load(**dev_flags(data)), subject, DEV_RIGHTS, DEV_TTL_S, "default", limits)
 
 
 async def report(counts: Counter[str]) -> None:
@@ -103,6 +119,7 @@ async def traffic(url: str, data: str) -> None:
     counts: Counter[str] = Counter()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(publish_orders(url, data, counts))
+        tasks.create_task(hurry(url, data, counts))
         tasks.create_task(work(url, data, "worker-1", counts))
         tasks.create_task(work(url, data, "worker-2", counts))
         tasks.create_task(work(url, data, "worker-3", counts))

@@ -58,11 +58,13 @@ class Operations(Speaker):
             if refusal is None:
                 self.outbox.send(Ok(ref, frame.messages))
             else:
+                self.refused += 1
                 self._refuse(refusal, ref)
             self._gateway.engine.touch(self)
 
         refusal = self._gateway.publish(principal, frame.topic, frame.messages, frame.size_bytes, done)
         if refusal is not None:
+            self.refused += 1
             self._refuse(refusal, ref)
             if refusal.code == "forbidden":
                 self._fault(now)

@@ -48,6 +48,7 @@ class Speaker:
         "ended",
         "id",
         "outbox",
+        "refused",
     )
 
     def __init__(self, gateway: Gateway, link: Link, outbox: Outbox, principal: Principal | None, id: str) -> None:
@@ -58,6 +59,8 @@ class Speaker:
         """Of the connection, for people; no secret."""
         self._principal = principal
         self._held: Held | None = None
+        self.refused = 0
+        """Publish operations of this connection that were not stored, for whatever reason."""
         self._expired = False
         self._faults: deque[float] | None = None
         # Subscriptions that wait for the store, with what was asked of them meanwhile.

@@ -224,6 +224,7 @@ _CONNECTION: Final = record(
             record({"sub": NAME, "topic": NAME, "group": NAME, "prefetch": integer(), "in_flight": integer()})
         ),
         "tails": integer(),
+        "refused": integer(),
         "in_flight": integer(),
         "in_flight_bytes": integer(),
         "unsent_bytes": integer(),

@@ -185,6 +185,7 @@ class ConnectionInfo(TypedDict):
     expires_in_ms: int
     subscriptions: list[HeldInfo]
     tails: int
+    refused: int
     in_flight: int
     in_flight_bytes: int
     unsent_bytes: int

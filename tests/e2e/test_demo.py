@@ -8,6 +8,8 @@ import re
 import shlex
 import signal
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 from support.cli_process import Spawned, run
 from support.gateway_process import free_port
@@ -15,6 +17,14 @@ from support.gateway_process import free_port
 
 def _children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _asked(env: dict[str, str], path: str) -> dict[str, Any]:
+    request = Request(env["PUSHWIRE_URL"].replace("ws", "http", 1) + path)
+    request.add_header("authorization", f"Bearer {env['PUSHWIRE_TOKEN']}")
+    with urlopen(request, timeout=10) as answer:
+        value: dict[str, Any] = json.load(answer)
+    return value
 
 
 def test_the_demo_shows_traffic_that_a_stranger_can_watch(tmp_path):
@@ -31,6 +41,8 @@ def test_the_demo_shows_traffic_that_a_stranger_can_watch(tmp_path):
         watched = run("consume", "demo.orders", "--group", "watcher", "-n", "2", env=env)
         assert [set(json.loads(line)["data"]) for line in watched.stdout.splitlines()] == [{"order", "amount"}] * 2
         counts = demo.line("demo traffic: ")
+        stats = _asked(env, "/v1/admin/stats")
+        connections = _asked(env, "/v1/admin/connections")["connections"]
         children = _children_of(demo.process.pid)
         assert children
         assert demo.wait() == 0, "\n".join(demo.lines)
@@ -39,6 +51,13 @@ def test_the_demo_shows_traffic_that_a_stranger_can_watch(tmp_path):
     numbers = {what: int(count) for count, what in re.findall(r"(\d+) ([a-z ]+)", counts)}
     assert numbers["published"] >= 10
     assert numbers["acked"] >= 5
+    assert numbers["published in a hurry"] >= 2
+    assert stats["refused"] > 0
+    refused = {one["subject"]: one["refused"] for one in connections}
+    assert refused["customer-in-a-hurry"] > 0
+    assert refused["demo"] == 0
+    workers = [sub for one in connections for sub in one["subscriptions"] if sub["group"] == "billing"]
+    assert 1 <= len(workers) <= 3  # some may be dead just now
     assert not [line for line in demo.lines if "Traceback" in line]
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 

@@ -94,7 +94,7 @@ class FakeAdmin:
     def add_connection(self, id: str) -> None:
         self.connections[id] = {
             "id": id, "subject": "ann", "ip": "127.0.0.1", "opened_at_ms": 1000, "expires_in_ms": 9,
-            "subscriptions": [], "tails": 0, "in_flight": 3, "in_flight_bytes": 30, "unsent_bytes": 0,
+            "subscriptions": [], "tails": 0, "refused": 0, "in_flight": 3, "in_flight_bytes": 30, "unsent_bytes": 0,
             "resume_grace_ms": 0,
         }  # fmt: skip
 

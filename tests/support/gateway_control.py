@@ -6,6 +6,7 @@ Owns the small server and the rule that one command at a time is carried out. Th
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-from .gateway_process import GatewayProcess
+from .gateway_process import GatewayFailed, GatewayProcess
 
 
 @contextmanager
 def controlled(gateway: GatewayProcess, rights: Sequence[str]) -> Iterator[str]:
-    """The address that takes `POST /kill`, `POST /start` and `POST /token` (`{"subject", "ttl_s", "age_s"?}`; these `rights`)."""
+    """The address that takes `POST /kill`, `POST /start`, and `POST /token` (`{"subject", "ttl_s", "age_s"?}`), which
+    makes one of these `rights`."""
 
     def obey(verb: str, body: dict[str, Any]) -> dict[str, str]:
         if verb == "kill":
@@ -35,17 +37,17 @@ def controlled(gateway: GatewayProcess, rights: Sequence[str]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         """One command; what it raises is the answer's text."""
 
-        def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             try:
                 status, answer = 200, obey(self.path.strip("/"), json.loads(body or b"{}"))
-            except Exception as error:
+            except (GatewayFailed, TimeoutError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
                 status, answer = 500, {"error": repr(error)}
             self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(answer).encode())
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *_args: Any) -> None:
             """Nothing: the test says what went wrong."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)

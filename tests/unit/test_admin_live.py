@@ -28,6 +28,8 @@ async def test_connections_are_shown_with_what_they_hold_and_without_secrets() -
     await ann.ok(Subscribe("t", "g", "s", prefetch=3, ref=2))
     await ann.delivered(1)
     await ann.ok(SubscribeTail("t", ref=3))
+    for ref in (4, 5):
+        assert (await ann.error(Publish("t", [Draft("", b'"%s"' % (b"x" * 100_000))], ref))).code == "message_too_large"
     other = await parts.client("eve", tenant="other")
     answer = await parts.admin.connections(root)
     [shown] = answer["connections"]
@@ -36,6 +38,7 @@ async def test_connections_are_shown_with_what_they_hold_and_without_secrets() -
         "subject": "ann",
         "ip": "192.0.2.7",
         "tails": 1,
+        "refused": 2,
         "in_flight": 1,
         "in_flight_bytes": 5,
         "resume_grace_ms": 5000,

@@ -3,7 +3,7 @@
 import { describe, expect, it } from "vitest";
 import * as format from "../src/lib/format.js";
 import { between, histogramsIn, percentile } from "../src/lib/histogram.js";
-import { added, columns, EMPTY, GAP_MS, pushedLately, SAMPLES_MAX } from "../src/lib/series.js";
+import { added, columns, EMPTY, GAP_MS, pushedLately, SAMPLES_MAX, SPAN_S, spanOf } from "../src/lib/series.js";
 import { sorted, turned } from "../src/lib/sort.js";
 import type { Stats } from "../src/lib/types.js";
 
@@ -54,6 +54,12 @@ describe("series", () => {
     const restarted = added(first, stats(2000, { published: 3 }));
     expect(restarted.samples.at(-1)?.rates.published).toBeNull();
     expect(added(first, stats(1000))).toBe(first);
+  });
+
+  it("shows a minute at least, which ends now", () => {
+    expect(spanOf([5000])).toEqual([5000 - SPAN_S, 5000]);
+    expect(spanOf([5000, 5001])).toEqual([5001 - SPAN_S, 5001]);
+    expect(spanOf([5000, 5200])).toEqual([5000, 5200]);
   });
 
   it("is bounded, and columns line up", () => {

@@ -12,7 +12,7 @@ export const SAMPLES_MAX = 300;
 /** Two samples further apart are no neighbours (ms). */
 export const GAP_MS = 3500;
 
-export const RATES = ["published", "delivered", "acked", "redelivered"] as const;
+export const RATES = ["published", "delivered", "acked", "redelivered", "refused"] as const;
 export const LEVELS = ["ready", "in_flight", "scheduled", "dead_letters"] as const;
 export type RateName = (typeof RATES)[number];
 export type LevelName = (typeof LEVELS)[number];
@@ -81,6 +81,15 @@ const emptyAt = (at_ms: number): Sample => ({ at_ms, rates: blank(RATES), levels
 
 function blank<N extends string>(names: readonly N[]): Row<N> {
   return Object.fromEntries(names.map((name) => [name, null])) as Row<N>;
+}
+
+/** Seconds that a chart shows at least, however few samples there are. */
+export const SPAN_S = 60;
+
+/** What a chart shows of these times (seconds). Of a single one the plot itself would make a range that begins in 1970. */
+export function spanOf(times: readonly (number | null)[] | undefined): [number, number] {
+  const [first, last] = [times?.[0] ?? 0, times?.at(-1) ?? 0];
+  return [Math.min(first, last - SPAN_S), last];
 }
 
 /** Columns as a chart takes them: seconds, then one column a name. */

@@ -139,6 +139,7 @@ export interface ConnectionInfo {
   expires_in_ms: number;
   subscriptions: { sub: string; topic: string; group: string; prefetch: number; in_flight: number }[];
   tails: number;
+  refused?: number;
   in_flight: number;
   in_flight_bytes: number;
   unsent_bytes: number;

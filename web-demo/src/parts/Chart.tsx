@@ -4,11 +4,12 @@ import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
 import { rate } from "../lib/format.js";
+import { spanOf } from "../lib/series.js";
 
 export interface Line {
   label: string;
-  /** Name of a colour of the style sheet: --chart-1 to --chart-4. */
-  color: 1 | 2 | 3 | 4;
+  /** Name of a colour of the style sheet: --chart-1 to --chart-5. */
+  color: 1 | 2 | 3 | 4 | 5;
 }
 
 interface Props {
@@ -18,11 +19,11 @@ interface Props {
 }
 
 const HEIGHT_PX = 210;
-/** Seconds that are shown at least, however few samples there are. */
-const SPAN_S = 60;
 const DARK = "(prefers-color-scheme: dark)";
 
-function options(title: string, lines: Line[], width: number): uPlot.Options {
+type Times = () => readonly (number | null)[] | undefined;
+
+function options(title: string, lines: Line[], width: number, latest: Times): uPlot.Options {
   const style = getComputedStyle(document.documentElement);
   const color = (name: string) => style.getPropertyValue(name).trim();
   const font = "12px system-ui, sans-serif";
@@ -34,7 +35,7 @@ function options(title: string, lines: Line[], width: number): uPlot.Options {
     padding: [8, 12, 0, 0],
     cursor: { drag: { x: false, y: false }, points: { show: false } },
     scales: {
-      x: { range: (_plot, low, high) => [Math.min(low, high - SPAN_S), high] },
+      x: { range: () => spanOf(latest()) },
       y: { range: (_plot, _low, high) => [0, Math.max(1, high * 1.1)] },
     },
     axes: [
@@ -66,7 +67,7 @@ export function Chart({ title, lines, data }: Props) {
     const element = box.current!;
     const draw = () => {
       plot.current?.destroy();
-      plot.current = new uPlot(options(title, lines, element.clientWidth), latest.current as uPlot.AlignedData, element);
+      plot.current = new uPlot(options(title, lines, element.clientWidth, () => latest.current[0]), latest.current as uPlot.AlignedData, element);
     };
     const resize = () => plot.current?.setSize({ width: element.clientWidth, height: HEIGHT_PX });
     const theme = matchMedia(DARK);

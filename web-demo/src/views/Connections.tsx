@@ -58,9 +58,13 @@ function columnsAt(now: number, reload: () => void): Column<ConnectionInfo>[] {
       id: "subject",
       title: "Subject",
       value: ({ subject }) => subject,
-      cell: ({ subject, ip, id }) => (
+      cell: ({ subject, ip, id, refused = 0 }) => (
         <>
-          <b>{subject}</b> <small class="dim">{ip} · {id}</small>
+          <b>{subject}</b>{" "}
+          {refused > 0 && (
+            <span class="badge warn" title="by a limit, a right or a quota">{many(refused, "publish", "publishes")} refused</span>
+          )}{" "}
+          <small class="dim">{ip} · {id}</small>
         </>
       ),
     },
@@ -72,7 +76,7 @@ function columnsAt(now: number, reload: () => void): Column<ConnectionInfo>[] {
       value: (one) => one.in_flight,
       cell: (one) => (
         <>
-          <meter aria-label="in flight" min={0} max={Math.max(1, windowOf(one))} value={one.in_flight} />{" "}
+          {windowOf(one) > 0 && <meter aria-label="in flight" min={0} max={windowOf(one)} value={one.in_flight} />}{" "}
           {count(one.in_flight)} / {count(windowOf(one))}
         </>
       ),

@@ -23,7 +23,7 @@ export function Groups({ topic, onChange }: { topic: TopicDetail; onChange(): vo
       value: ({ name }) => name,
       cell: ({ name, owner }) => (
         <>
-          <a href={hrefOf({ view: "worker", topic: topic.name, group: name })} title="Work in it in this tab">{name}</a>
+          {name}
           {owner && <small class="dim"> private to {owner}</small>}
         </>
       ),
@@ -72,6 +72,12 @@ function Verbs({ group, lastSeq, onChange }: { group: GroupInfo; lastSeq: number
     }).then(onChange);
   return (
     <span class="actions">
+      <a
+        class="button" href={hrefOf({ view: "worker", topic: group.topic, group: group.name })}
+        aria-label={`Connect this tab to ${group.name}`}
+      >
+        Connect this tab
+      </a>
       <button type="button" disabled={busy} onClick={turn} aria-label={`${verb} ${group.name}`}>
         {verb === "pause" ? "Pause" : "Resume"}
       </button>

@@ -30,7 +30,7 @@ export function Topic({ topic }: { topic: string }) {
       </h1>
       <p class="actions">
         <a class="button" href={hrefOf({ view: "tail", topic })}>Live tail</a>
-        <a class="button" href={hrefOf({ view: "worker", topic, group: "" })}>Work on it in this tab</a>
+        <a class="button" href={hrefOf({ view: "worker", topic, group: only(data) })}>Connect this tab as a worker</a>
         <a class="button" href={hrefOf({ view: "dead", topic })}>Dead letters</a>
         {data && <Purge topic={topic} messages={data.messages} onDone={reload} />}
       </p>
@@ -49,6 +49,9 @@ export function Topic({ topic }: { topic: string }) {
     </>
   );
 }
+
+/** Its group, if it has one and no other. */
+const only = (topic: TopicDetail | undefined): string => (topic?.groups.length === 1 ? topic.groups[0]!.name : "");
 
 const tilesOf = (topic: TopicDetail) => [
   { label: "Kept", value: count(topic.messages), note: bytes(topic.bytes) },
