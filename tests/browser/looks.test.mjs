@@ -84,6 +84,16 @@ test("the keyboard reaches everything: skip link, navigation, sorting, a dialog 
   assert.equal(await focused(), "Purge…");
 });
 
+test("an address that signs in does so in a tab that is open, and leaves no token in the address", async () => {
+  const page = await tab("#/", { token: "" });
+  await page.getByLabel("Token").waitFor();
+  await page.goto(`${URL_}/#token=${tokens.root}`);
+  await page.getByText("connected", { exact: true }).first().waitFor();
+  assert.equal(new URL(page.url()).hash, "#/");
+  await page.goto(`${URL_}/#token=${tokens.user}`);
+  await page.locator(".who").getByText("user", { exact: true }).waitFor();
+});
+
 test("the first paint comes within a second", async () => {
   const page = await tab();
   await page.reload();

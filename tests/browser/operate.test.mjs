@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { api, go, publish, tab, tokens, until, URL_, work } from "./page.mjs";
+import { api, go, profile, publish, tab, tokens, until, URL_, withSdk, work } from "./page.mjs";
 
 const topic = (name) => api("GET", `/v1/admin/topics/${name}`);
 
@@ -83,6 +83,25 @@ test("a group is paused, resumed and moved; a purge wants its word", async () =>
   await purge.click();
   await page.getByText("Purged: 2 messages removed.").waitFor();
   assert.equal((await topic("moved")).messages, 0);
+});
+
+test("a group has a button that connects this tab, and publishes that are refused show at their connection", async () => {
+  await api("PUT", "/v1/admin/topics/joined", {});
+  await api("PUT", "/v1/admin/topics/joined/groups/desk", {});
+  await publish("joined", { data: 1 });
+  const page = await tab("#/topics/joined", { context: await withSdk(await profile()) });
+  await page.getByRole("link", { name: "Connect this tab to desk" }).click();
+  await page.getByRole("button", { name: "Connect this tab" }).click();
+  await page.getByRole("button", { name: "Ack 1", exact: true }).click();
+  const codes = await page.evaluate(async (token) => {
+    const { Client } = await import("/sdk/index.js");
+    const client = (window.client = new Client(location.origin, { token }));
+    const refused = await Promise.allSettled([1, 2].map((n) => client.publish("not-mine", n)));
+    return refused.map(({ reason }) => reason?.code);
+  }, tokens.user);
+  assert.deepEqual(codes, ["forbidden", "forbidden"]);
+  await go(page, "#/connections");
+  await page.getByText("2 publishes refused").waitFor();
 });
 
 test("a connection is kicked, and its tab says so", async () => {
