@@ -1,11 +1,12 @@
 /**
- * How much one tab takes: messages a second from publish to the acked row, how long its main thread is held, and what is
- * left in its heap. Prints what it measured. Owns no page: the SDK runs under the gateway's own policy.
+ * What wants the machine for itself: the first paint, and how much one tab takes (messages a second from publish to the
+ * acked row, how long its main thread is held, what is left in its heap). Prints what it measured. The SDK runs under the
+ * gateway's own policy.
  */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { api, profile, publish, tab, tokens, until, withSdk } from "./page.mjs";
+import { api, profile, publish, tab, tokens, until, URL_, withSdk } from "./page.mjs";
 
 const COUNT = 10_000;
 const ACKED_PER_S_MIN = 3000;
@@ -50,6 +51,17 @@ async function pass(topic, from, through) {
   await until("all are acked on disk", async () => (await api("GET", `/v1/admin/topics/${topic}`)).messages === 0, LOAD_MS);
   return performance.now() - began;
 }
+
+test("the first paint comes within a second", async (t) => {
+  const page = await tab();
+  await page.reload();
+  const paint = await until("painted", () =>
+    page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime));
+  t.diagnostic(`first paint after ${Math.round(paint)} ms`);
+  assert.ok(paint < 1000, `${paint} ms`);
+  assert.equal((await fetch(`${URL_}/`)).headers.get("content-security-policy")?.split(";")[0], "default-src 'none'");
+  assert.ok(tokens.root);
+});
 
 test(`${COUNT} messages at prefetch 100: fast, all of them, and the page stays responsive`, async (t) => {
   await api("PUT", "/v1/admin/topics/load", {});

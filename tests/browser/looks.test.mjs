@@ -93,13 +93,3 @@ test("an address that signs in does so in a tab that is open, and leaves no toke
   await page.goto(`${URL_}/#token=${tokens.user}`);
   await page.locator(".who").getByText("user", { exact: true }).waitFor();
 });
-
-test("the first paint comes within a second", async () => {
-  const page = await tab();
-  await page.reload();
-  const paint = await until("painted", () =>
-    page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime));
-  assert.ok(paint < 1000, `${paint} ms`);
-  assert.equal((await fetch(`${URL_}/`)).headers.get("content-security-policy")?.split(";")[0], "default-src 'none'");
-  assert.ok(tokens.root);
-});

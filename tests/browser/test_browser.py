@@ -26,7 +26,7 @@ SCENARIOS = sorted((path.name for path in HERE.glob("*.test.mjs")), reverse=True
 ROOT_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 USER_RIGHTS = ("publish:mine", "consume:mine", "replay:mine")
 TIMEOUT_S = 100
-AT_ONCE = 2
+AT_ONCE = 3
 ALONE = {"load.test.mjs"}
 """Files that measure how fast it goes: the others wait."""
 SETTINGS = {"outage.test.mjs": {"token_leeway_s": "0", "ping_interval_s": "2.5", "pong_timeout_s": "1"}}
