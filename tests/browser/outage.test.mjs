@@ -35,8 +35,12 @@ async function acks(name, seq) {
 }
 
 async function ackedOnce(name, count) {
-  const found = await Promise.all(Array.from({ length: count }, (_, at) => acks(name, at + 1)));
-  assert.deepEqual(found, Array(count).fill(1), name);
+  const seqs = Array.from({ length: count }, (_, at) => at + 1);
+  while (seqs.length) {
+    const some = seqs.splice(0, 20); // a gateway refuses many at once
+    const found = await Promise.all(some.map((seq) => acks(name, seq)));
+    assert.deepEqual(found, some.map(() => 1), `${name} from ${some[0]}`);
+  }
 }
 
 test("offline and online on another network: the dead socket is probed and replaced, and no message is lost", async (t) => {
