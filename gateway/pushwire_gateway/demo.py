@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 import click
@@ -64,8 +65,9 @@ async def hurry(url: str, data: str, counts: Counter[str]) -> None:
         return dev_traffic_token(data, HURRIED, Limits(publish_per_s=HURRIED_PER_S))
 
     async with pushwire.Client(url, token=token, name=HURRIED) as client:
-        while True:
-            await client.publish(TOPIC, {"order": 1, "amount": 5})
+        for number in count(1):
+            # Beside the numbers of the others, and never a poisoned one.
+            await client.publish(TOPIC, {"order": 1_000_000 + number * POISON_EVERY + 1, "amount": 5})
             counts["published in a hurry"] += 1
 
 
