@@ -17,14 +17,20 @@ from .queries import (
     COUNT_SETTLED,
     DELETE_DEAD_OLDEST,
     DELETE_MESSAGES,
+    DELETE_MESSAGES_BETWEEN,
     DELETE_RETRIES,
     DELETE_SETTLED,
     INSERT_SETTLED,
     SELECT_HAS_RETRIES,
     SELECT_KEPT,
     UPSERT_RETRIES,
+    Execute,
 )
 from .txn import Surprise, Txn
+
+RUN_ROWS_MIN = 8
+"""Messages in a row that are deleted as a range. Below that a statement of their own costs more than their places in
+the list of a common one."""
 
 
 def settle_all(txn: Txn, settlements: Sequence[Settlement]) -> None:
@@ -178,8 +184,8 @@ class _Settling:
             for gone in self._gone.values():
                 for pos in [pos for pos in gone if pos not in kept]:
                     del gone[pos]
-        positions = list(chain.from_iterable(self._gone.values()))
-        if DELETE_MESSAGES.run(txn.execute, positions) != len(positions):
+        positions = sorted(chain.from_iterable(self._gone.values()))
+        if delete_messages(txn.execute, positions) != len(positions):
             assert not txn.careful, "a message was looked up and is not there"
             raise Surprise
         for topic_id, gone in self._gone.items():
@@ -197,3 +203,35 @@ class _Settling:
         too_many = book.dead_letters - limits.dead_letters_max
         if too_many > 0:
             book.dead_letters -= txn.execute(DELETE_DEAD_OLDEST, (topic_id, too_many)).rowcount
+
+
+def delete_messages(execute: Execute, positions: Sequence[int]) -> int:
+    """Delete the rows at these positions, which are sorted and all different. Returns how many were there.
+
+    Most are settled in the order in which they were stored, and a range takes a quarter of the time of a list."""
+    if not positions:
+        return 0
+    deleted = 0
+    scattered: list[int] = []
+    for first, last in runs(positions):
+        if last - first < RUN_ROWS_MIN - 1:
+            scattered += range(first, last + 1)
+        else:
+            deleted += execute(DELETE_MESSAGES_BETWEEN, (first, last)).rowcount
+    return deleted + DELETE_MESSAGES.run(execute, scattered)
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs without a gap, (first, last), of sorted and different numbers."""
+    first, last = numbers[0], numbers[-1]
+    if last - first == len(numbers) - 1:
+        return [(first, last)]
+    found = []
+    previous = first
+    for number in numbers:
+        if number > previous + 1:
+            found.append((first, previous))
+            first = number
+        previous = number
+    found.append((first, previous))
+    return found

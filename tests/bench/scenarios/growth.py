@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.dialects import PushwireV1
@@ -35,6 +35,7 @@ def cases(quick: bool) -> list[Case]:
         return []
     rows: list[tuple[str, dict[str, Any], Mapping[str, str]]] = [("nothing else", {}, {})]
     rows += [(f"{count:,} topics", {"topics": count}, {}) for count in (100, 9_900)]
+    rows.append(("9,900 topics, all active", {"active_topics": 9_900}, {}))
     rows += [(f"{count:,} connections", {"idle": count}, {}) for count in (100, 5_000)]
     rows += [(f"{count} groups, all active", {"groups": count}, {}) for count in (4, 16)]
     rows += [(f"payload {size:,} B", {"body_bytes": size}, {}) for size in (20, 2_000)]
@@ -50,11 +51,15 @@ def cases(quick: bool) -> list[Case]:
     return [
         Case(
             "growth", name, {**BASE, "warm_s": 0.5, "measure_s": 2.0, **params}, METRICS, fresh=True,
-            connections=params.get("idle", 0) + params.get("topics", 0) // SUBSCRIPTIONS_MAX + 32,
+            connections=params.get("idle", 0) + _topics_of(params) // SUBSCRIPTIONS_MAX + 32,
             systems=("pushwire",), env=env,
         )
         for name, params, env in rows
     ]  # fmt: skip
+
+
+def _topics_of(params: Mapping[str, Any]) -> int:
+    return int(params.get("topics") or params.get("active_topics") or 0)
 
 
 class RandomIds(Ids):
@@ -81,22 +86,52 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
         _idle(load, params["idle"])
     if params.get("remembered"):
         _remember(load, params["remembered"], kind(load.seed + 1_000_000))
+    if params.get("active_topics"):
+        return _active(load, params, kind(load.seed))
     groups = [f"g{number}" for number in range(params["groups"])] if params.get("groups") else ["default"]
     return throughput.measure(load, params, groups, kind(load.seed))
 
 
-def _topics(load: Load, count: int) -> None:
-    """So many topics with a group and a member each, silent."""
-    ledger = Ledger(Ids(0))
+class RoundProducer(Producer):
+    """Each operation goes to the next topic."""
+
+    topics: Iterator[str]
+
+    def publish(self, count: int, per_op: int, ledgers: Sequence[Ledger]) -> list[str]:
+        ids = []
+        for _ in range(0, count, per_op):
+            self.topic = next(self.topics)
+            ids += super().publish(per_op, per_op, ledgers)
+        return ids
+
+
+def _active(load: Load, params: dict[str, Any], ids: Ids) -> dict[str, float]:
+    """One producer that goes round all topics, each of which has a member."""
+    ledger = Ledger(ids)
+    producer = RoundProducer(load.loop, load.talk(), "", ids)
+    producer.topics = itertools.cycle(_other_topics(params["active_topics"]))
+    load.connect([producer])
+    members = _topics(load, params["active_topics"], ledger, params["prefetch"])
+    return throughput.sustain(load, params, [producer], members, [ledger])
+
+
+def _other_topics(count: int) -> list[str]:
+    return [f"bench.other.t{number}" for number in range(count)]
+
+
+def _topics(load: Load, count: int, ledger: Ledger | None = None, prefetch: int = 1) -> list[Consumer]:
+    """So many topics with a group and a member each; silent, unless somebody publishes there."""
+    ledger = ledger or Ledger(Ids(0))
     peers = [
         Consumer(load.loop, load.talk(), f"member {at}", ledger, batched=True)
         for at in range(0, count, SUBSCRIPTIONS_MAX)
     ]
     load.connect(peers)
-    for number in range(count):
-        peers[number // SUBSCRIPTIONS_MAX].subscribe(f"bench.other.t{number}", "default", 1)
+    for number, topic in enumerate(_other_topics(count)):
+        peers[number // SUBSCRIPTIONS_MAX].subscribe(topic, "default", prefetch)
         if number % SUBSCRIBING_AHEAD == SUBSCRIBING_AHEAD - 1 or number == count - 1:
             load.wait(lambda: not any(peer.waiting for peer in peers), "subscriptions", 30)
+    return peers
 
 
 def _idle(load: Load, count: int) -> None:

@@ -49,7 +49,6 @@ def measure(
 ) -> dict[str, float]:
     ids = ids or Ids(load.seed)
     ledgers = [Ledger(ids) for _ in groups]
-    ledger = ledgers[0]  # the pace of the first group is the producers' pace
     load.prepare(groups, params["prefetch"], params["consumers"])
     producers = [Producer(load.loop, load.talk(), load.topic, ids, n) for n in range(params["producers"])]
     consumers = [
@@ -61,6 +60,18 @@ def measure(
     for number, consumer in enumerate(consumers):
         consumer.subscribe(load.topic, groups[number // params["consumers"]], params["prefetch"])
     load.wait(lambda: not any(consumer.waiting for consumer in consumers), "subscriptions")
+    return sustain(load, params, producers, consumers, ledgers)
+
+
+def sustain(
+    load: Load,
+    params: dict[str, Any],
+    producers: Sequence[Producer],
+    consumers: Sequence[Consumer],
+    ledgers: Sequence[Ledger],
+) -> dict[str, float]:
+    """Press, measure, and wait for the last message and its settlement. Everybody is connected and subscribed."""
+    ledger = ledgers[0]  # the pace of the first group is the producers' pace
 
     def press(seconds: float) -> None:
         end = time.perf_counter() + seconds
