@@ -78,8 +78,9 @@ $(JS_DEPS): $(JS)/package.json $(JS)/package-lock.json
 $(JS_BUILT): $(JS_DEPS) LICENSE $(wildcard $(JS)/src/* $(JS)/scripts/build.mjs $(JS)/tsconfig*.json)
 	@cd $(JS) && npm run --silent build
 
-$(JS_TESTED): $(JS_BUILT) $(wildcard $(JS)/test/* $(JS)/scripts/* $(JS)/README.md tests/vectors/*.json sdk/pushwire/version.py)
+$(JS_TESTED): $(JS_BUILT) $(wildcard $(JS)/test/* $(JS)/scripts/* $(JS)/examples/react/*.* $(JS)/README.md tests/vectors/*.json sdk/pushwire/version.py)
 	@cd $(JS) && npm run --silent typecheck
+	@cd $(JS) && npm run --silent example
 	@cd $(JS) && npm run --silent size
 	@cd $(JS) && npm test --silent
 	@touch $@
@@ -236,7 +237,7 @@ lock: $(TOOLS) ## lock what is installed, with hashes; ARGS=--upgrade takes the 
 	@wc -l constraints.txt requirements.lock .ci/tools.txt .ci/fuzz.txt
 
 clean: ## remove the environment, caches and build output
-	rm -rf $(JS)/node_modules $(JS)/dist $(JS)/build $(WEB)/node_modules $(WEB)/pushwire_web/static
+	rm -rf $(JS)/node_modules $(JS)/dist $(JS)/build $(JS)/examples/react/build $(WEB)/node_modules $(WEB)/pushwire_web/static
 	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find gateway storage sdk web-demo tests -name __pycache__ -type d -not -path '*/node_modules/*' -prune -exec rm -rf {} +
 

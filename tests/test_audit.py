@@ -1,4 +1,4 @@
-"""`make audit`: what it lets pass is written out and ends on its day, and what cannot be looked up is not called clean."""
+"""`make audit`: what it lets pass is written out and ends on its day, and silence is never called clean."""
 
 from __future__ import annotations
 
