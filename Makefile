@@ -15,7 +15,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # The stamp's name carries what the environment was made from, so any change of it makes a new install.
-STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } 2>/dev/null | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml requirements.lock; pwd; } 2>/dev/null | sha256sum | cut -c1-16)
+# Everything that is installed was hashed when it was locked. A source archive would run code of its own and fetch build
+# tools that nobody hashed, so only wheels are taken; where one is missing, `make venv WHEELS=` says yes to that.
+WHEELS ?= --only-binary :all:
+INSTALL := -m pip install -qq --require-hashes $(WHEELS)
 ARGS ?=
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest
@@ -41,7 +45,7 @@ help: ## list the verbs
 
 venv: $(STAMP) ## make .venv and install pushwire[gateway,dev] at the pinned versions
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml requirements.lock
 	@[ -n "$(PYTHON)" ] || { echo "make: no Python 3.11 or newer found; install one or give PYTHON=..." >&2; exit 1; }
 	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' 2>/dev/null || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		if ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
@@ -56,7 +60,8 @@ $(STAMP): pyproject.toml constraints.txt
 		$(PYTHON) -m venv --clear $(VENV); \
 	fi
 	@echo "make: installing pushwire[gateway,dev]"
-	@$(BIN)/python -m pip install -qq -e '.[gateway,dev]' -c constraints.txt
+	@$(BIN)/python $(INSTALL) -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
@@ -73,8 +78,9 @@ $(JS_DEPS): $(JS)/package.json $(JS)/package-lock.json
 $(JS_BUILT): $(JS_DEPS) LICENSE $(wildcard $(JS)/src/* $(JS)/scripts/build.mjs $(JS)/tsconfig*.json)
 	@cd $(JS) && npm run --silent build
 
-$(JS_TESTED): $(JS_BUILT) $(wildcard $(JS)/test/* $(JS)/scripts/* $(JS)/README.md tests/vectors/*.json sdk/pushwire/version.py)
+$(JS_TESTED): $(JS_BUILT) $(wildcard $(JS)/test/* $(JS)/scripts/* $(JS)/examples/react/*.* $(JS)/README.md tests/vectors/*.json sdk/pushwire/version.py)
 	@cd $(JS) && npm run --silent typecheck
+	@cd $(JS) && npm run --silent example
 	@cd $(JS) && npm run --silent size
 	@cd $(JS) && npm test --silent
 	@touch $@
@@ -124,6 +130,7 @@ lint: $(STAMP) ## ruff: rules and format
 # Of the tests, those that are programs of their own are typed too; the others show their types by running.
 types: $(STAMP) ## mypy: --strict over the four packages, less strictly over the programs among the tests
 	$(BIN)/mypy
+	$(BIN)/mypy .ci/audit.py
 	$(BIN)/mypy tests/support tests/bench tests/faults tests/golden tests/sim tests/e2e
 
 imports: $(STAMP) ## import contracts: which package may know which
@@ -162,17 +169,24 @@ faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
 
 fuzz: $(STAMP) ## coverage-guided fuzzing of codec and tokens (atheris, where it installs); ARGS='--seconds 60 codec'
-	@[ -d build/fuzz/atheris ] || $(BIN)/python -m pip install -qq --target build/fuzz --only-binary :all: atheris || \
+	@[ -d build/fuzz/atheris ] || $(BIN)/python $(INSTALL) --target build/fuzz -r .ci/fuzz.txt || \
 		{ echo "make: atheris does not install here: nothing was fuzzed" >&2; exit 1; }
 	PYTHONPATH=build/fuzz:tests $(BIN)/python tests/faults/fuzz.py $(ARGS)
 
 mutants: $(STAMP) compiler ## break the gateway on purpose: the fault runs must notice (minutes)
 	PYTHONPATH=tests $(BIN)/python tests/faults/mutants.py $(ARGS)
 
-# In an environment of its own: what looks for weaknesses is no part of what is looked at.
-audit: $(STAMP) ## look the pinned packages up among the known weaknesses; exceptions in .ci/audit-exceptions.txt
-	@[ -x build/audit/bin/pip-audit ] || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install -qq 'pip-audit>=2.10'; }
-	.ci/audit build/audit/bin/pip-audit
+# In an environment of their own: what looks for weaknesses is no part of what is looked at.
+TOOLS := build/tools/.installed-$(shell sha256sum < .ci/tools.txt 2>/dev/null | cut -c1-16)
+
+$(TOOLS): .ci/tools.txt | $(STAMP)
+	@echo "make: installing the tools of 'make lock' and 'make audit'"
+	@$(BIN)/python -m venv --clear build/tools
+	@build/tools/bin/python $(INSTALL) -r .ci/tools.txt
+	@touch $@
+
+audit: $(TOOLS) ## look all that is locked up among the known weaknesses; exceptions in .ci/audit-exceptions.txt
+	$(BIN)/python .ci/audit.py build/tools/bin/pip-audit
 
 golden: $(STAMP) ## make the golden file of a new schema, once, when it is released
 	PYTHONPATH=tests $(BIN)/python tests/golden/make.py
@@ -209,18 +223,21 @@ dist: $(STAMP) web ## wheel and sdist in dist/
 	rm -rf dist
 	$(BIN)/hatchling build -d dist
 
-# Resolved afresh from pyproject.toml alone. pip's own notes are shown, never written.
-lock: ## renew constraints.txt
-	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
-	$(PYTHON) -m venv "$$dir/venv"; \
-	"$$dir/venv/bin/python" -m pip install -qq -e '.[gateway,dev]'; \
-	"$$dir/venv/bin/python" -m pip freeze --exclude-editable 2>/dev/null | LC_ALL=C sort -f > "$$dir/pins"; \
-	! grep -vE '^[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+$$' "$$dir/pins" || { echo "make: the lines above are no plain pins" >&2; exit 1; }; \
-	{ echo "# The exact versions of pushwire[gateway,dev]; renew with 'make lock'."; cat "$$dir/pins"; } > constraints.txt; \
-	wc -l constraints.txt
+# For every platform and every Python from 3.11 on, with the hash of each file of a version. What is locked stays, unless
+# told: ARGS=--upgrade, or ARGS='--upgrade-package NAME'. constraints.txt is the same without hashes.
+LOCK := build/tools/bin/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+	--no-header --no-annotate
+
+lock: $(TOOLS) ## lock what is installed, with hashes; ARGS=--upgrade takes the newest versions
+	$(LOCK) $(ARGS) --extra gateway --extra dev pyproject.toml -o requirements.lock >/dev/null
+	$(LOCK) $(ARGS) .ci/tools.in -o .ci/tools.txt >/dev/null
+	$(LOCK) $(ARGS) .ci/fuzz.in -o .ci/fuzz.txt >/dev/null
+	{ echo "# The exact versions of pushwire[gateway,dev], made from requirements.lock by 'make lock'."; \
+		sed -nE 's/^([a-z0-9.-]+)(\[[^]]*\])?(==[^ ]+).*/\1\3/p' requirements.lock; } > constraints.txt
+	@wc -l constraints.txt requirements.lock .ci/tools.txt .ci/fuzz.txt
 
 clean: ## remove the environment, caches and build output
-	rm -rf $(JS)/node_modules $(JS)/dist $(JS)/build $(WEB)/node_modules $(WEB)/pushwire_web/static
+	rm -rf $(JS)/node_modules $(JS)/dist $(JS)/build $(JS)/examples/react/build $(WEB)/node_modules $(WEB)/pushwire_web/static
 	rm -rf $(VENV) dist htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find gateway storage sdk web-demo tests -name __pycache__ -type d -not -path '*/node_modules/*' -prune -exec rm -rf {} +
 

@@ -13,7 +13,7 @@ import pytest
 SERIAL_FOLDERS = ("browser", "e2e", "faults")
 PAIRED_FILES = {
     f"e2e/test_{name}.py"
-    for name in ("canary", "cli", "cli_admin", "demo", "examples", "golden", "http", "tail_resume")
+    for name in ("canary", "cli", "cli_admin", "demo", "examples", "examples_web", "golden", "http", "tail_resume")
 }
 
 # No deadline: asyncio's debug mode and a busy machine make single examples slow. Under CI the examples are

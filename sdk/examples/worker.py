@@ -3,7 +3,7 @@
     PUSHWIRE_URL=ws://127.0.0.1:8080 PUSHWIRE_TOKEN=... python worker.py orders --group billing
 
 Owns the shape of a worker: a handler that may fail, retry or reject; a drain on a signal. `--count N` stops after N
-messages.
+messages; `--work-s S` is how long one keeps it busy.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from pushwire import Client, Message, PushwireError, Reject, Retry
 class Worker:
     """One handler and when to stop."""
 
-    def __init__(self, count: int | None) -> None:
+    def __init__(self, count: int | None, work_s: float) -> None:
         self.left = count
+        self.work_s = work_s
         self.stop = asyncio.Event()
 
     async def handle(self, message: Message) -> None:
@@ -32,7 +33,10 @@ class Worker:
         value = message.json()
         if isinstance(value, dict) and value.get("fail") == "retry" and message.attempt == 1:
             raise Retry(delay_s=0.1, error="asked to")
-        print(f"{message.seq} {message.id} attempt {message.attempt}: {message.text}", flush=True)
+        again = " again" if message.redelivered else ""
+        print(f"begin {message.seq} attempt {message.attempt}{again}: {message.text}", flush=True)
+        await asyncio.sleep(self.work_s)  # your work goes here
+        print(f"done {message.seq}", flush=True)
         if self.left is not None:
             self.left -= 1
             if self.left <= 0:
@@ -46,11 +50,12 @@ async def main() -> None:
     parser.add_argument("--group", default="default")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--count", type=int)
+    parser.add_argument("--work-s", type=float, default=0.0)
     parser.add_argument("--url", default=os.environ.get("PUSHWIRE_URL", "ws://127.0.0.1:8080"))
     given = parser.parse_args()
     if not (token := os.environ.get("PUSHWIRE_TOKEN")):
         parser.error("PUSHWIRE_TOKEN is not set: it takes a token, as `pushwire token` makes")
-    worker = Worker(given.count)
+    worker = Worker(given.count, given.work_s)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop.set)

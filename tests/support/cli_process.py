@@ -44,11 +44,12 @@ class Spawned:
         module: str = "pushwire_gateway",
         script: Path | None = None,
         cwd: Path | None = None,
-        python_flags: Sequence[str] = (),
+        command: Sequence[str] = (),
     ) -> None:
-        program = [str(script)] if script else ["-m", module]
+        """`command`: what to run instead of a module or script of this Python."""
+        program = command or [sys.executable, *([str(script)] if script else ["-m", module])]
         self.process = subprocess.Popen(
-            [sys.executable, *python_flags, *program, *args], env={**clean_env(), **(env or {})},
+            [*program, *args], env={**clean_env(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=cwd,
         )  # fmt: skip
