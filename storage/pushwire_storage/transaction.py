@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from . import changes, chores, dead, highwater, ledger, loading, scheduling
+from . import changes, chores, dead, highwater, ledger, loading, scheduling, seals
 from .appending import append_all
 from .base import Append, Batch, Dead, Message, Refused, StoreBroken, StoreBusy, StoreError, StoreFull, Topic
 from .planning import Limits, Outcome, reset
@@ -82,7 +82,12 @@ class Writer:
         """Read the registry; the backlog stays where it is. Returns the topics."""
         execute = self._execute
         self.epoch = execute(SELECT_META, ("epoch",)).fetchone()[0]
+        seals.refuse_damaged(execute)
+        dropped = seals.drop_damaged_retries(self.connection)
         self.state = loading.load(execute, now_ms)
+        if dropped:
+            self.state.corrupt_rows += dropped
+            log.error("%d damaged retries: their messages are delivered as if they had never been", dropped)
         return {(book.topic.tenant, book.topic.name): book.topic for book in self.state.books.values()}
 
     def standing(self) -> Outcome:
