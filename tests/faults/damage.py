@@ -2,7 +2,7 @@
 
 Owns the damages and what must hold: each is refused, reported or without effect. A message with a receipt that is
 neither delivered whole nor reported in any way is a failure, unless its receipt is younger than the mark promises: such
-are counted apart. So is an id that is forgotten without a word.
+are counted apart. An id that is forgotten without a word is a failure too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from support.gateway_process import GatewayProcess
 
 WAL = f"{DATABASE}-wal"
 PUBLISHES = 120
-KINDS = ("flip in body", "flip in id", "flip in database", "flip in log", "burst in database", "log cut", "database cut",
-         "log deleted", "database deleted", "older database", "older log", "older both")  # fmt: skip
+KINDS = ("flip in body", "flip in id", "flip in database", "flip in log", "burst in database", "log cut",
+         "database cut", "log deleted", "database deleted", "older database", "older log", "older both")  # fmt: skip
 WEIGHTS = (15, 15, 40, 25, 15, 5, 3, 2, 2, 3, 3, 2)
 OF_LOG = ("flip in log", "log cut", "log deleted", "older log")
 BURST_BYTES = 64

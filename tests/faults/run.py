@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from faults import clock, damage, drain, full, io_faults, kill, locked, pause, power, preload
+from faults import clock, damage, drain, full, io_faults, kill, locked, migrating, pause, power, preload
 from faults.table import Row, merged, write
 
 KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES = 200, 30, 10_000, 1_800
@@ -48,6 +48,15 @@ def _drain(folder: Path, options: argparse.Namespace) -> list[Row]:
     target = "exit 0 within 10 s, nothing acknowledged lost"
     seen = f"{options.cycles or DRAIN_CYCLES} drains, the longest {verdict.figures['drain s max']} s"
     return [Row("drain", "SIGTERM under load", target, seen, True, verdict.passed)]
+
+
+def _migration(folder: Path, options: argparse.Namespace) -> list[Row]:
+    migrated = migrating.run(folder, options.stride)
+    print("\n".join([migrated.text(), *[f"PROBLEM {problem}" for problem in migrated.problems]]))
+    how = "SIGKILL before each statement of each migration, from the golden file of each older schema"
+    target = "the next start completes it, and makes of the file what an undisturbed one makes"
+    fired = migrated.kills > 0 and migrated.before > 0
+    return [Row("migration killed", how, target, migrated.text(), fired, not migrated.problems)]
 
 
 def _locked(folder: Path, _options: argparse.Namespace) -> list[Row]:
@@ -146,6 +155,7 @@ SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "damage": _damage,
     "kill": _kill,
     "drain": _drain,
+    "migration": _migration,
     "locked": _locked,
     "pause": _pause,
     "clock": _clock,
