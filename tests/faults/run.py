@@ -16,10 +16,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from faults import clock, damage, drain, full, io_faults, kill, locked, migrating, pause, power, preload
+from faults import (
+    clock,
+    crashing,
+    damage,
+    drain,
+    full,
+    io_faults,
+    kill,
+    locked,
+    migrating,
+    named_points,
+    pause,
+    power,
+    preload,
+)
 from faults.table import Row, merged, write
 
-KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES = 200, 30, 10_000, 1_800
+KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES, POINT_TIMES = 200, 30, 10_000, 1_800, 5
 """Damages: so many that 1,000 of them change something, besides those of a log younger than its mark."""
 
 
@@ -57,6 +71,20 @@ def _migration(folder: Path, options: argparse.Namespace) -> list[Row]:
     target = "the next start completes it, and makes of the file what an undisturbed one makes"
     fired = migrated.kills > 0 and migrated.before > 0
     return [Row("migration killed", how, target, migrated.text(), fired, not migrated.problems)]
+
+
+def _named(folder: Path, options: argparse.Namespace) -> list[Row]:
+    times = options.cycles or POINT_TIMES
+    verdict, killed = named_points.run(folder, times, options.seed)
+    print(verdict.text())
+    reached = sum(killed[name] == times for name in crashing.POINTS)
+    seen = (
+        f"{killed.total()} kills, {reached} of {len(crashing.POINTS)} points {times} times each "
+        f"({', '.join(crashing.POINTS)}); {verdict.figures['confirmed']} receipts; {len(verdict.problems)} violations"
+    )
+    target = "0 lost, 0 stored twice, 0 second acks, counts on disk never decrease"
+    how = "the gateway kills itself at each named point of its work, under load"
+    return [Row("killed at named points", how, target, seen, reached == len(crashing.POINTS), not verdict.problems)]
 
 
 def _locked(folder: Path, _options: argparse.Namespace) -> list[Row]:
@@ -156,6 +184,7 @@ SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "kill": _kill,
     "drain": _drain,
     "migration": _migration,
+    "named": _named,
     "locked": _locked,
     "pause": _pause,
     "clock": _clock,
