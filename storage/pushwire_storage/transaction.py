@@ -31,6 +31,10 @@ PAGES_PER_COMMIT = 3
 then a page above those."""
 
 
+WAL_TOLD_BYTES = 64 << 20
+"""A log that keeps so much although it was checkpointed is told of."""
+
+
 class Hooks(Protocol):
     """Named points of a transaction, for tests that crash there. Called on the writer's thread."""
 
@@ -67,6 +71,7 @@ class Writer:
         self._wal_bytes_max = wal_bytes_max
         self._wal_bytes = 0
         """A guess at what has been written to the WAL since the last checkpoint."""
+        self._tell_bytes = WAL_TOLD_BYTES
         self.wal_pages_seen = 0
         """Pages in the WAL at the last checkpoint, as SQLite counted them."""
         self.mark: highwater.HighWater | None = None
@@ -230,10 +235,21 @@ class Writer:
             return
         self._wal_bytes = 0
         try:
-            _, self.wal_pages_seen, _ = self._execute(CHECKPOINT).fetchone()
+            _, self.wal_pages_seen, moved = self._execute(CHECKPOINT).fetchone()
+            self._tell_of_readers((self.wal_pages_seen - moved) * PAGE_BYTES)
         except Exception as error:  # noqa: BLE001 - classified; only a broken store cannot go on with a long WAL
             verdict = self._failed(error)
             log.warning("checkpoint put off: %s", verdict)
+
+    def _tell_of_readers(self, kept_bytes: int) -> None:
+        """What a checkpoint had to leave in the log: more than ours can hold up means a foreign reader. Said once for
+        each time it doubles."""
+        if kept_bytes < self._tell_bytes:
+            if kept_bytes == 0:
+                self._tell_bytes = WAL_TOLD_BYTES
+            return
+        self._tell_bytes = 2 * kept_bytes
+        log.warning("the write-ahead log keeps %d bytes: another process holds a read transaction", kept_bytes)
 
     def remember(self) -> None:
         """Note outside the database how far it has come (see highwater.py), and have a ballast where there is room."""

@@ -95,7 +95,7 @@ def wrap(fuse: Fuse) -> None:
     from pushwire_storage import sqlite, transaction
 
     sqlite.WAL_BYTES_MAX = WAL_BYTES_MAX
-    transaction.NoHooks.point = lambda _, name: fuse.passed(name)  # type: ignore[method-assign]
+    setattr(transaction.NoHooks, "point", lambda _, name: fuse.passed(name))  # noqa: B010 - for mypy
     places: dict[tuple[str, str], list[tuple[str, bool]]] = {}
     for name, (module, attribute, _, before) in WRAPPED.items():
         places.setdefault((module, attribute), []).append((name, before))
