@@ -5,6 +5,7 @@ Owns dedupe, its two generations, and the rows of new messages. It must not comm
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
@@ -14,6 +15,7 @@ from .planning import (
     ID_BYTES,
     SCHEDULED,
     SEEDS,
+    SEQ_BITS,
     TopicBook,
     content_crc,
     lane_base,
@@ -23,7 +25,10 @@ from .planning import (
     topic_lane,
 )
 from .queries import FORGET_IDS_OF_DELETED, GENERATIONS, INSERT_FULL, INSERT_PLAIN, SET_META
+from .seals import PRIME, SEAL_TOPIC, is_sound, times_seal
 from .txn import Surprise, Txn
+
+log = logging.getLogger("pushwire.storage")
 
 FORGET_ROWS = 256
 """Ids forgotten per transaction while an old generation is emptied, beside twice the number of new ones: so that it
@@ -107,7 +112,7 @@ def _plan_careful(txn: Txn, appends: Sequence[Append], later: dict[int, list[Mes
 
 
 def _recall(txn: Txn, appends: Sequence[Append]) -> dict[int, dict[str, tuple[int, int]]]:
-    """What is remembered of the ids of this batch: topic id -> id -> (seq, fingerprint)."""
+    """What is remembered of the ids of this batch: topic id -> id -> (seq, content crc)."""
     asked: dict[int, dict[str, None]] = {}
     for append in appends:
         asked.setdefault(append.topic.id, {}).update((message.id, None) for message in append.messages)
@@ -116,8 +121,22 @@ def _recall(txn: Txn, appends: Sequence[Append]) -> dict[int, dict[str, tuple[in
     for topic_id, ids in asked.items():
         rows = generation.recall.fetch(txn.execute, ids, topic_id)
         rows += generation.recall_older.fetch(txn.execute, ids, topic_id)
-        known[topic_id] = {id_: (seq, print_) for id_, seq, print_ in rows}
+        known[topic_id] = {}
+        for id_, seq, print_ in rows:
+            if is_sound(topic_id, id_.encode(), seq, print_):
+                known[topic_id][id_] = seq, print_ >> 31
+            else:
+                _forget_damaged(txn, topic_id, id_)
     return known
+
+
+def _forget_damaged(txn: Txn, topic_id: int, id_: str) -> None:
+    """What is remembered of an id is not what was stored: as what, and with which seq, cannot be told. The message is
+    stored again, which at worst delivers it twice; a receipt for something else might lose it."""
+    log.error("a remembered id of topic number %d is damaged: it is taken for a new one", topic_id)
+    for sql in GENERATIONS[txn.generation].forget_one:
+        _forget(txn, topic_id, txn.execute(sql, (topic_id, id_)).rowcount)
+    txn.state.corrupt_rows += 1
 
 
 def _store(txn: Txn, lanes: dict[int, list[Message]], *, scheduled: bool = False) -> None:
@@ -132,6 +151,7 @@ def _store(txn: Txn, lanes: dict[int, list[Message]], *, scheduled: bool = False
         if book.config.max_age_ms:
             _age(book, messages)
         remembered = book.config.dedupe
+        bound = topic_id << SEQ_BITS
         txn.rows += len(messages)
         for message in messages:
             data, id_, seq, encoding = message.data, message.id, message.seq, message.encoding
@@ -147,15 +167,18 @@ def _store(txn: Txn, lanes: dict[int, list[Message]], *, scheduled: bool = False
                 # `content_crc` and `row_crc`, written out: two calls less per message are 4 % of the writer's time.
                 content = crc32(data, seeds[encoding])
                 place = pos ^ published_at_ms
-                crc = crc32(id_.encode(), content) ^ (place & _U32) ^ (place >> 32)
+                named = crc32(id_.encode(), content)
+                crc = named ^ (place & _U32) ^ (place >> 32)
                 # A bytearray goes to the driver as it is; for bytes it looks for an adapter first, which costs more
                 # than this copy.
                 plain += (pos, id_, encoding, published_at_ms, crc, bytearray(data))
             else:
                 content = content_crc(message)
+                named = crc32(id_.encode(), content)
                 full += _full_row(txn, message, pos, content, scheduled=scheduled)
             if remembered:
-                ids += (topic_id, id_, seq, content << 31 | message.size_bytes)
+                # `seals.print_of`, written out.
+                ids += (topic_id, id_, seq, content << 31 | (named ^ (bound | seq)) % PRIME)
     generation = GENERATIONS[txn.generation]
     remember = generation.remember if txn.older_empty else generation.remember_unless_older
     if remember.run(txn.execute, ids) != len(ids) // 4:
@@ -190,6 +213,7 @@ def _full_row(txn: Txn, message: Message, pos: int, content: int, *, scheduled: 
         message.content_type,
         due_ms,
         message.expires_ms,
+        times_seal(due_ms, message.expires_ms, None),
     )
 
 
@@ -214,8 +238,7 @@ def _rotate(txn: Txn, new_ids: int) -> None:
             _forget(txn, topic_id, count)
         found = sum(count for _, count in counts)
         if found:
-            last = txn.execute(generation.last_of_oldest, (found - 1,)).fetchone()
-            txn.execute(generation.forget, last)
+            txn.execute(generation.forget, (found - 1,))
         txn.older_empty = found < slice_rows
     if txn.older_empty:
         txn.generation = 1 - txn.generation
@@ -232,3 +255,4 @@ def _forget(txn: Txn, topic_id: int, ids: int) -> None:
         book.ids -= ids
     else:  # deleted; if the name comes back, so do the ids that are still remembered
         txn.execute(FORGET_IDS_OF_DELETED, (ids, topic_id))
+        txn.execute(SEAL_TOPIC, (topic_id,))

@@ -26,6 +26,7 @@ from .queries import (
     Execute,
 )
 from .scanning import first_published, tolerantly
+from .seals import SEAL_REVOCATION
 
 T = TypeVar("T")
 
@@ -81,6 +82,10 @@ class SqliteCatalog:
 
     async def check(self) -> Sequence[str]:
         return await self._places.apart(lambda job: maintenance.check(job, self._database))
+
+    async def check_seals(self) -> Sequence[str]:
+        """The part of `check` that looks at what nothing reads until it is too late."""
+        return await self._places.apart(lambda job: maintenance.check(job, self._database, whole=False))
 
 
 # -- reads, on a reader
@@ -147,3 +152,4 @@ def revoke(execute: Execute, revocation: Revocation, now_ms: int) -> None:
     execute(DELETE_REVOCATIONS, (now_ms,))
     who = (revocation.issuer, revocation.jti or "", revocation.subject or "")
     execute(UPSERT_REVOCATION, (*who, revocation.issued_before_s, revocation.expires_ms))
+    execute(SEAL_REVOCATION, who)

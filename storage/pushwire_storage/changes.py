@@ -57,6 +57,7 @@ from .queries import (
     SELECT_DELETED,
 )
 from .scanning import first_published
+from .seals import SEAL_GROUP, SEAL_GROUPS_OF, SEAL_TOPIC
 from .txn import Txn
 
 
@@ -84,11 +85,13 @@ def _create_topic(change: CreateTopic, txn: Txn) -> None:
     if deleted is not None:
         topic_id, last_seq, ids = deleted
         txn.execute(REVIVE_TOPIC, (text, topic_id))
+        txn.execute(SEAL_TOPIC, (topic_id,))
     elif used_up := _used_up(change.tenant, txn):
         txn.shows.append(lambda _: setattr(change, "refused", Refused("too_many_topics", used_up)))
         return
     else:
         topic_id, last_seq, ids = txn.execute(INSERT_TOPIC, (*name, text)).fetchone()[0], 0, 0
+        txn.execute(SEAL_TOPIC, (topic_id,))
     # Ids that are remembered from a former life of the name still are: a publish that is retried was meant for that.
     topic = Topic(topic_id, *name, last_seq=last_seq, bytes=ids * ID_BYTES, config=config)
     txn.books[topic_id] = TopicBook(topic, ids, floor=last_seq)
@@ -129,6 +132,7 @@ def _configure_topic(change: ConfigureTopic, txn: Txn) -> None:
     book.marked = book.marked or bool(before.retain_ms)
     book.replan()
     txn.execute(CONFIGURE_TOPIC, (configs.dump(config), topic.id))
+    txn.execute(SEAL_TOPIC, (topic.id,))
     if config.retain_ms:
         # What the sweep has passed may be retained again, and let go of later.
         for priority in range(PRIORITIES):
@@ -151,6 +155,7 @@ def _delete_topic(change: DeleteTopic, txn: Txn) -> None:
     execute = txn.execute
     # As this transaction has left them: what was redriven before has used up seqs.
     execute(DELETE_TOPIC, (book.last_seq, book.ids, topic.id))
+    txn.execute(SEAL_TOPIC, (topic.id,))
     execute(DELETE_GROUPS, (topic.id,))
     for group in book.groups.values():
         _forget_retries(txn, group)
@@ -187,6 +192,7 @@ def _purge_topic(change: PurgeTopic, txn: Txn) -> None:
             high = lane_base(topic.id, priority) | through
             txn.execute(DELETE_RETRIES_RANGE, (group_lane(group.id, priority), high))
     txn.execute(RAISE_GROUPS, (through, topic.id, through))
+    txn.execute(SEAL_GROUPS_OF, (topic.id,))
     starts = {id_: max(start, through) for id_, start in book.start_of.items()}
     chores.begin(txn, chores.PURGED, topic.id, book.floor, through)
     book.floor = through
@@ -236,6 +242,7 @@ def _create_group(change: CreateGroup, txn: Txn) -> None:
         start_seq = _start(txn, book, change.start)
         row = (topic.id, change.name, start_seq, change.owner, change.inactive_ttl_ms)
         (group_id,) = txn.execute(INSERT_GROUP, row).fetchone()
+        txn.execute(SEAL_GROUP, (group_id,))
         group = Group(group_id, topic, change.name, start_seq, False, change.owner, change.inactive_ttl_ms)
         book.add_group(group, start_seq)
         if book.config.retain_ms:
@@ -253,6 +260,7 @@ def _configure_group(change: ConfigureGroup, txn: Txn) -> None:
     group = change.group
     if _has(txn, group):
         txn.execute(PAUSE_GROUP, (change.paused, group.id))
+        txn.execute(SEAL_GROUP, (group.id,))
         txn.shows.append(lambda _: setattr(group, "paused", change.paused))
 
 
@@ -265,6 +273,7 @@ def _seek_group(change: SeekGroup, txn: Txn) -> None:
     before, start_seq = book.start_of[group.id], _start(txn, book, change.start)
     _release(txn, book, group)
     txn.execute(MOVE_GROUP, (start_seq, group.id))
+    txn.execute(SEAL_GROUP, (group.id,))
     book.move_group(group.id, start_seq)
     if start_seq > before:
         _let_go(txn, book, before, start_seq)

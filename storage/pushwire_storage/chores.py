@@ -38,6 +38,7 @@ from .queries import (
     UPDATE_CHORE,
     Execute,
 )
+from .seals import SEAL_CHORE
 from .txn import Chore, Trim, Txn
 
 PIECE_ROWS = 2_000
@@ -70,12 +71,14 @@ def begin(txn: Txn, kind: str, topic_id: int, after_seq: int, through_seq: int) 
         low, high = base | after_seq, base | through_seq
         if txn.execute(SELECT_OLDEST, (low, high)).fetchone() is not None:
             number = txn.execute(INSERT_CHORE, (kind, topic_id, low, high)).fetchone()[0]
+            txn.execute(SEAL_CHORE, (number,))
             txn.chores += (Chore(number, kind, topic_id, low, high),)
 
 
 def begin_ledger(txn: Txn, topic_id: int) -> None:
     """Plan the removal of a deleted topic's ledger."""
     number = txn.execute(INSERT_CHORE, (LEDGER, topic_id, 0, 0)).fetchone()[0]
+    txn.execute(SEAL_CHORE, (number,))
     txn.chores += (Chore(number, LEDGER, topic_id, 0, 0),)
 
 
@@ -96,6 +99,7 @@ def work(txn: Txn) -> None:
             txn.chores = tuple(others)
         else:
             txn.execute(UPDATE_CHORE, (stop, chore.number))
+            txn.execute(SEAL_CHORE, (chore.number,))
             txn.chores = (replace(chore, after_pos=stop), *others)
 
 

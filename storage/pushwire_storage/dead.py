@@ -37,6 +37,7 @@ from .queries import (
     SELECT_LETTER,
     SELECT_RECORD,
 )
+from .seals import SEAL_LETTER, times_seal
 
 if TYPE_CHECKING:
     from .txn import Txn
@@ -48,7 +49,7 @@ FORGET_MAX = 500
 """Letters that one transaction looks at to forget old ones: each is a row and the pages of its body."""
 FORGET_PERIOD_MS = 60_000
 """From one look to the next, where some are left that are not old: a letter goes up to so much late."""
-LETTER_COLUMNS = 12
+LETTER_COLUMNS = 13
 """Columns of a letter that are its message's; see `planning.message_of`."""
 
 
@@ -115,6 +116,7 @@ def bury(txn: Txn, dead: Dead, pos: int, waiting: tuple[int, int, str] = (0, 0, 
     values = (group.topic.id, group.id, group.name, *why, pos, group.id)
     if txn.execute(INSERT_DEAD, values).rowcount != 1:
         return False
+    txn.execute(SEAL_LETTER)
     until_ms = keep_until(txn, dead.at_ms)
     txn.letters_ms = until_ms if txn.letters_ms is None else min(txn.letters_ms, until_ms)
     return True
@@ -200,8 +202,9 @@ def _put_back(txn: Txn, book: TopicBook, letters: Mapping[int, tuple[Message, in
 
 def _row(message: Message, pos: int) -> tuple[Any, ...]:
     crc = row_crc(message, content_crc(message), pos)
+    seal = times_seal(None, message.expires_ms, 1)
     place = (pos, message.id, message.key, message.encoding, message.content_type, message.headers)
-    return (*place, message.published_at_ms, crc, message.data, message.expires_ms)
+    return (*place, message.published_at_ms, crc, message.data, message.expires_ms, seal)
 
 
 def _letters(txn: Txn, book: TopicBook, ids: Sequence[int]) -> tuple[dict[int, tuple[Message, int]], int]:
@@ -215,7 +218,7 @@ def _letters(txn: Txn, book: TopicBook, ids: Sequence[int]) -> tuple[dict[int, t
         if row is None or number in found:
             continue
         message, group_id = message_of(row[:LETTER_COLUMNS]), row[LETTER_COLUMNS + 1]
-        if message is not None and group_id in book.start_of:
+        if message is not None and row[-1] and group_id in book.start_of:
             found[number] = (message, group_id)
             size_bytes += message.size_bytes
     return found, len(ids)
@@ -234,10 +237,11 @@ def discard(txn: Txn, change: Discard) -> int:
 
 def letter_of(topic_name: str, row: Sequence[Any]) -> DeadLetter:
     """A stored letter. One that is damaged is shown as it is, with the reason `corrupt`."""
-    number, _, group, reason, error, deliveries, failures, at_ms, attempts = row[LETTER_COLUMNS:]
+    number, _, group, reason, error, deliveries, failures, at_ms, attempts, sound = row[LETTER_COLUMNS:]
     message = message_of(row[:LETTER_COLUMNS])
-    if message is None:
+    if message is None or not sound:
         reason = "corrupt"
+    if message is None:
         pos, id_, key, encoding, content_type, headers, published_at_ms, _, data = row[:9]
         body = data if isinstance(data, bytes) else str(data).encode()
         priority = pos >> SEQ_BITS & PRIORITIES - 1

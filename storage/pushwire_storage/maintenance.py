@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import schema
+from . import schema, seals
 from .base import PRIORITIES, StoreError, StoreRefused
 from .files import sync_directory, sync_file
-from .planning import ID_BYTES, SCHEDULED, SEQ_MAX, TOPIC_SHIFT, bases, message_of
+from .planning import ID_BYTES, SEQ_MAX, TOPIC_SHIFT, bases, message_of
 from .queries import (
     BEGIN_READ,
     CHECK_COUNTERS,
@@ -31,6 +31,7 @@ from .queries import (
     CHECK_ORPHANS,
     COPY_INTO,
     COUNT_RANGE,
+    GENERATIONS,
     ROLLBACK,
     SET_META,
     Connection,
@@ -38,10 +39,10 @@ from .queries import (
 
 FINDINGS_MAX = 100
 """Findings reported one by one; a damaged file can have as many as rows."""
+SEALS_AT = slice(3, 5)
+"""Of the parts of a check, those that look at checksums of rows which nothing reads in time."""
 ROWS_PER_LOOK = 128
 """Rows read in one snapshot, with the interpreter's lock held for most of it: a few ms."""
-DUE = 9
-"""Place of `due` among the columns of a message; see `queries._COLUMNS`."""
 PAUSE_S = 0.001
 """Rest after each look, so that a busy gateway gets its turn in between."""
 
@@ -138,14 +139,15 @@ def _integrity(connection: Connection) -> list[str]:
 # -- checks
 
 
-def check(job: Job, database: Path) -> list[str]:
-    """What is wrong with the file: structure, counters, rows that belong to nothing, checksums. Nothing is good.
+def check(job: Job, database: Path, *, whole: bool = True) -> list[str]:
+    """What is wrong with the file: structure, counters, rows that belong to nothing, checksums. Nothing is good. Not
+    `whole`: only checksums of what no reader comes across, such as the ids that are remembered.
     Raises StoreRefused when it is not a database of ours."""
     with job.opened(database, "ro") as connection:
         # Damage may be in a text; the checksum tells, and the rest is to be looked at as well.
         connection.text_factory = lambda raw: raw.decode(errors="backslashreplace")
         looking = _Looking(job, connection)
-        looking.run()
+        looking.run(whole)
         return looking.found()
 
 
@@ -159,11 +161,13 @@ class _Looking:
         self._found: list[str] = []
         self._more = 0
 
-    def run(self) -> None:
+    def run(self, whole: bool) -> None:
         parts: Sequence[tuple[str, Callable[[], None]]] = (
             ("file", lambda: self._report(*_integrity(self._connection))),
             ("counters", self._counters),
             ("orphans", self._orphans),
+            ("seals", self._seals),
+            ("remembered ids", self._ids),
             ("messages", self._messages),
             ("dead letters", self._letters),
         )
@@ -173,7 +177,7 @@ class _Looking:
             raise
         except Exception as error:
             raise StoreRefused(f"the file is damaged, or no database: {error}") from error
-        for name, part in parts:
+        for name, part in parts if whole else parts[SEALS_AT]:
             try:
                 part()
             except Exception as error:
@@ -237,14 +241,30 @@ class _Looking:
             if count:
                 self._report(f"{count} {what}")
 
+    def _seals(self) -> None:
+        for what, sql in seals.CHECK_SEALS:
+            self._job.breathe()
+            count = self._number(sql)
+            if count:
+                self._report(f"{count} rows of {what} do not match their checksum")
+
+    def _ids(self) -> None:
+        for generation in GENERATIONS:
+            last: tuple[bytes, Any] = (b"", -1)
+            while rows := self._execute(generation.look, (*last, ROWS_PER_LOOK)).fetchall():
+                for id_, topic_id, seq, print_ in rows:
+                    if not seals.is_sound(topic_id, id_, seq, print_):
+                        self._report(f"a remembered id of topic number {topic_id}: its checksum does not match")
+                if (rows[-1][0], rows[-1][1]) == last:
+                    break  # out of order: the engine's own check says so
+                last = rows[-1][0], rows[-1][1]
+                self._job.breathe()
+
     def _messages(self) -> None:
         for pos, *row in self._rows(CHECK_MESSAGES):
             message = message_of(row)
             if message is None:
                 self._report(f"message {_place(pos)}: its checksum does not match")
-            elif bool(pos & SCHEDULED) != ((row[DUE] or 0) > 0):
-                # Nothing would ever bring such a one into its lane, or something would move it a second time.
-                self._report(f"message {_place(pos)}: its place does not fit its due time {row[DUE]}")
 
     def _letters(self) -> None:
         for row in self._rows(CHECK_LETTERS):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 from zlib import crc32
 
+from . import seals
 from .base import (
     PRIORITIES,
     Append,
@@ -254,11 +255,6 @@ def content_crc(message: Message) -> int:
     return crc
 
 
-def fingerprint(message: Message) -> int:
-    """Equal for equal content, whatever the id: what tells a retried publish from a reused id."""
-    return content_crc(message) << 31 | message.size_bytes
-
-
 def row_crc(message: Message, crc: int, pos: int) -> int:
     """The checksum kept with a row: the content's, then the id; place and time are folded in, so that a row that
     turns up under another key is noticed too. (Not the scheduled bit, which changes.)"""
@@ -269,7 +265,7 @@ def row_crc(message: Message, crc: int, pos: int) -> int:
 def message_of(row: Sequence[Any]) -> Message | None:
     """The message of a stored row (the columns of `queries._COLUMNS`, then any others), or None when it is not what was
     stored."""
-    pos, id_, key, encoding, content_type, headers, published_at_ms, crc, data, due, expires, redriven = row[:12]
+    pos, id_, key, encoding, content_type, headers, published_at_ms, crc, data, due, expires, redriven, seal = row[:13]
     priority = pos >> SEQ_BITS & PRIORITIES - 1
     try:
         message = Message(id_, data, published_at_ms, encoding, priority, key, headers, content_type)
@@ -281,6 +277,12 @@ def message_of(row: Sequence[Any]) -> Message | None:
                 return None
         elif row_crc(message, content_crc(message), pos) != crc:
             return None
+        if (due is not None or expires is not None or redriven is not None or seal is not None) and seals.times_seal(
+            due, expires, redriven
+        ) != seal:
+            return None
+        if bool(pos & SCHEDULED) != (due is not None and due > 0):
+            return None  # nothing would bring it into its lane, or something would move it once more
         if due is not None:
             message.due_ms = abs(due)
         if expires is not None:
@@ -301,7 +303,7 @@ def plan_append(
     holder: Callable[[TopicBook], str],
     now_ms: int,
 ) -> tuple[list[Message], dict[str, tuple[int, int]]]:
-    """Decide one append: returns the messages to store and the ids to remember as id -> (seq, fingerprint), having
+    """Decide one append: returns the messages to store and the ids to remember as id -> (seq, content crc), having
     given each message its seq and charged the book; or fills `refused` and returns nothing. `recall` tells what an
     id was stored with earlier, appends before this one included."""
     fresh: list[Message] = []
@@ -312,7 +314,7 @@ def plan_append(
     seq, size_bytes = book.last_seq, 0
     append.refused = None
     for message in append.messages:
-        print_ = fingerprint(message)
+        print_ = content_crc(message)
         first = (remember.get(message.id) or recall(message.id)) if remembered else None
         message.duplicate = first is not None
         if first is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
+from . import seals
+
 BULK_ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows per prepared statement: any number of rows takes few statements (fifty 3, where steps of four took 5), and all
 sizes stay in the statement cache. 256 rows of the widest statement are 2,816 variables, far below SQLite's 32,766.
@@ -116,7 +118,9 @@ DELETE_GROUP = "DELETE FROM groups WHERE id = ?"
 DELETE_GROUPS = "DELETE FROM groups WHERE topic_id = ?"
 UPDATE_TOPICS = Bulk(
     "UPDATE topics SET last_seq = v.column2, messages = v.column3, bytes = v.column4, dead_letters = v.column5,"
-    " scheduled = v.column6, ids = v.column7, floor = v.column8 FROM (VALUES ",
+    " scheduled = v.column6, ids = v.column7, floor = v.column8, seal = "
+    + seals.topic_seal("topics.id", *(f"v.column{n}" for n in range(2, 9)))
+    + " FROM (VALUES ",
     "(?,?,?,?,?,?,?,?)",
     ") AS v WHERE topics.id = v.column1",
 )
@@ -134,17 +138,20 @@ SELECT_CHORES = "SELECT number, kind, topic_id, after_pos, through_pos FROM chor
 # (it looks for an adapter), so these get a statement of their own.
 INSERT_PLAIN = Bulk("INSERT INTO messages(pos, id, encoding, published_at, crc, data) VALUES ", "(?,?,?,?,?,?)")
 INSERT_FULL = Bulk(
-    "INSERT INTO messages(pos, id, encoding, published_at, crc, data, key, headers, content_type, due, expires)"
+    "INSERT INTO messages(pos, id, encoding, published_at, crc, data, key, headers, content_type, due, expires, seal)"
     " VALUES ",
-    "(?,?,?,?,?,?,?,?,?,?,?)",
+    "(?,?,?,?,?,?,?,?,?,?,?,?)",
 )
-_COLUMNS = "pos, id, key, encoding, content_type, headers, published_at, crc, data, due, expires, redriven"
+_COLUMNS = "pos, id, key, encoding, content_type, headers, published_at, crc, data, due, expires, redriven, seal"
 _NAMED = {
     "COLUMNS_OF_M": ", ".join(f"m.{name}" for name in _COLUMNS.split(", ")),
-    "LETTER": f"{_COLUMNS}, number, group_id, group_name, reason, error, deliveries, failures, at, attempts",
+    "LETTER": "TIMES, number, group_id, group_name, reason, error, deliveries, failures, at, attempts, "
+    + seals.LETTER_SOUND,
     "COLUMNS": _COLUMNS,
+    "TIMES": _COLUMNS.replace(", seal", ", times"),
     "BYTES": "length(data) + ifnull(length(headers), 0) + ifnull(length(key), 0)",  # as `Message.size_bytes`
-    "UNSETTLED": "NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?)",
+    "UNSETTLED": "NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = m.pos AND s.group_id = ?"
+    f" AND s.seal = {seals.mark_seal('s.pos', 's.group_id')})",
 }
 
 
@@ -188,7 +195,14 @@ SELECT_PUBLISHED_FROM = "SELECT pos, published_at FROM messages WHERE pos >= ? A
 SELECT_SCHEDULED_DUE = "SELECT pos FROM messages WHERE due > 0 AND due <= ? ORDER BY due LIMIT ?"
 SELECT_NEXT_SCHEDULED = "SELECT min(due) FROM messages WHERE due > 0"
 PROMOTE = Bulk("UPDATE messages SET pos = pos - ?, due = -due WHERE pos IN (", "?", ")")
-INSERT_PROMOTED = Bulk("INSERT OR IGNORE INTO retries(lane, pos, due, deliveries, failures) VALUES ", "(?,?,?,0,0)")
+INSERT_PROMOTED = Bulk(
+    "INSERT OR IGNORE INTO retries(lane, pos, due, deliveries, failures, seal)"
+    " SELECT v.column1, v.column2, v.column3, 0, 0, "
+    + seals.retry_seal("v.column1", "v.column2", "v.column3", "0", "0", "''")
+    + " FROM (VALUES ",
+    "(?,?,?)",
+    ") AS v",
+)
 SELECT_EXPIRED = _named("""
     SELECT COLUMNS FROM messages
     WHERE expires IS NOT NULL AND (expires, pos) > (?, ?) AND expires <= ? ORDER BY expires, pos LIMIT ?""")
@@ -201,26 +215,34 @@ COUNT_RANGE = _named("SELECT count(*), ifnull(sum(BYTES), 0) FROM messages WHERE
 DELETE_RANGE = "DELETE FROM messages WHERE pos > ? AND pos <= ?"
 # max_age became another: every message gets the earlier of its own TTL and the new age (0: none), where its TTL is not
 # just the old age. Parameters: old age, new age, new age, range.
-SET_AGE = """
-    UPDATE messages SET expires = CASE
+_AGED = """CASE
         WHEN expires IS NULL OR expires = max(published_at, abs(ifnull(due, 0))) + ?1
             THEN CASE WHEN ?2 > 0 THEN max(published_at, abs(ifnull(due, 0))) + ?2 END
         WHEN ?2 > 0 THEN min(expires, max(published_at, abs(ifnull(due, 0))) + ?2)
-        ELSE expires END
-    WHERE pos > ?3 AND pos <= ?4"""
+        ELSE expires END"""
+SET_AGE = (
+    f"UPDATE messages SET expires = {_AGED}, seal = {seals.message_seal(expires=_AGED)} WHERE pos > ?3 AND pos <= ?4"
+)
 
 # -- retries
 
+_KEPT = (
+    "max(deliveries, excluded.deliveries)",
+    "max(failures, excluded.failures)",
+    "CASE WHEN excluded.attempts = '' THEN attempts ELSE excluded.attempts END",
+)
 UPSERT_RETRIES = Bulk(
-    "INSERT INTO retries(lane, pos, due, deliveries, failures, attempts)"
-    " SELECT v.column1, v.column2, v.column3, v.column4, v.column5, v.column6 FROM (VALUES ",
+    "INSERT INTO retries(lane, pos, due, deliveries, failures, attempts, seal)"
+    " SELECT v.column1, v.column2, v.column3, v.column4, v.column5, v.column6, "
+    + seals.retry_seal(*(f"v.column{n}" for n in range(1, 7)))
+    + " FROM (VALUES ",
     "(?,?,?,?,?,?)",
     # A settled or unknown message gets no row, or the row would stay for ever. Counts on disk never decrease.
     ") AS v JOIN messages AS m ON m.pos = v.column2"
     " WHERE NOT EXISTS (SELECT 1 FROM settled AS s WHERE s.pos = v.column2 AND s.group_id = v.column1 >> 2)"
     " ON CONFLICT(lane, pos) DO UPDATE SET due = excluded.due,"
-    " deliveries = max(deliveries, excluded.deliveries), failures = max(failures, excluded.failures),"
-    " attempts = CASE WHEN excluded.attempts = '' THEN attempts ELSE excluded.attempts END",
+    f" deliveries = {_KEPT[0]}, failures = {_KEPT[1]}, attempts = {_KEPT[2]},"
+    f" seal = {seals.retry_seal('lane', 'pos', 'excluded.due', *_KEPT)}",
 )
 SELECT_ATTEMPTS = Bulk("SELECT pos, attempts FROM retries WHERE lane = ? AND pos IN (", "?", ")")
 SELECT_RECORD = "SELECT deliveries, failures, attempts FROM retries WHERE lane = ? AND pos = ?"
@@ -239,12 +261,20 @@ SELECT_HAS_RETRIES = "SELECT 1 FROM retries WHERE lane = ? LIMIT 1"
 # -- settlements of messages owed to several groups
 
 INSERT_SETTLED = Bulk(
-    "INSERT OR IGNORE INTO settled(pos, group_id) SELECT pos, ? FROM messages WHERE pos IN (", "?", ")"
+    f"INSERT INTO settled(pos, group_id, seal) SELECT pos, ?1, {seals.mark_seal('pos', '?1')}"
+    " FROM messages WHERE pos IN (",
+    "?",
+    # A mark that is damaged is none; it is made whole again.
+    ") ON CONFLICT(pos, group_id) DO UPDATE SET seal = excluded.seal",
 )
-COUNT_SETTLED = Bulk("SELECT pos, count(*) FROM settled WHERE pos IN (", "?", ") GROUP BY pos")
+COUNT_SETTLED = Bulk(
+    "SELECT pos, count(*) FROM settled WHERE pos IN (", "?", f") AND seal = {seals.mark_seal()} GROUP BY pos"
+)
 DELETE_SETTLED = Bulk("DELETE FROM settled WHERE pos IN (", "?", ")")
-SELECT_SETTLED_BY = "SELECT group_id FROM settled WHERE pos = ?"
-COUNT_SETTLED_RANGE = "SELECT pos, count(*) FROM settled WHERE pos > ? AND pos <= ? GROUP BY pos"
+SELECT_SETTLED_BY = f"SELECT group_id FROM settled WHERE pos = ? AND seal = {seals.mark_seal()}"
+COUNT_SETTLED_RANGE = (
+    f"SELECT pos, count(*) FROM settled WHERE pos > ? AND pos <= ? AND seal = {seals.mark_seal()} GROUP BY pos"
+)
 DELETE_SETTLED_RANGE = "DELETE FROM settled WHERE pos > ? AND pos <= ?"
 DELETE_SETTLED_OF = "DELETE FROM settled WHERE pos > ? AND pos <= ? AND group_id = ?"
 SELECT_NEXT_SETTLED = "SELECT pos FROM settled WHERE pos > ? ORDER BY pos LIMIT 1"
@@ -253,7 +283,7 @@ SELECT_NEXT_SETTLED = "SELECT pos FROM settled WHERE pos > ? ORDER BY pos LIMIT 
 
 DELETE_DEAD_OF_TOPIC = "DELETE FROM dead_letters WHERE topic_id = ?"
 INSERT_DEAD = _named("""
-    INSERT INTO dead_letters(COLUMNS, topic_id, group_id, group_name, reason, error, deliveries, failures, at, attempts)
+    INSERT INTO dead_letters(TIMES, topic_id, group_id, group_name, reason, error, deliveries, failures, at, attempts)
     SELECT COLUMNS, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM messages AS m WHERE pos = ? AND UNSETTLED""")
 DELETE_DEAD_OLDEST = """
     DELETE FROM dead_letters WHERE number IN (
@@ -267,11 +297,16 @@ SELECT_LETTERS = _named("""
       AND (?5 IS NULL OR key = ?5) ORDER BY number LIMIT ?6""")
 DELETE_LETTERS = Bulk("DELETE FROM dead_letters WHERE topic_id = ? AND number IN (", "?", ")")
 INSERT_REDRIVEN = Bulk(
-    "INSERT INTO messages(pos, id, key, encoding, content_type, headers, published_at, crc, data, expires, redriven)"
-    " VALUES ",
-    "(?,?,?,?,?,?,?,?,?,?,1)",
+    "INSERT INTO messages(pos, id, key, encoding, content_type, headers, published_at, crc, data, expires, redriven,"
+    " seal) VALUES ",
+    "(?,?,?,?,?,?,?,?,?,?,1,?)",
 )
-INSERT_MARKS = Bulk("INSERT INTO settled(pos, group_id) VALUES ", "(?,?)")
+INSERT_MARKS = Bulk(
+    "INSERT INTO settled(pos, group_id, seal)"
+    f" SELECT v.column1, v.column2, {seals.mark_seal('v.column1', 'v.column2')} FROM (VALUES ",
+    "(?,?)",
+    ") AS v",
+)
 
 # -- revocations
 
@@ -312,7 +347,7 @@ CHECK_IDS = """
     SELECT (SELECT count(*) FROM dedupe_a WHERE topic_id = ?) + (SELECT count(*) FROM dedupe_b WHERE topic_id = ?)"""
 CHECK_DEAD = "SELECT count(*) FROM dead_letters WHERE topic_id = ?"
 CHECK_MESSAGES = _named("SELECT pos, COLUMNS FROM messages WHERE pos > ? ORDER BY pos LIMIT ?")
-CHECK_LETTERS = _named("SELECT number, COLUMNS FROM dead_letters WHERE number > ? ORDER BY number LIMIT ?")
+CHECK_LETTERS = _named("SELECT number, TIMES FROM dead_letters WHERE number > ? ORDER BY number LIMIT ?")
 _ORPHANS = (
     ("groups of no topic", "groups", "topics AS o WHERE o.id = t.topic_id"),
     ("dead letters of no topic", "dead_letters", "topics AS o WHERE o.id = t.topic_id"),
@@ -331,6 +366,9 @@ _COUNT_ORPHANS = "SELECT count(*) FROM TABLE_ AS t WHERE NOT EXISTS (SELECT 1 FR
 CHECK_ORPHANS = [
     (what, _COUNT_ORPHANS.replace("TABLE_", table).replace("OWNER", owner)) for what, table, owner in _ORPHANS
 ]
+
+
+_FORGET_ONE = "DELETE FROM CURRENT WHERE topic_id = ? AND id = ?"
 
 
 class Generation:
@@ -353,13 +391,22 @@ class Generation:
         self.recall = Bulk(named(recall), "?", ")")
         self.recall_older = Bulk(named(recall.replace("CURRENT", "OLDER")), "?", ")")
         self.any_older = named("SELECT 1 FROM OLDER LIMIT 1")
-        # The next ids to forget, in key order: how many of each topic, and the last of them.
+        # The next ids to forget, in key order: how many of each topic.
         self.count_oldest = named(
             "SELECT topic_id, count(*) FROM (SELECT topic_id FROM OLDER ORDER BY id, topic_id LIMIT ?)"
             " GROUP BY topic_id"
         )
-        self.last_of_oldest = named("SELECT id, topic_id FROM OLDER ORDER BY id, topic_id LIMIT 1 OFFSET ?")
-        self.forget = named("DELETE FROM OLDER WHERE (id, topic_id) <= (?, ?)")
+        # The last one is not fetched: damage can have made of its id what is no text.
+        self.forget = named(
+            "DELETE FROM OLDER WHERE (id, topic_id) <="
+            " (SELECT id, topic_id FROM OLDER ORDER BY id, topic_id LIMIT 1 OFFSET ?)"
+        )
+        self.forget_one = (named(_FORGET_ONE), named(_FORGET_ONE.replace("CURRENT", "OLDER")))
+        # For a look at all of them, a piece at a time; ids as bytes, for the same reason.
+        self.look = named(
+            "SELECT CAST(id AS BLOB), topic_id, seq, fingerprint FROM CURRENT"
+            " WHERE (id, topic_id) > (CAST(? AS TEXT), ?) ORDER BY id, topic_id LIMIT ?"
+        )
 
 
 GENERATIONS = (Generation("dedupe_a", "dedupe_b"), Generation("dedupe_b", "dedupe_a"))

@@ -35,7 +35,7 @@ from .txn import State
 SCAN_ROWS_MIN, SCAN_ROWS_MAX = 256, 2_048
 """Rows one backlog scan may look at, where some of them are to be skipped: four times as many as are wanted, within
 these bounds. The larger is about 2 ms of the writer's time."""
-MESSAGE_COLUMNS = 12
+MESSAGE_COLUMNS = 13
 """Columns of a row that are its message's; see `planning.message_of`."""
 TAKEN, EXPIRED, DAMAGED = range(3)
 """What a row that a scan came across was."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+from . import seals
 from .base import StoreRefused
 from .queries import BEGIN, COMMIT, ROLLBACK, SET_META, Connection, Cursor, Execute
 
@@ -184,7 +185,27 @@ _WHOLE_QUEUE = (
         PRIMARY KEY (issuer, jti, subject)) WITHOUT ROWID""",
 )
 
-MIGRATIONS: tuple[Sequence[str], ...] = (_FIRST, _WHOLE_QUEUE)
+_SEALED = (
+    # See seals.py. A message without due time, TTL and second life needs no seal, and most have none. A letter has two:
+    # `times`, which it brought with it, and its own.
+    "ALTER TABLE messages ADD COLUMN seal INTEGER",
+    f"""UPDATE messages SET seal = {seals.message_seal()}
+        WHERE due IS NOT NULL OR expires IS NOT NULL OR redriven IS NOT NULL""",
+    "ALTER TABLE dead_letters ADD COLUMN times INTEGER",
+    f"""UPDATE dead_letters SET times = {seals.message_seal()}
+        WHERE due IS NOT NULL OR expires IS NOT NULL OR redriven IS NOT NULL""",
+    "ALTER TABLE topics ADD COLUMN about INTEGER",
+    *(f"ALTER TABLE {name} ADD COLUMN seal INTEGER" for name in seals.SEALS if " " not in name),
+    *(f"UPDATE {name.split()[0]} SET {column} = {text}" for name, (column, text) in seals.SEALS.items()),
+    # The crc of the content stays where it was; the size below it makes room for what binds the row.
+    *(
+        f"""UPDATE dedupe_{generation} SET
+            fingerprint = pushwire_print(topic_id, CAST(id AS BLOB), seq, fingerprint >> 31)"""
+        for generation in "ab"
+    ),
+)
+
+MIGRATIONS: tuple[Sequence[str], ...] = (_FIRST, _WHOLE_QUEUE, _SEALED)
 
 
 def _number(cursor: Cursor) -> int:

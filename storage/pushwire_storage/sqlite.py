@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from . import scanning, schema
+from . import scanning, schema, seals
 from .base import (
     READ_BYTES_MAX,
     Capabilities,
@@ -81,6 +81,7 @@ class Driver:
             cached_statements=STATEMENTS_CACHED,
             check_same_thread=False,  # aiosqlite opens and uses it on its thread, and may close it from another
         )
+        seals.register(connection)
         return connection
 
     def connect_to_memory(self) -> Connection:
@@ -88,6 +89,7 @@ class Driver:
         connection: Connection = self._module.connect(
             ":memory:", isolation_level=None, cached_statements=STATEMENTS_CACHED
         )
+        seals.register(connection)
         return connection
 
     def classify(self, error: Exception) -> StoreError:
@@ -348,8 +350,7 @@ class SqliteStore(StoreFront):
         self._opened(writer, consumer, now_ms, writer.standing())
         self._identity = identity(options)
         self._marking = self._loop.call_later(MARK_S, self._mark)
-        if unclean:
-            self._checking = self._loop.create_task(self._check())
+        self._checking = self._loop.create_task(self._check(unclean=unclean))
 
     def _mark(self) -> None:
         """Once in MARK_S: note how far the database has come, and see that it is still the one in the directory."""
@@ -364,15 +365,16 @@ class SqliteStore(StoreFront):
         if writer.unmarked or writer.hungry:
             run_on(self._writing, writer.remember).add_done_callback(_surface)
 
-    async def _check(self) -> None:
-        """After an unclean end: look at everything, beside the work."""
+    async def _check(self, *, unclean: bool) -> None:
+        """Beside the work: after an unclean end look at everything, else at what nothing reads until it is too late."""
+        catalog = self.catalog()
         try:
-            self.findings = await self.catalog().check()
+            self.findings = await (catalog.check() if unclean else catalog.check_seals())
         except StoreError as error:
             if self._closing is None:
-                log.exception("the check after an unclean end has failed", exc_info=error)
+                log.exception("the check after the start has failed", exc_info=error)
         for finding in self.findings:
-            log.error("after an unclean end: %s", finding)
+            log.error("found after the start: %s", finding)
 
     def _submit(self, work: Callable[[], T], then: Callable[[T], None]) -> None:
         loop, writer = self._loop, self._writer

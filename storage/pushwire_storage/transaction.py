@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from . import changes, chores, dead, highwater, ledger, loading, scheduling
+from . import changes, chores, dead, highwater, ledger, loading, scheduling, seals
 from .appending import append_all
 from .base import Append, Batch, Dead, Message, Refused, StoreBroken, StoreBusy, StoreError, StoreFull, Topic
 from .planning import Limits, Outcome, reset
@@ -29,6 +29,10 @@ PAGE_BYTES = 4096
 PAGES_PER_COMMIT = 3
 """What every commit writes, beside a page of messages per lane and one per topic: the counters, the ids, and now and
 then a page above those."""
+
+
+WAL_TOLD_BYTES = 64 << 20
+"""A log that keeps so much although it was checkpointed is told of."""
 
 
 class Hooks(Protocol):
@@ -67,6 +71,7 @@ class Writer:
         self._wal_bytes_max = wal_bytes_max
         self._wal_bytes = 0
         """A guess at what has been written to the WAL since the last checkpoint."""
+        self._tell_bytes = WAL_TOLD_BYTES
         self.wal_pages_seen = 0
         """Pages in the WAL at the last checkpoint, as SQLite counted them."""
         self.mark: highwater.HighWater | None = None
@@ -82,7 +87,12 @@ class Writer:
         """Read the registry; the backlog stays where it is. Returns the topics."""
         execute = self._execute
         self.epoch = execute(SELECT_META, ("epoch",)).fetchone()[0]
+        seals.refuse_damaged(execute)
+        dropped = seals.drop_damaged_retries(self.connection)
         self.state = loading.load(execute, now_ms)
+        if dropped:
+            self.state.corrupt_rows += dropped
+            log.error("%d damaged retries: their messages are delivered as if they had never been", dropped)
         return {(book.topic.tenant, book.topic.name): book.topic for book in self.state.books.values()}
 
     def standing(self) -> Outcome:
@@ -225,10 +235,21 @@ class Writer:
             return
         self._wal_bytes = 0
         try:
-            _, self.wal_pages_seen, _ = self._execute(CHECKPOINT).fetchone()
+            _, self.wal_pages_seen, moved = self._execute(CHECKPOINT).fetchone()
+            self._tell_of_readers((self.wal_pages_seen - moved) * PAGE_BYTES)
         except Exception as error:  # noqa: BLE001 - classified; only a broken store cannot go on with a long WAL
             verdict = self._failed(error)
             log.warning("checkpoint put off: %s", verdict)
+
+    def _tell_of_readers(self, kept_bytes: int) -> None:
+        """What a checkpoint had to leave in the log: more than ours can hold up means a foreign reader. Said once for
+        each time it doubles."""
+        if kept_bytes < self._tell_bytes:
+            if kept_bytes == 0:
+                self._tell_bytes = WAL_TOLD_BYTES
+            return
+        self._tell_bytes = 2 * kept_bytes
+        log.warning("the write-ahead log keeps %d bytes: another process holds a read transaction", kept_bytes)
 
     def remember(self) -> None:
         """Note outside the database how far it has come (see highwater.py), and have a ballast where there is room."""

@@ -2,7 +2,7 @@
 
 Owns the damages and what must hold: each is refused, reported or without effect. A message with a receipt that is
 neither delivered whole nor reported in any way is a failure, unless its receipt is younger than the mark promises: such
-are counted apart. Ids that are not remembered any more are counted apart too: no checksum covers them.
+are counted apart. An id that is forgotten without a word is a failure too.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from support.gateway_process import GatewayProcess
 
 WAL = f"{DATABASE}-wal"
 PUBLISHES = 120
-KINDS = ("flip in body", "flip in database", "flip in log", "burst in database", "log cut", "database cut",
-         "log deleted", "database deleted", "older database", "older log", "older both")  # fmt: skip
-WEIGHTS = (15, 40, 25, 15, 5, 3, 2, 2, 3, 3, 2)
+KINDS = ("flip in body", "flip in id", "flip in database", "flip in log", "burst in database", "log cut",
+         "database cut", "log deleted", "database deleted", "older database", "older log", "older both")  # fmt: skip
+WEIGHTS = (15, 15, 40, 25, 15, 5, 3, 2, 2, 3, 3, 2)
 OF_LOG = ("flip in log", "log cut", "log deleted", "older log")
 BURST_BYTES = 64
 BODY = re.compile(rb'"id":"(m\d+)","pad":"x*"')
+ID = re.compile(rb'(?<!")\bm\d+\b(?!")|(?<=[^\w"])m\d+')
+"""Outside of bodies: of messages, and of the ids that are remembered."""
 YOUNG_S = MARK_S + 0.5
 """Before the kill: what got its receipt then may be younger than the mark. Half a second is the machine's own pace."""
 
@@ -114,6 +116,8 @@ def run(folder: Path, count: int, seed: int) -> Damaged:
             result.forgotten += forgotten
             result.ends[end] += 1
             result.by_kind.setdefault(kind, Counter())[end] += 1
+        if forgotten and snapshot is not young:
+            result.problems.append(f"seed {seed}, damage {number} ({kind}): {end}, an id is forgotten in silence")
         if missing:
             what = f"{len(missing)} missing: {list(missing.values())[:3]}"
             result.problems.append(f"seed {seed}, damage {number} ({kind}): {end}, {what}")
@@ -170,6 +174,8 @@ def _damaged(kind: str, files: Files, older: Files, owed: Container[str], rng: r
         if not raw:
             return None
         spans = [(0, len(raw))]
+        if where == "id":
+            spans = [found.span() for found in ID.finditer(raw)]
         if where == "body":
             spans = [found.span() for found in BODY.finditer(raw) if found[1].decode() in owed]
         if not spans:

@@ -16,10 +16,26 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from faults import clock, damage, drain, full, io_faults, kill, locked, pause, power, preload
+from faults import (
+    clock,
+    copies,
+    crashing,
+    damage,
+    drain,
+    full,
+    io_faults,
+    kill,
+    locked,
+    migrating,
+    named_points,
+    pause,
+    power,
+    preload,
+    readers,
+)
 from faults.table import Row, merged, write
 
-KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES = 200, 30, 10_000, 1_800
+KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES, POINT_TIMES, BACKUPS = 200, 30, 10_000, 1_800, 5, 20
 """Damages: so many that 1,000 of them change something, besides those of a log younger than its mark."""
 
 
@@ -48,6 +64,53 @@ def _drain(folder: Path, options: argparse.Namespace) -> list[Row]:
     target = "exit 0 within 10 s, nothing acknowledged lost"
     seen = f"{options.cycles or DRAIN_CYCLES} drains, the longest {verdict.figures['drain s max']} s"
     return [Row("drain", "SIGTERM under load", target, seen, True, verdict.passed)]
+
+
+def _migration(folder: Path, options: argparse.Namespace) -> list[Row]:
+    migrated = migrating.run(folder, options.stride)
+    print("\n".join([migrated.text(), *[f"PROBLEM {problem}" for problem in migrated.problems]]))
+    how = "SIGKILL before each statement of each migration, from the golden file of each older schema"
+    target = "the next start completes it, and makes of the file what an undisturbed one makes"
+    fired = migrated.kills > 0 and migrated.before > 0
+    return [Row("migration killed", how, target, migrated.text(), fired, not migrated.problems)]
+
+
+def _named(folder: Path, options: argparse.Namespace) -> list[Row]:
+    times = options.cycles or POINT_TIMES
+    verdict, killed = named_points.run(folder, times, options.seed)
+    print(verdict.text())
+    reached = sum(killed[name] == times for name in crashing.POINTS)
+    seen = (
+        f"{killed.total()} kills, {reached} of {len(crashing.POINTS)} points {times} times each "
+        f"({', '.join(crashing.POINTS)}); {verdict.figures['confirmed']} receipts; {len(verdict.problems)} violations"
+    )
+    target = "0 lost, 0 stored twice, 0 second acks, counts on disk never decrease"
+    how = "the gateway kills itself at each named point of its work, under load"
+    return [Row("killed at named points", how, target, seen, reached == len(crashing.POINTS), not verdict.problems)]
+
+
+def _reader(folder: Path, _options: argparse.Namespace) -> list[Row]:
+    read = readers.long_reader(folder)
+    print("\n".join([read.text(), *[f"PROBLEM {problem}" for problem in read.problems]]))
+    how = "a foreign process holds a read transaction while the log grows"
+    target = "no refusal; the log is told of, and at most 16 MiB after it has gone"
+    return [Row("long reader", how, target, read.text(), read.warned, not read.problems)]
+
+
+def _read_only(folder: Path, _options: argparse.Namespace) -> list[Row]:
+    seen = readers.read_only(folder)
+    print("\n".join([seen.text(), *[f"PROBLEM {problem}" for problem in seen.problems]]))
+    how = "directory and database mounted read-only at the start; every write EROFS in a running gateway"
+    target = "exit 3 with the reason at the start, exit 74 and no confirmation later; nothing lost"
+    return [Row("read-only files", how, target, seen.text(), len(seen.ends) == 3, not seen.problems)]
+
+
+def _backup(folder: Path, options: argparse.Namespace) -> list[Row]:
+    copied = copies.run(folder, options.cycles or BACKUPS, options.seed)
+    print("\n".join([copied.text(), *[f"PROBLEM {problem}" for problem in copied.problems]]))
+    how = "copies made under load, one after the other"
+    target = "each holds what was confirmed before it was asked for, and nothing invented; it can be served"
+    return [Row("backup under load", how, target, copied.text(), copied.copies > 0, not copied.problems)]
 
 
 def _locked(folder: Path, _options: argparse.Namespace) -> list[Row]:
@@ -146,6 +209,11 @@ SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "damage": _damage,
     "kill": _kill,
     "drain": _drain,
+    "migration": _migration,
+    "named": _named,
+    "reader": _reader,
+    "read-only": _read_only,
+    "backup": _backup,
     "locked": _locked,
     "pause": _pause,
     "clock": _clock,
@@ -156,6 +224,7 @@ MISSING = {
     "points": preload.missing,
     "clock": preload.missing,
     "full": full.missing,
+    "read-only": lambda: readers.missing() or preload.missing(),
 }
 """Why a scenario cannot be run here; None if it can."""
 

@@ -118,6 +118,13 @@ class Supervisor:
         self.lives.append((self.ready_at, at))
         self.look()
 
+    def died_gateway(self) -> None:
+        """To be called once it has killed itself: as `kill_gateway`, a little before now."""
+        at = time.monotonic_ns()
+        self.record("srv_kill", t=at, boot=self.boot)
+        self.lives.append((self.ready_at, at))
+        self.look()
+
     def exited_gateway(self) -> None:
         """To be called once it has ended as it was told to."""
         self.record("srv_exit", boot=self.boot)
