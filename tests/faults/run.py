@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from faults import clock, damage, drain, full, io_faults, kill, locked, pause, power, preload
+from faults import clock, connections, damage, drain, full, io_faults, kill, locked, pause, power, preload, rates
 from faults.table import Row, merged, write
 
 KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES = 200, 30, 10_000, 1_800
@@ -138,6 +138,34 @@ def _full(folder: Path, _options: argparse.Namespace) -> list[Row]:
     return [Row("disk full", how, target, filled.text(), filled.ballast_used, not filled.problems)]
 
 
+def _said(text: str, problems: list[str]) -> None:
+    print("\n".join([text, *[f"PROBLEM {problem}" for problem in problems[:40]]]))
+
+
+def _connections(folder: Path, options: argparse.Namespace) -> list[Row]:
+    crowded = connections.run(folder, seed=options.seed)
+    _said(crowded.text(), crowded.problems)
+    how = "clients that follow a tail at one publish a second, 1 % of them leaves and comes back each second"
+    target = "0 unexpected closes, at most 30 KiB of the gateway each, p99 of a push below 500 ms"
+    return [Row("10,000 connections", how, target, crowded.text(), crowded.churned > 0, not crowded.problems)]
+
+
+def _storm(folder: Path, options: argparse.Namespace) -> list[Row]:
+    seen = connections.storm(folder, seed=options.seed)
+    _said(seen.text(), seen.problems)
+    how = "SIGKILL and a new start under clients that come back by the SDK's rules"
+    target = "all back within 30 s, none sooner than its jitter, all served again"
+    return [Row("reconnect storm", how, target, seen.text(), seen.attempts >= seen.count, not seen.problems)]
+
+
+def _rates(folder: Path, _options: argparse.Namespace) -> list[Row]:
+    limited = rates.run(folder)
+    _said(limited.text(), limited.problems)
+    how = "10 times the rate from 20 sockets of one subject, another beside it, the wall clock stepped meanwhile"
+    target = "accepted = rate x time + burst within 1 % for both; 100,000 keys in 50 MB and 5 % of a core"
+    return [Row("rate limits", how, target, limited.text(), limited.steps > 0, not limited.problems)]
+
+
 SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "power": _power,
     "io": _io,
@@ -149,6 +177,9 @@ SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "locked": _locked,
     "pause": _pause,
     "clock": _clock,
+    "rates": _rates,
+    "connections": _connections,
+    "storm": _storm,
 }
 MISSING = {
     "power": preload.missing,
@@ -156,6 +187,9 @@ MISSING = {
     "points": preload.missing,
     "clock": preload.missing,
     "full": full.missing,
+    "rates": preload.missing,
+    "connections": connections.missing,
+    "storm": connections.missing,
 }
 """Why a scenario cannot be run here; None if it can."""
 
