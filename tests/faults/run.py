@@ -16,7 +16,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from faults import clock, connections, damage, drain, full, io_faults, kill, locked, pause, power, preload, rates
+from faults import (
+    clock,
+    connections,
+    cuts,
+    damage,
+    drain,
+    full,
+    io_faults,
+    kill,
+    locked,
+    netns,
+    network,
+    pause,
+    power,
+    preload,
+    rates,
+)
 from faults.table import Row, merged, write
 
 KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES = 200, 30, 10_000, 1_800
@@ -166,6 +182,30 @@ def _rates(folder: Path, _options: argparse.Namespace) -> list[Row]:
     return [Row("rate limits", how, target, limited.text(), limited.steps > 0, not limited.problems)]
 
 
+def _network(folder: Path, options: argparse.Namespace) -> list[Row]:
+    hurt = network.run(folder, seed=options.seed)
+    print(hurt.verdict.text())
+    how = "a proxy with latency, bandwidth, slices of 1 to 7 bytes, resets, half-open links, a reader that stops"
+    target = "0 lost, 0 stored twice, 0 second acks; everything comes to others"
+    return [Row("network", how, target, hurt.text(), all(hurt.fired.values()), hurt.verdict.passed)]
+
+
+def _cuts(folder: Path, options: argparse.Namespace) -> list[Row]:
+    swept, _ = cuts.run(folder, options.stride)
+    _said(swept.text(), swept.problems)
+    how = f"a session cut after every {options.stride}. byte of either direction, by FIN and by RST"
+    target = "after reconnecting nothing is lost, stored twice or confirmed as acked twice"
+    return [Row("connection cut", how, target, swept.text(), swept.cuts > 0, not swept.problems)]
+
+
+def _netns(folder: Path, _options: argparse.Namespace) -> list[Row]:
+    parted = netns.run(folder)
+    _said(parted.text(), parted.problems)
+    how = "a network of the client's own, its link down without a word until the gateway gives up, then up again"
+    target = "what it held is with others 32 s later; the SDK is back by itself within 35 s"
+    return [Row("link down", how, target, parted.text(), parted.down_s > 0, not parted.problems)]
+
+
 SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "power": _power,
     "io": _io,
@@ -177,6 +217,9 @@ SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "locked": _locked,
     "pause": _pause,
     "clock": _clock,
+    "network": _network,
+    "cuts": _cuts,
+    "netns": _netns,
     "rates": _rates,
     "connections": _connections,
     "storm": _storm,
@@ -187,6 +230,7 @@ MISSING = {
     "points": preload.missing,
     "clock": preload.missing,
     "full": full.missing,
+    "netns": netns.missing,
     "rates": preload.missing,
     "connections": connections.missing,
     "storm": connections.missing,

@@ -37,6 +37,7 @@ DRAIN_QUIET_S = 2.5
 DRAIN_S = 60.0
 SLACK_NS = 250_000_000
 """Times are noted by clients that wait for a processor: so far may they be from the gateway's."""
+LIMITS = Limits(10, 50, slack_ns=SLACK_NS)
 BETWEEN_S = 0.1
 """From the death of a gateway to the start of the next: longer than a client takes to note what it had received."""
 
@@ -83,12 +84,17 @@ class Verdict:
 class Supervisor:
     """One run."""
 
-    def __init__(self, folder: Path, seed: int, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, seed: int, settings: Mapping[str, str] | None = None, *, limits: Limits = LIMITS
+    ) -> None:
         self.folder = folder
         self.seed = seed
+        self._limits = limits
         self.rng = random.Random(seed)
         self.gateway = GatewayProcess(folder / "gateway", settings={**SETTINGS, **(settings or {})})
         self.record = history.Recorder(folder / "history" / "supervisor.jsonl")
+        self.client_port = self.gateway.port
+        """Where the clients connect to: the gateway, or something between it and them."""
         self.boot = 0
         self.ready_s: list[float] = []
         self.drain_s: list[float] = []
@@ -163,7 +169,7 @@ class Supervisor:
         tests = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
         job = {
-            "port": self.gateway.port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
+            "port": self.client_port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
             "history": str(self.folder / "history" / f"{name}.jsonl"), **job,
         }  # fmt: skip
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -258,9 +264,9 @@ class Supervisor:
         return self._judge(required)
 
     def _judge(self, required: Iterable[str]) -> Verdict:
-        checker = Checker(Limits(10, 50, slack_ns=SLACK_NS))
+        checker = Checker(self._limits)
         flights = Flights()
-        times = Times(SLACK_NS, checker.limits.late_ns)
+        times = Times(self._limits.slack_ns, checker.limits.late_ns)
         count = 0
         for event in history.stream(self.folder / "history"):
             checker.feed(event)
