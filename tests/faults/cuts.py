@@ -44,8 +44,9 @@ class Swept:
 
     def text(self) -> str:
         return (
-            f"a session of {self.up_bytes} bytes up and {self.down_bytes} down: {self.cuts} cuts, {self.sessions} "
-            f"sessions, {self.duplicates} duplicate receipts, {self.again} redeliveries; {len(self.problems)} violations"
+            f"a session of {self.up_bytes} bytes up and {self.down_bytes} down: {self.cuts} cuts, "
+            f"{self.sessions} sessions, {self.duplicates} duplicate receipts, {self.again} redeliveries; "
+            f"{len(self.problems)} violations"
         )
 
 

@@ -85,11 +85,21 @@ class Supervisor:
     """One run."""
 
     def __init__(
-        self, folder: Path, seed: int, settings: Mapping[str, str] | None = None, *, limits: Limits = LIMITS
+        self,
+        folder: Path,
+        seed: int,
+        settings: Mapping[str, str] | None = None,
+        *,
+        limits: Limits = LIMITS,
+        think_s: float | None = None,
     ) -> None:
+        """`think_s`: the longest pause of a producer's slot, for a load that is less than all it can."""
         self.folder = folder
         self.seed = seed
         self._limits = limits
+        self._think_s = think_s
+        self.phase = 0
+        """How often the clients were started: their names are their phase's."""
         self.rng = random.Random(seed)
         self.gateway = GatewayProcess(folder / "gateway", settings={**SETTINGS, **(settings or {})})
         self.record = history.Recorder(folder / "history" / "supervisor.jsonl")
@@ -154,15 +164,25 @@ class Supervisor:
             client.abort()
 
     def start_clients(self) -> None:
-        tokens = {name: self.gateway.token(name, EVERYTHING, ttl_s=3600) for name in PRODUCERS}
-        self._spawn("producers", "faults.producers", {"tokens": tokens})
+        self.phase += 1
+        tokens = {self._named(name): self.gateway.token(name, EVERYTHING, ttl_s=3600) for name in PRODUCERS}
+        pace = {} if self._think_s is None else {"think_s": self._think_s}
+        self._spawn("producers", "faults.producers", {"tokens": tokens, **pace})
         for name in CLIENTS:
             self._spawn_consumer(name)
+
+    def spawn_visitors(self, report: Path) -> None:
+        """Those that misbehave (visitors.py): past whatever is between the other clients and the gateway."""
+        job = {"port": self.gateway.port, "secret": self.gateway.secret, "report": str(report)}
+        self._spawn("visitors", "faults.visitors", job)
+
+    def _named(self, name: str) -> str:
+        return name if self.phase == 1 else f"{name}.{self.phase}"
 
     def _spawn_consumer(self, name: str) -> None:
         kind, group = CLIENTS[name]
         module = "faults.sdk_consumer" if kind == "sdk" else "faults.consumers"
-        job = {"name": name, "kind": kind, "group": group, "token": self.gateway.token(name, ttl_s=3600)}
+        job = {"name": self._named(name), "kind": kind, "group": group, "token": self.gateway.token(name, ttl_s=3600)}
         self._spawn(name, module, job)
 
     def _spawn(self, name: str, module: str, job: dict[str, Any]) -> None:
@@ -170,7 +190,7 @@ class Supervisor:
         path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
         job = {
             "port": self.client_port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
-            "history": str(self.folder / "history" / f"{name}.jsonl"), **job,
+            "history": str(self.folder / "history" / f"{self._named(name)}.jsonl"), **job,
         }  # fmt: skip
         with (self.folder / f"{name}.log").open("ab") as log:
             self._clients[name] = subprocess.Popen(
@@ -197,7 +217,8 @@ class Supervisor:
 
     def stop_clients(self) -> None:
         """Producers first: their last publishes need a gateway, and the consumers' messages an end."""
-        for names in (["producers"], list(CLIENTS)):
+        visitors = [name for name in self._clients if name == "visitors"]
+        for names in (visitors, ["producers"], list(CLIENTS)):
             for name in names:
                 self._clients[name].send_signal(signal.SIGTERM)
             for name in names:
@@ -216,14 +237,15 @@ class Supervisor:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
-        """Fresh consumers, one a group, ack what is left."""
+    async def drain(self, *, final: bool = True) -> None:
+        """Fresh consumers, one a group, ack what is left. `final`: it is the end, as the history will say."""
+        phase = "" if final else f".{self.phase}"
         consumers = []
         for group in GROUPS:
             job = {
-                "name": f"drain-{group}", "group": group, "token": self.gateway.token("drain"),
+                "name": f"drain-{group}{phase}", "group": group, "token": self.gateway.token("drain"),
                 "port": self.gateway.port, "topic": TOPIC, "seed": secrets.randbits(32),
-                "history": str(self.folder / "history" / f"drain-{group}.jsonl"),
+                "history": str(self.folder / "history" / f"drain-{group}{phase}.jsonl"),
             }  # fmt: skip
             consumers.append(Consumer(job))
         tasks = [asyncio.ensure_future(consumer.run()) for consumer in consumers]
@@ -237,7 +259,8 @@ class Supervisor:
             heard = max([began, *[consumer.heard_at / 1e9 for consumer in consumers]])
             if now - heard > DRAIN_QUIET_S or now - began > DRAIN_S:
                 break
-        self.record("final", kind="drain", done=now - began <= DRAIN_S)
+        if final:
+            self.record("final", kind="drain", done=now - began <= DRAIN_S)
         for consumer, task in zip(consumers, tasks, strict=True):
             consumer.closing()
             task.cancel()
@@ -253,7 +276,7 @@ class Supervisor:
         with database.opened(self.gateway.database()) as connection:
             dump = database.Dump(connection)
             self.record("final", kind="db_dump", rows=[row for row in dump.owed() if row["q"] == TOPIC])
-            self.record("final", kind="dlq", rows=dump.dead())
+            self.record("final", kind="dlq", rows=[row for row in dump.dead() if row["q"] == TOPIC])
             self.record("final", kind="orphans", rows=dump.orphans())
             if (answer := dump.integrity()) != "ok":
                 self.problems.append(f"integrity_check: {answer}")

@@ -75,6 +75,10 @@ class Bandwidth(Toxic):
             await link.write(part, direction)
 
 
+SLICED_BYTES = 512
+"""Of a chunk; the rest passes whole, or a large one would take seconds, and who waits for it be cut off for silence."""
+
+
 class Slicer(Toxic):
     """Pieces of 1 to 7 bytes, each a packet of its own."""
 
@@ -87,11 +91,13 @@ class Slicer(Toxic):
     async def passes(self, link: Link, data: bytes, direction: Direction) -> None:
         self.fired += 1
         at = 0
-        while at < len(data):
+        while at < min(len(data), SLICED_BYTES):
             size = self._rng.randint(1, 7)
             await link.write(data[at : at + size], direction)
             await asyncio.sleep(0)  # the other end reads meanwhile: pieces are not joined again
             at += size
+        if at < len(data):
+            await link.write(data[at:], direction)
 
 
 class Reset(Toxic):
