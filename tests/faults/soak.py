@@ -105,8 +105,8 @@ class Soaked:
         return (
             f"{self.minutes:g} minutes: memory {before:.1f} MiB after the warm-up, {after:.1f} at the end; "
             f"{self.objects[0]:,} objects and {self.objects[1]:,} ({share:+.2%}), {len(self.grown)} types grown; "
-            f"{flat}; {self.warnings} asyncio warnings; {self.visits.total()} visits, {self.toxics.total()} toxic events, "
-            f"{self.figures.get('confirmed', 0)} receipts"
+            f"{flat}; {self.warnings} asyncio warnings; {self.visits.total()} visits, {self.toxics.total()} toxic "
+            f"events, {self.figures.get('confirmed', 0)} receipts"
         )
 
 
