@@ -143,7 +143,8 @@ def compare(before: dict[str, Any], after: dict[str, Any], soaked: Soaked) -> No
         if count - was > max(COUNT_MAX, SHARE_MAX * was):
             soaked.grown[kind] = was, count
     if soaked.objects[1] > soaked.objects[0] * (1 + SHARE_MAX):
-        soaked.problems.append(f"objects: {soaked.objects[0]} and {soaked.objects[1]}")
+        grown = +(Counter(after["objects"]) - Counter(before["objects"]))
+        soaked.problems.append(f"objects: {soaked.objects[0]} and {soaked.objects[1]}: {grown.most_common(12)}")
     soaked.problems += [f"objects of {kind}: {was} and {now}" for kind, (was, now) in soaked.grown.items()]
     soaked.flat = {
         "descriptors": (before["descriptors"], after["descriptors"]),

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from pushwire_gateway.core.delivery import Delivery
 from pushwire_gateway.core.model import Counted, Died, Policy, Retried, Session, Settled, Subscription
@@ -377,11 +384,5 @@ class CoreMachine(RuleBasedStateMachine):
         return not held or sum(one.row.size_bytes for one in held) + largest <= client.bytes_max
 
 
-CoreMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
-
-
-class TestCore(CoreMachine.TestCase):
-    """As a class of pytest's, so that it has a name to be linked by."""
-
-    def test_the_core_keeps_to_the_model(self) -> None:
-        self.runTest()
+def test_the_core_keeps_to_the_model() -> None:
+    run_state_machine_as_test(CoreMachine, settings=settings(max_examples=200, stateful_step_count=40))
