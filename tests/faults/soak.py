@@ -41,7 +41,7 @@ REST_S = 8.0
 nobody uses."""
 MEMORY_MIB_MAX = 3.0
 SHARE_MAX, COUNT_MAX = 0.01, 40
-"""Objects of one type may be more by so large a share, or by so many: of 50 objects 1 % is none."""
+"""Objects of one type, and all together, may be more by so large a share, or by so many: of 50 objects 1 % is none."""
 SETTINGS = {
     **network.SETTINGS, "ack_timeout_s": "5", "auth_timeout_s": "1", "token_leeway_s": "0", "dedupe_window_s": "60",
     "ticket_lifetime_s": "5",
@@ -142,7 +142,7 @@ def compare(before: dict[str, Any], after: dict[str, Any], soaked: Soaked) -> No
         was = before["objects"].get(kind, 0)
         if count - was > max(COUNT_MAX, SHARE_MAX * was):
             soaked.grown[kind] = was, count
-    if soaked.objects[1] > soaked.objects[0] * (1 + SHARE_MAX):
+    if soaked.objects[1] - soaked.objects[0] > max(COUNT_MAX, SHARE_MAX * soaked.objects[0]):
         grown = +(Counter(after["objects"]) - Counter(before["objects"]))
         soaked.problems.append(f"objects: {soaked.objects[0]} and {soaked.objects[1]}: {grown.most_common(12)}")
     soaked.problems += [f"objects of {kind}: {was} and {now}" for kind, (was, now) in soaked.grown.items()]

@@ -43,6 +43,8 @@ def _look(path: Path) -> None:
         name = f"{kind.__module__}.{kind.__qualname__}"
         if isinstance(thing, weakref.ReferenceType):  # says little by itself
             target = thing()
+            if target is None:
+                continue  # sqlite3 keeps those to its last 200 cursors, dead or not, and lets go of them in one go
             name = f"{name} to {type(target).__qualname__}"
             if isinstance(target, type):
                 name = f"{name} {target.__qualname__}"
