@@ -7,7 +7,7 @@ does, nothing confirmed is lost, stored twice or acked by two. The gateway stays
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,14 @@ class Hurt:
         )
 
 
-def run(folder: Path, rounds: int = ROUNDS, seed: int = 1, toxic_s: float = TOXIC_S, clear_s: float = CLEAR_S) -> Hurt:
+def run(
+    folder: Path,
+    rounds: int = ROUNDS,
+    seed: int = 1,
+    toxic_s: float = TOXIC_S,
+    clear_s: float = CLEAR_S,
+    required: Sequence[str] = REQUIRED,
+) -> Hurt:
     supervisor = Supervisor(folder, seed, SETTINGS, limits=LIMITS)
     proxy = None
     try:
@@ -74,7 +81,7 @@ def run(folder: Path, rounds: int = ROUNDS, seed: int = 1, toxic_s: float = TOXI
                 proxy.put_on(Toxic())
                 supervisor.watch(clear_s)
         supervisor.stop_clients()
-        verdict = supervisor.finish(REQUIRED)
+        verdict = supervisor.finish(required)
     finally:
         if proxy is not None:
             proxy.stop()

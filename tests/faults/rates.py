@@ -23,7 +23,7 @@ from support.gateway_process import EVERYTHING, clean_env
 from support.ws_client import WsClient
 
 SOCKETS = 20
-RATE, BURST = 100, 200
+RATE, BURST = 100, 100
 OVERLOAD, OTHERS_OVERLOAD = 10, 2
 SECONDS = 20
 STEP_EVERY_S = 0.5
@@ -33,7 +33,7 @@ SETTINGS = {"publish_per_s": str(RATE), "publish_burst": str(BURST), "connection
 HITS_PER_S = 10_000
 """Frames a second that ask the limiter while it holds all its keys: many more than one process takes from clients that
 each send a frame of their own."""
-MEASURE_S = 3
+MEASURE_S = 2
 MEMORY_MIB_MAX = 50.0
 CORE_SHARE_MAX = 0.05
 

@@ -43,8 +43,8 @@ MEMORY_MIB_MAX = 3.0
 SHARE_MAX, COUNT_MAX = 0.01, 40
 """Objects of one type, and all together, may be more by so large a share, or by so many: of 50 objects 1 % is none."""
 SETTINGS = {
-    **network.SETTINGS, "ack_timeout_s": "5", "auth_timeout_s": "1", "token_leeway_s": "0", "dedupe_window_s": "60",
-    "ticket_lifetime_s": "5",
+    **network.SETTINGS, "ack_timeout_s": "2", "auth_timeout_s": "1", "token_leeway_s": "0", "dedupe_window_s": "60",
+    "ticket_lifetime_s": "2",
 }  # fmt: skip
 LIMITS = Limits(10, 50, slack_ns=3_000_000_000, late_ns=4_000_000_000)
 """On a machine that does other things too, a toxic holds a delivery for longer than its lease lasts."""
@@ -110,7 +110,9 @@ class Soaked:
         )
 
 
-def _faulty(supervisor: Supervisor, proxy: ProxyThread, seconds: float, sample: Callable[[], None]) -> None:
+def _faulty(
+    supervisor: Supervisor, proxy: ProxyThread, seconds: float, toxic_s: float, sample: Callable[[], None]
+) -> None:
     """The load for so long, one toxic after the other."""
     rng = supervisor.rng
     kinds: list[Callable[[], Toxic]] = [
@@ -121,16 +123,15 @@ def _faulty(supervisor: Supervisor, proxy: ProxyThread, seconds: float, sample: 
     while time.monotonic() < end:
         proxy.put_on(kinds[number % len(kinds)]())
         number += 1
-        for _ in range(int(TOXIC_S)):
+        for _ in range(int(toxic_s)):
             supervisor.watch(1.0)
             sample()
     proxy.put_on(Toxic())
 
 
 def _at_rest(supervisor: Supervisor, gateway: SoakedGateway, rest_s: float) -> dict[str, Any]:
-    """No client, nothing owed: what lives now lives for good."""
+    """No client: what lives now lives for good. What is owed is on the disk."""
     supervisor.stop_clients()
-    asyncio.run(supervisor.drain(final=False))
     until(lambda: gateway.sockets() <= gateway.idle_sockets, "the end of all connections", 15)
     time.sleep(rest_s)
     return gateway.look()
@@ -160,7 +161,14 @@ def remember(samples: Sequence[float], window: int, soaked: Soaked) -> None:
         soaked.problems.append(f"memory: {soaked.memory_mib[0]:.1f} and {soaked.memory_mib[1]:.1f} MiB")
 
 
-def run(folder: Path, minutes: float = MINUTES, seed: int = 1, rest_s: float = REST_S) -> Soaked:
+def run(
+    folder: Path,
+    minutes: float = MINUTES,
+    seed: int = 1,
+    rest_s: float = REST_S,
+    toxic_s: float = TOXIC_S,
+    required: Sequence[str] = REQUIRED,
+) -> Soaked:
     soaked = Soaked(minutes)
     warm_s = min(WARM_S_MAX, minutes * 60 / 5)
     window = max(1, int(min(WINDOW_S_MAX, minutes * 60 / 5)))
@@ -176,12 +184,12 @@ def run(folder: Path, minutes: float = MINUTES, seed: int = 1, rest_s: float = R
         asyncio.run(supervisor.create_groups())
         proxy = ProxyThread(gateway.port)
         supervisor.client_port = proxy.port
-        reports = [_loaded(supervisor, proxy, warm_s, lambda: None)]
+        reports = [_loaded(supervisor, proxy, warm_s, toxic_s, lambda: None)]
         before = _at_rest(supervisor, gateway, rest_s)
         measured_s = minutes * 60 - warm_s
-        reports.append(_loaded(supervisor, proxy, measured_s, lambda: samples.append(gateway.memory_kib())))
+        reports.append(_loaded(supervisor, proxy, measured_s, toxic_s, lambda: samples.append(gateway.memory_kib())))
         after = _at_rest(supervisor, gateway, rest_s)
-        verdict = supervisor.finish(REQUIRED)
+        verdict = supervisor.finish(required)
     finally:
         if proxy is not None:
             proxy.stop()
@@ -193,12 +201,14 @@ def run(folder: Path, minutes: float = MINUTES, seed: int = 1, rest_s: float = R
     return soaked
 
 
-def _loaded(supervisor: Supervisor, proxy: ProxyThread, seconds: float, sample: Callable[[], None]) -> Path:
+def _loaded(
+    supervisor: Supervisor, proxy: ProxyThread, seconds: float, toxic_s: float, sample: Callable[[], None]
+) -> Path:
     """One phase of load. Returns where its visitors' report will be."""
     supervisor.start_clients()
     report = supervisor.folder / f"visitors-{supervisor.phase}.json"
     supervisor.spawn_visitors(report)
-    _faulty(supervisor, proxy, seconds, sample)
+    _faulty(supervisor, proxy, seconds, toxic_s, sample)
     return report
 
 

@@ -237,15 +237,14 @@ class Supervisor:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    async def drain(self, *, final: bool = True) -> None:
-        """Fresh consumers, one a group, ack what is left. `final`: it is the end, as the history will say."""
-        phase = "" if final else f".{self.phase}"
+    async def drain(self) -> None:
+        """Fresh consumers, one a group, ack what is left."""
         consumers = []
         for group in GROUPS:
             job = {
-                "name": f"drain-{group}{phase}", "group": group, "token": self.gateway.token("drain"),
+                "name": f"drain-{group}", "group": group, "token": self.gateway.token("drain"),
                 "port": self.gateway.port, "topic": TOPIC, "seed": secrets.randbits(32),
-                "history": str(self.folder / "history" / f"drain-{group}{phase}.jsonl"),
+                "history": str(self.folder / "history" / f"drain-{group}.jsonl"),
             }  # fmt: skip
             consumers.append(Consumer(job))
         tasks = [asyncio.ensure_future(consumer.run()) for consumer in consumers]
@@ -259,8 +258,7 @@ class Supervisor:
             heard = max([began, *[consumer.heard_at / 1e9 for consumer in consumers]])
             if now - heard > DRAIN_QUIET_S or now - began > DRAIN_S:
                 break
-        if final:
-            self.record("final", kind="drain", done=now - began <= DRAIN_S)
+        self.record("final", kind="drain", done=now - began <= DRAIN_S)
         for consumer, task in zip(consumers, tasks, strict=True):
             consumer.closing()
             task.cancel()
