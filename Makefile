@@ -37,7 +37,7 @@ ASYNCIO_DEBUG := PYTHONASYNCIODEBUG=1
 .DELETE_ON_ERROR:
 
 .PHONY: help venv js web web-check chromium browser format lint types imports test test-parallel test-paired test-serial cover sim \
-	faults mutants golden audit fuzz compiler conformance e2e \
+	faults soak mutants golden audit fuzz compiler conformance e2e \
 	bench bench-peers bench-docs bench-syncs demo serve dist lock clean ci
 
 help: ## list the verbs
@@ -167,6 +167,9 @@ sim: $(STAMP) ## the seeded simulator; ARGS='--seed N ...'
 # The power cuts, the failing operations and the clock steps go through a C library of the tests, made when they run.
 faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/faults/run.py $(ARGS)
+
+soak: $(STAMP) ## half an hour of load with faults on: nothing may grow; ARGS='--minutes N'
+	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py $(ARGS)
 
 fuzz: $(STAMP) ## coverage-guided fuzzing of codec and tokens (atheris, where it installs); ARGS='--seconds 60 codec'
 	@[ -d build/fuzz/atheris ] || $(BIN)/python $(INSTALL) --target build/fuzz -r .ci/fuzz.txt || \

@@ -13,7 +13,7 @@ from . import seals
 
 BULK_ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows per prepared statement: any number of rows takes few statements (fifty 3, where steps of four took 5), and all
-sizes stay in the statement cache. 256 rows of the widest statement are 2,816 variables, far below SQLite's 32,766.
+sizes stay in the statement cache. 256 rows of the widest statement are 3,072 variables, far below SQLite's 32,766.
 Larger ones were not faster."""
 
 STATEMENTS_CACHED = 384

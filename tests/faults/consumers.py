@@ -48,6 +48,7 @@ class Consumer:
         self.cid = ""
         self.sub = ""
         self._subscribed = False
+        self._left = ("", "")  # the connection and the subscription that were ended last
         self._open = False
         self._failure: Exception | None = None
         self.held: list[str] = []  # leases in the order in which they were granted
@@ -206,8 +207,11 @@ class Chaos(Consumer):
                 self.spawn(self._one(lease))
 
     async def _leave_and_return(self) -> None:
-        self.record("unsub_inv", cid=self.cid, sub=self.sub)
         sub = self.sub
+        if self._left == (self.cid, sub):
+            return  # it is leaving already: what came meanwhile goes back
+        self._left = self.cid, sub
+        self.record("unsub_inv", cid=self.cid, sub=sub)
         await self.client.ok({"op": "unsubscribe", "sub": sub}, ANSWER_S)
         self.record("unsub_ok", cid=self.cid, sub=sub)
         self.held = []

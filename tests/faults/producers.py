@@ -92,7 +92,9 @@ Lane = WsLane | HttpLane
 class Producer:
     """One producer: a few slots that publish, wait for the answer and publish again."""
 
-    def __init__(self, name: str, record: Recorder, topic: str, lanes: Sequence[Lane], seed: int) -> None:
+    def __init__(
+        self, name: str, record: Recorder, topic: str, lanes: Sequence[Lane], seed: int, think_s: float
+    ) -> None:
         self.name = name
         self._record = record
         self._topic = topic
@@ -100,6 +102,7 @@ class Producer:
         self._rng = random.Random(seed)
         self._mids = itertools.count()
         self._ops = itertools.count()
+        self._think_s = think_s
         self.stopping = False
 
     async def run(self) -> None:
@@ -117,7 +120,7 @@ class Producer:
                 await self._until_clear(lane, drafts)
             if rng.random() < CONFLICT_SHARE:
                 await self._until_clear(lane, [Draft(drafts[0].mid, rng)], conflict=True)
-            await asyncio.sleep(rng.uniform(0, THINK_S))
+            await asyncio.sleep(rng.uniform(0, self._think_s))
 
     async def _until_clear(self, lane: Lane, drafts: Sequence[Draft], *, conflict: bool = False) -> None:
         while True:
@@ -166,7 +169,7 @@ async def run(job: dict[str, Any]) -> None:
             lanes: list[Lane] = [HttpLane(job["port"], token) for _ in range(SLOTS)]
         else:
             lanes = [WsLane(job["port"], token)] * SLOTS
-        producers.append(Producer(name, record, job["topic"], lanes, job["seed"] + number))
+        producers.append(Producer(name, record, job["topic"], lanes, job["seed"] + number, job.get("think_s", THINK_S)))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     running = asyncio.gather(*(producer.run() for producer in producers))

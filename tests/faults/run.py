@@ -18,8 +18,10 @@ from pathlib import Path
 
 from faults import (
     clock,
+    connections,
     copies,
     crashing,
+    cuts,
     damage,
     drain,
     full,
@@ -28,9 +30,12 @@ from faults import (
     locked,
     migrating,
     named_points,
+    netns,
+    network,
     pause,
     power,
     preload,
+    rates,
     readers,
 )
 from faults.table import Row, merged, write
@@ -201,6 +206,58 @@ def _full(folder: Path, _options: argparse.Namespace) -> list[Row]:
     return [Row("disk full", how, target, filled.text(), filled.ballast_used, not filled.problems)]
 
 
+def _said(text: str, problems: list[str]) -> None:
+    print("\n".join([text, *[f"PROBLEM {problem}" for problem in problems[:40]]]))
+
+
+def _connections(folder: Path, options: argparse.Namespace) -> list[Row]:
+    crowded = connections.run(folder, seed=options.seed)
+    _said(crowded.text(), crowded.problems)
+    how = "clients that follow a tail at one publish a second, 1 % of them leaves and comes back each second"
+    target = "0 unexpected closes, at most 30 KiB of the gateway each, p99 of a push below 500 ms"
+    return [Row("10,000 connections", how, target, crowded.text(), crowded.churned > 0, not crowded.problems)]
+
+
+def _storm(folder: Path, options: argparse.Namespace) -> list[Row]:
+    seen = connections.storm(folder, seed=options.seed)
+    _said(seen.text(), seen.problems)
+    how = "SIGKILL and a new start under clients that come back by the SDK's rules"
+    target = "all back within 30 s, none sooner than its jitter, all served again"
+    return [Row("reconnect storm", how, target, seen.text(), seen.attempts >= seen.count, not seen.problems)]
+
+
+def _rates(folder: Path, _options: argparse.Namespace) -> list[Row]:
+    limited = rates.run(folder)
+    _said(limited.text(), limited.problems)
+    how = "10 times the rate from 20 sockets of one subject, another beside it, the wall clock stepped meanwhile"
+    target = "accepted = rate x time + burst within 1 % for both; 100,000 keys in 50 MB and 5 % of a core"
+    return [Row("rate limits", how, target, limited.text(), limited.steps > 0, not limited.problems)]
+
+
+def _network(folder: Path, options: argparse.Namespace) -> list[Row]:
+    hurt = network.run(folder, seed=options.seed)
+    print(hurt.verdict.text())
+    how = "a proxy with latency, bandwidth, slices of 1 to 7 bytes, resets, half-open links, a reader that stops"
+    target = "0 lost, 0 stored twice, 0 second acks; everything comes to others"
+    return [Row("network", how, target, hurt.text(), all(hurt.fired.values()), hurt.verdict.passed)]
+
+
+def _cuts(folder: Path, options: argparse.Namespace) -> list[Row]:
+    swept, _ = cuts.run(folder, options.stride)
+    _said(swept.text(), swept.problems)
+    how = f"a session cut after every {options.stride}. byte of either direction, by FIN and by RST"
+    target = "after reconnecting nothing is lost, stored twice or confirmed as acked twice"
+    return [Row("connection cut", how, target, swept.text(), swept.cuts > 0, not swept.problems)]
+
+
+def _netns(folder: Path, _options: argparse.Namespace) -> list[Row]:
+    parted = netns.run(folder)
+    _said(parted.text(), parted.problems)
+    how = "a network of the client's own, its link down without a word until the gateway gives up, then up again"
+    target = "what it held is with others 32 s later; the SDK is back by itself within 35 s"
+    return [Row("link down", how, target, parted.text(), parted.down_s > 0, not parted.problems)]
+
+
 SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "power": _power,
     "io": _io,
@@ -217,6 +274,12 @@ SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "locked": _locked,
     "pause": _pause,
     "clock": _clock,
+    "network": _network,
+    "cuts": _cuts,
+    "netns": _netns,
+    "rates": _rates,
+    "connections": _connections,
+    "storm": _storm,
 }
 MISSING = {
     "power": preload.missing,
@@ -225,6 +288,10 @@ MISSING = {
     "clock": preload.missing,
     "full": full.missing,
     "read-only": lambda: readers.missing() or preload.missing(),
+    "netns": netns.missing,
+    "rates": preload.missing,
+    "connections": connections.missing,
+    "storm": connections.missing,
 }
 """Why a scenario cannot be run here; None if it can."""
 

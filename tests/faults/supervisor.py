@@ -37,6 +37,7 @@ DRAIN_QUIET_S = 2.5
 DRAIN_S = 60.0
 SLACK_NS = 250_000_000
 """Times are noted by clients that wait for a processor: so far may they be from the gateway's."""
+LIMITS = Limits(10, 50, slack_ns=SLACK_NS)
 BETWEEN_S = 0.1
 """From the death of a gateway to the start of the next: longer than a client takes to note what it had received."""
 
@@ -83,12 +84,27 @@ class Verdict:
 class Supervisor:
     """One run."""
 
-    def __init__(self, folder: Path, seed: int, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        settings: Mapping[str, str] | None = None,
+        *,
+        limits: Limits = LIMITS,
+        think_s: float | None = None,
+    ) -> None:
+        """`think_s`: the longest pause of a producer's slot, for a load that is less than all it can."""
         self.folder = folder
         self.seed = seed
+        self._limits = limits
+        self._think_s = think_s
+        self.phase = 0
+        """How often the clients were started: their names are their phase's."""
         self.rng = random.Random(seed)
         self.gateway = GatewayProcess(folder / "gateway", settings={**SETTINGS, **(settings or {})})
         self.record = history.Recorder(folder / "history" / "supervisor.jsonl")
+        self.client_port = self.gateway.port
+        """Where the clients connect to: the gateway, or something between it and them."""
         self.boot = 0
         self.ready_s: list[float] = []
         self.drain_s: list[float] = []
@@ -155,23 +171,33 @@ class Supervisor:
             client.abort()
 
     def start_clients(self) -> None:
-        tokens = {name: self.gateway.token(name, EVERYTHING, ttl_s=3600) for name in PRODUCERS}
-        self._spawn("producers", "faults.producers", {"tokens": tokens})
+        self.phase += 1
+        tokens = {self._named(name): self.gateway.token(name, EVERYTHING, ttl_s=3600) for name in PRODUCERS}
+        pace = {} if self._think_s is None else {"think_s": self._think_s}
+        self._spawn("producers", "faults.producers", {"tokens": tokens, **pace})
         for name in CLIENTS:
             self._spawn_consumer(name)
+
+    def spawn_visitors(self, report: Path) -> None:
+        """Those that misbehave (visitors.py): past whatever is between the other clients and the gateway."""
+        job = {"port": self.gateway.port, "secret": self.gateway.secret, "report": str(report)}
+        self._spawn("visitors", "faults.visitors", job)
+
+    def _named(self, name: str) -> str:
+        return name if self.phase == 1 else f"{name}.{self.phase}"
 
     def _spawn_consumer(self, name: str) -> None:
         kind, group = CLIENTS[name]
         module = "faults.sdk_consumer" if kind == "sdk" else "faults.consumers"
-        job = {"name": name, "kind": kind, "group": group, "token": self.gateway.token(name, ttl_s=3600)}
+        job = {"name": self._named(name), "kind": kind, "group": group, "token": self.gateway.token(name, ttl_s=3600)}
         self._spawn(name, module, job)
 
     def _spawn(self, name: str, module: str, job: dict[str, Any]) -> None:
         tests = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
         job = {
-            "port": self.gateway.port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
-            "history": str(self.folder / "history" / f"{name}.jsonl"), **job,
+            "port": self.client_port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
+            "history": str(self.folder / "history" / f"{self._named(name)}.jsonl"), **job,
         }  # fmt: skip
         with (self.folder / f"{name}.log").open("ab") as log:
             self._clients[name] = subprocess.Popen(
@@ -198,7 +224,8 @@ class Supervisor:
 
     def stop_clients(self) -> None:
         """Producers first: their last publishes need a gateway, and the consumers' messages an end."""
-        for names in (["producers"], list(CLIENTS)):
+        visitors = [name for name in self._clients if name == "visitors"]
+        for names in (visitors, ["producers"], list(CLIENTS)):
             for name in names:
                 self._clients[name].send_signal(signal.SIGTERM)
             for name in names:
@@ -254,7 +281,7 @@ class Supervisor:
         with database.opened(self.gateway.database()) as connection:
             dump = database.Dump(connection)
             self.record("final", kind="db_dump", rows=[row for row in dump.owed() if row["q"] == TOPIC])
-            self.record("final", kind="dlq", rows=dump.dead())
+            self.record("final", kind="dlq", rows=[row for row in dump.dead() if row["q"] == TOPIC])
             self.record("final", kind="orphans", rows=dump.orphans())
             if (answer := dump.integrity()) != "ok":
                 self.problems.append(f"integrity_check: {answer}")
@@ -265,9 +292,9 @@ class Supervisor:
         return self._judge(required)
 
     def _judge(self, required: Iterable[str]) -> Verdict:
-        checker = Checker(Limits(10, 50, slack_ns=SLACK_NS))
+        checker = Checker(self._limits)
         flights = Flights()
-        times = Times(SLACK_NS, checker.limits.late_ns)
+        times = Times(self._limits.slack_ns, checker.limits.late_ns)
         count = 0
         for event in history.stream(self.folder / "history"):
             checker.feed(event)

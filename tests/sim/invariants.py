@@ -107,7 +107,7 @@ def _check_nothing_idle(group: Group) -> None:
         session = sub.session
         if session.away_until is not None or len(sub.leases) >= sub.prefetch:
             continue
-        allowed = [pending for pending in ready if pending.held_for is not session]
+        allowed = [pending for pending in ready if session not in (pending.held_for or ())]
         largest = max((pending.message.size_bytes for pending in allowed), default=0)
         room = session.bytes_max - session.bytes_in_flight
         # One that was once stopped by its bytes is asked again when some of them come free, not before.

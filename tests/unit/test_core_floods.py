@@ -161,3 +161,18 @@ def test_the_end_of_a_ttl_is_not_forgotten_with_those_that_ended_before():
     d.handle_timer(5.0)
     died = [effect.message.seq for effect in d.effects().settlements if isinstance(effect, Died)]
     assert (died, len(held)) == ([2], 1)
+
+
+def test_a_hold_outlives_another_member_that_had_the_message_meanwhile():
+    d = Delivery(lambda: 0.5)
+    one, two = session(), session()
+    first = d.subscribe(one, "a", "g", 1, 30, now=0)
+    d.arrived("g", 1, rows(1, 1), None, now=0)
+    second = d.subscribe(two, "b", "g", 1, 30, now=0)
+    d.release(one, list(first.leases), now=0)
+    assert [pending.message.seq for pending in second.leases.values()] == [1]
+    d.release(two, list(second.leases), now=0.5)
+    assert not first.leases
+    assert not second.leases
+    d.handle_timer(now=1.0)
+    assert [pending.message.seq for pending in first.leases.values()] == [1]

@@ -196,7 +196,7 @@ class Delivery(Endings):
         for sub, held in found:
             self._end_leases(session, held)
             for pending in held:
-                pending.held_for = session
+                pending.held_for = {session} if pending.held_for is None else pending.held_for | {session}
                 sub.group.held[session] = sub.group.held.get(session, 0) + 1
                 self._holds.append((now + self._release_hold_s, sub.group, pending, session))
                 self._give_back(sub.group, pending, session, "released", now, counted=True)
@@ -266,8 +266,8 @@ class Delivery(Endings):
             group.held[session] -= 1
             if not group.held[session]:
                 del group.held[session]
-            if pending.held_for is session:
-                pending.held_for = None
+            if pending.held_for is not None:
+                pending.held_for = pending.held_for - {session} or None
             over[(group, session)] = None
         for group, session in over:
             self._offer_again(group, session, now)

@@ -95,7 +95,9 @@ class Dispatcher:
     def _all_held(self, group: Group, session: Session) -> bool:
         """Whether everything ready in the group was just released by this session."""
         return bool(self._holds) and all(
-            pending.held_for is session for lane in group.lanes for pending in (*lane.fresh, *lane.returned)
+            pending.held_for is not None and session in pending.held_for
+            for lane in group.lanes
+            for pending in (*lane.fresh, *lane.returned)
         )
 
     def _push(self, sub: Subscription, taken: list[Pending], now: float) -> None:

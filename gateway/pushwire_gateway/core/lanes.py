@@ -92,7 +92,7 @@ def take(group: Group, count: int, session: Session, ready: Ready, contended: li
             pending.ghosts -= 1  # left the counts when a lower one of its key became due
         elif pending.place == ENDED:
             pass  # left the counts when its TTL ended
-        elif pending.held_for is session:
+        elif pending.held_for is not None and session in pending.held_for:
             skipped.append((lane, pending))
         else:
             room -= message.size_bytes

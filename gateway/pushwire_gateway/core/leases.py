@@ -106,7 +106,6 @@ def grant(sub: Subscription, messages: Sequence[Pending], now: float, deadlines:
         pending.deliveries += 1
         pending.granted_at = now
         pending.deadline = deadline
-        pending.held_for = None
         pending.place = LEASED
         leases[lease] = pending
         size_bytes += pending.message.size_bytes

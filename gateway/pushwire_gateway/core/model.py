@@ -57,7 +57,7 @@ class Pending:
         self.deadline = 0.0
         self.place = WAITING
         self.ghosts = 0  # entries of its lane that it has left, to be skipped by whoever meets them
-        self.held_for: Session | None = None  # released by this session a moment ago: not offered to it again yet
+        self.held_for: set[Session] | None = None  # released by these a moment ago: not offered to them again yet
 
     def __lt__(self, other: Pending) -> bool:
         return self.message.seq < other.message.seq  # type: ignore[no-any-return]  # message is duck-typed
