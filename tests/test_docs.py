@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
-    path for pattern in ("*.md", "docs/*.md", "gateway/*.md", "storage/*.md", "sdk/*.md", "sdk/*/README.md") for path in ROOT.glob(pattern)
+    path
+    for pattern in ("*.md", "docs/*.md", "gateway/*.md", "storage/*.md", "sdk/*.md", "sdk/*/README.md")
+    for path in ROOT.glob(pattern)
 )
 
 
