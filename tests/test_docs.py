@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted(
-    path
-    for pattern in ("*.md", "docs/*.md", "gateway/*.md", "storage/*.md", "sdk/*.md", "sdk/*/README.md")
-    for path in ROOT.glob(pattern)
-)
+PATTERNS = ("*.md", "docs/*.md", "gateway/*.md", "storage/*.md", "sdk/*.md", "sdk/*/README.md")
+DOCUMENTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 
 
 def names(document: Path) -> set[str]:

@@ -6,16 +6,19 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tomllib
 import urllib.request
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 import pushwire
 from pushwire_web import static_dir
@@ -28,12 +31,17 @@ FOLDER_NAMES = ("gateway", "storage", "sdk", "src", "js", "examples")
 BASE_REQUIREMENTS = {"websockets", "orjson"}
 
 
-def requirement_names(extra: str | None = None) -> set[str]:
-    """Return the names that pyproject.toml requires: always (no extra given), or for one extra."""
+def lines_of(name: str) -> list[str]:
+    """What pyproject.toml requires: always (`dependencies`), or for an extra."""
     # Not the installed metadata: an editable install adds a requirement of its own.
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
-    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return list({"dependencies": project["dependencies"], **project["optional-dependencies"]}[name])
+
+
+def requirement_names(extra: str | None = None) -> set[str]:
+    """Return the names that pyproject.toml requires: always (no extra given), or for one extra."""
+    lines = lines_of(extra or "dependencies")
     return {re.split(r"[\s\[<>=!~;]", line)[0].lower() for line in lines}
 
 
@@ -136,16 +144,64 @@ def test_a_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def needed(requirement: Requirement, seen: dict[str, importlib.metadata.Distribution]) -> None:
+    """Add to `seen` what a requirement asks for here, and what that asks for, as installed."""
+    distribution = importlib.metadata.distribution(requirement.name)
+    known = seen.setdefault(requirement.name.lower(), distribution) is not distribution
+    if known and not requirement.extras:
+        return
+    for text in distribution.requires or ():
+        wanted = Requirement(text)
+        if wanted.marker is None or any(
+            wanted.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)
+        ):
+            needed(wanted, seen)
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a fresh environment with the wheel installed by pip, offline: what the gateway requires
+    is there beforehand, linked from our environment, and nothing else. What pyproject.toml forgets is missing."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    libraries = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for line in (*lines_of("dependencies"), *lines_of("gateway")):
+        needed(Requirement(line), found)
+    for distribution in found.values():
+        tops = {file.parts[0] for file in distribution.files or () if file.parts[0] not in {"..", "__pycache__"}}
+        for top in tops:
+            (libraries / top).exists() or (libraries / top).symlink_to(distribution.locate_file(top))
+    pip = [sys.executable, "-m", "pip", "--isolated", "--python", str(python), "install", "--no-index", "-q"]
+    ran = subprocess.run([*pip, f"{wheel}[gateway]"], capture_output=True, text=True, timeout=100, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return folder / "bin"
+
+
 @pytest.mark.serial
-def test_a_wheel_serves_the_dashboard_without_node(wheel: Path, tmp_path: Path) -> None:
-    """Unpacked, and run by an interpreter that knows nothing of this tree: `-S` leaves editable installs out."""
+def test_the_wheel_requires_all_that_it_needs(fresh: Path) -> None:
+    """Installed alone it has a command, and none of the tools of development within reach."""
+    ran = subprocess.run(
+        [str(fresh / "pushwire"), "--version"], capture_output=True, text=True, timeout=30, check=False, env={}
+    )
+    assert (ran.returncode, pushwire.__version__ in ran.stdout) == (0, True), ran.stderr
+    tools = (
+        "import importlib.util as u; print([n for n in ('pytest', 'httpx', 'hatchling', 'fastapi') if u.find_spec(n)])"
+    )
+    found = subprocess.run([str(fresh / "python"), "-c", tools], capture_output=True, text=True, timeout=30, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.serial
+def test_a_wheel_serves_the_dashboard_without_node(fresh: Path) -> None:
     if static_dir() is None:
         pytest.skip("the dashboard is not built: `make web` builds it")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "installed")
-    libraries = sysconfig.get_paths()["purelib"]
-    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), libraries]), "PATH": "/nowhere"}
-    gateway = Spawned("serve", "--dev", "--port", "0", "--data", "memory:", env=environment, python_flags=("-S",))
+    environment = {"PATH": str(fresh), "PYTHONPATH": ""}
+    assert shutil.which("node", path=environment["PATH"]) is None
+    gateway = Spawned(
+        "serve", "--dev", "--port", "0", "--data", "memory:", env=environment, command=[str(fresh / "pushwire")]
+    )
     try:
         address = gateway.line("dashboard").split()[1]
         url, _, token = address.partition("/#token=")

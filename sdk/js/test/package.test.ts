@@ -94,6 +94,9 @@ test("types resolve in plain JavaScript", () => {
     ),
     "",
   );
+  const hooks = `import { useSubscription } from "pushwire/react";
+    export const useOrders = () => useSubscription("orders", (m) => m.ack()).error?.code.trim();`;
+  assert.equal(check("hooks.js", hooks, ...flags), "");
   assert.match(
     check("wrong.js", `import { Client } from "pushwire";\nnew Client("ws://x").subscibe("t");`, ...flags),
     /subscibe/,
