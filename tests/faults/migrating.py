@@ -17,6 +17,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from faults.reopened import NOW_MS, Nobody
 from golden.make import GOLDEN
@@ -117,5 +118,6 @@ def _dump(place: Path) -> list[str]:
 
 if __name__ == "__main__":
     _migrate = schema.migrate
-    schema.migrate = lambda connection, version: _migrate(Deadly(connection, int(sys.argv[2])), version)  # type: ignore[arg-type]
+    _deadly: Any = Deadly  # as much of a connection as a migration uses
+    schema.migrate = lambda connection, version: _migrate(_deadly(connection, int(sys.argv[2])), version)
     _start(Path(sys.argv[1]))

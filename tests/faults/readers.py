@@ -96,6 +96,56 @@ async def _read(gateway: GatewayProcess, read: Read) -> None:
     client.abort()
 
 
+# -- a writer
+
+
+@dataclass
+class Wrote:
+    """What was seen."""
+
+    refused: int = 0
+    took_s: float = 0.0
+    back_s: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        return (
+            f"{self.refused} refused, after {self.took_s:.1f} s; accepted {self.back_s:.2f} s after the lock had gone"
+        )
+
+
+def foreign_writer(folder: Path) -> Wrote:
+    """The write lock is held until a publish has been refused."""
+    wrote = Wrote()
+    gateway = GatewayProcess(folder)
+    try:
+        gateway.start()
+        asyncio.run(_write(gateway, wrote))
+        if (code := gateway.terminate()) != 0:
+            wrote.problems.append(f"exit code {code}")
+        gateway.check_log()
+    finally:
+        gateway.stop()
+    return wrote
+
+
+async def _write(gateway: GatewayProcess, wrote: Wrote) -> None:
+    client = await WsClient.open(gateway.port, gateway.token())
+    first = (await client.publish(TOPIC, 0))["seq"]
+    with closing(sqlite3.connect(gateway.database(), isolation_level=None)) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        answer = await client.ask({"op": "publish", "topic": TOPIC, "data": 1})
+        wrote.took_s = time.monotonic() - began
+        wrote.refused += answer["op"] == "error" and bool(answer["retryable"])
+        foreign.execute("ROLLBACK")
+    began = time.monotonic()
+    if (await client.publish(TOPIC, 2))["seq"] != first + 1:
+        wrote.problems.append("what was refused was stored")
+    wrote.back_s = time.monotonic() - began
+    client.abort()
+
+
 # -- read-only
 
 

@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,9 @@ from faults import (
     power,
     preload,
     rates,
+    rare,
     readers,
+    times,
 )
 from faults.table import Row, merged, write
 
@@ -47,6 +50,8 @@ KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES, POINT_TIMES, BACKUPS = 200, 30, 
 def _kill(folder: Path, options: argparse.Namespace) -> list[Row]:
     verdict = kill.run(folder, options.cycles or KILL_CYCLES, options.seed)
     print(verdict.text())
+    options.seen.update(verdict.report.seen)
+    options.seen.update({name: verdict.figures[name] for name in times.NAMES})
     figures = verdict.figures
     late = [problem for problem in verdict.problems if problem.startswith("ready after")]
     wrong = len(verdict.problems) - len(late)
@@ -94,12 +99,22 @@ def _named(folder: Path, options: argparse.Namespace) -> list[Row]:
     return [Row("killed at named points", how, target, seen, reached == len(crashing.POINTS), not verdict.problems)]
 
 
-def _reader(folder: Path, _options: argparse.Namespace) -> list[Row]:
+def _reader(folder: Path, options: argparse.Namespace) -> list[Row]:
     read = readers.long_reader(folder)
+    options.seen["log_kept_by_reader"] += read.warned
     print("\n".join([read.text(), *[f"PROBLEM {problem}" for problem in read.problems]]))
     how = "a foreign process holds a read transaction while the log grows"
     target = "no refusal; the log is told of, and at most 16 MiB after it has gone"
     return [Row("long reader", how, target, read.text(), read.warned, not read.problems)]
+
+
+def _writer(folder: Path, options: argparse.Namespace) -> list[Row]:
+    wrote = readers.foreign_writer(folder)
+    print("\n".join([wrote.text(), *[f"PROBLEM {problem}" for problem in wrote.problems]]))
+    options.seen["store_busy"] += wrote.refused
+    how = "a foreign process holds the write lock for longer than the gateway waits"
+    target = "refused as retryable after 2 s and not stored; accepted at once when the lock is free"
+    return [Row("foreign writer", how, target, wrote.text(), wrote.refused > 0, not wrote.problems)]
 
 
 def _read_only(folder: Path, _options: argparse.Namespace) -> list[Row]:
@@ -131,11 +146,12 @@ def _locked(folder: Path, _options: argparse.Namespace) -> list[Row]:
     return [Row("two gateways on one file", "started twice, three times", target, seen, True, good)]
 
 
-def _pause(folder: Path, _options: argparse.Namespace) -> list[Row]:
+def _pause(folder: Path, options: argparse.Namespace) -> list[Row]:
     report = pause.run(folder)
     print(f"figures: {report.figures}; seen: {dict(report.seen)}")
     for code, text in report.violations:
         print(f"PROBLEM {code} {text}")
+    options.seen["stale_after_pause"] += report.seen["stale"]
     target = "a late ack is taken or stale, never both; no two holders"
     return [
         Row(
@@ -154,6 +170,7 @@ def _power(folder: Path, options: argparse.Namespace) -> list[Row]:
     print(verdict.text())
     full, relaxed = verdict.outcomes
     retried, wrong = power.lone_retry(folder / "retry")
+    options.seen["duplicate_after_unsynced_kill"] += retried.duplicates
     print(f"a publish answered as a duplicate after a kill before its sync: {wrong or 'kept'}")
     how = "file operations noted, power cut at random points, unsynced sectors kept or dropped"
     return [
@@ -168,6 +185,7 @@ def _power(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 def _io(folder: Path, options: argparse.Namespace) -> list[Row]:
     sweep = io_faults.run(folder, options.stride, options.seed)
+    options.seen["exit_after_io_error"] += sweep.ends["exit 74"]
     print(sweep.text())
     how = f"EIO and ENOSPC, once and for good, every {options.stride}. operation of a start and of a short run"
     target = "nothing confirmed after an I/O error, exit 74 within 1 s, clean restart; full disk: back within 5 s"
@@ -193,13 +211,17 @@ def _clock(folder: Path, _options: argparse.Namespace) -> list[Row]:
 def _damage(folder: Path, options: argparse.Namespace) -> list[Row]:
     damaged = damage.run(folder, options.damages or DAMAGES, options.seed)
     print(damaged.text())
+    options.seen["corrupt_reported"] += damaged.ends["reported at delivery"]
+    options.seen["damage_refused"] += damaged.ends["refused"]
     how = "bits and bytes of database and log, cut, deleted, replaced by older ones"
     target = "refused, reported or without effect; never silent"
     return [Row("damaged files", how, target, damaged.table_text(), damaged.done > 0, not damaged.problems)]
 
 
-def _full(folder: Path, _options: argparse.Namespace) -> list[Row]:
+def _full(folder: Path, options: argparse.Namespace) -> list[Row]:
     filled = full.run(folder)
+    options.seen["insufficient_storage"] += filled.refused_early
+    options.seen["ballast_used"] += filled.ballast_used
     print("\n".join([filled.text(), *[f"PROBLEM {problem}" for problem in filled.problems]]))
     target = "publishes refused in good time, acks go on, accepted again within 5 s"
     how = "a filesystem of 120 MiB filled to 32 MiB free, then to none, then emptied"
@@ -269,6 +291,7 @@ SCENARIOS: dict[str, Callable[[Path, argparse.Namespace], list[Row]]] = {
     "migration": _migration,
     "named": _named,
     "reader": _reader,
+    "writer": _writer,
     "read-only": _read_only,
     "backup": _backup,
     "locked": _locked,
@@ -307,15 +330,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stride", type=int, default=1, help="of the n-th operations: fail every so many-th (1)")
     parser.add_argument("--table", type=Path, help="the result table to renew, such as docs/reliability.md")
     options = parser.parse_args(argv)
+    options.seen = Counter()
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     rows: list[Row] = []
+    ran: list[str] = []
     for name in options.scenarios or SCENARIOS:
         rows += _scenario(name, options)
+        ran.append(name)
+        if set(ran) == set(SCENARIOS):  # of a part of them the page keeps what the last whole run has seen
+            rows.append(rare.row(options.seen, ran))
         if options.table is not None:  # after each: a run that is cut short has shown something too
             versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
             about = f"{versions}, last run with seed {options.seed}."
             write(options.table, merged(options.table, rows), about)
+    seen = rare.row(options.seen, ran)
+    print(f"rare states: {seen.seen}: {'passed' if seen.passed else 'INVALID'}")
+    rows.append(seen)
     return 0 if all(row.fired and row.passed for row in rows) else 1
 
 

@@ -251,6 +251,7 @@ class Verdict:
         pub = self.pubs.get((row["q"], row["mid"]))
         expires = 0 if pub is None or row.get("redriven") else pub.schedule.expires_min
         self.seen[f"dead_{reason}"] += 1
+        self.seen["dead_after_kill"] += len({x.con.boot for x in leases}) > 1
         self._content("dead", row)
         for wrong, text in (
             (reason not in {*limits, "rejected", "expired", "corrupt"}, f"unknown reason {reason}"),

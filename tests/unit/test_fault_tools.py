@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+from collections import Counter
 
 import pytest
 
+from faults import rare, run
 from faults.bodies import Draft, sha_of_row
 from faults.database import Dump
 from faults.history import OUT_OF_ORDER_MAX, Recorder, fingerprint, stream
 from faults.supervisor import Flights
 from faults.times import Times
+from pushwire_storage import seals
 from pushwire_storage.planning import SCHEDULED, SEQ_BITS, TOPIC_SHIFT
 from pushwire_storage.schema import migrate
 
@@ -121,6 +124,7 @@ def dump():
 
 def _database(statements):
     connection = sqlite3.connect(":memory:", isolation_level=None)
+    seals.register(connection)
     migrate(connection, 0)
     connection.execute("INSERT INTO topics(id, tenant, name, last_seq, messages) VALUES (1, 't', 'q', 9, 2)")
     connection.execute("INSERT INTO groups(id, topic_id, name, start_seq) VALUES (1, 1, 'a', 0), (2, 1, 'b', 7)")
@@ -143,7 +147,7 @@ PURGED = "UPDATE topics SET floor = 7, messages = 1"
 
 
 def test_a_dump_says_what_is_owed_to_whom():
-    dump = Dump(_database([f"INSERT INTO settled VALUES ({POS}, 1)", f"{RETRY} (5, {POS + 1}, 0, 3, 2)"]))
+    dump = Dump(_database([f"INSERT INTO settled VALUES ({POS}, 1, NULL)", f"{RETRY} (5, {POS + 1}, 0, 3, 2)"]))
     assert [(row["grp"], row["seq"], row["mid"]) for row in dump.owed()] == [("a", 8, "m-8"), ("b", 8, "m-8")]
     assert dump.counts() == [{"q": "q", "grp": "a", "seq": 8, "deliveries": 3, "failures": 2}]
     assert dump.orphans() == []
@@ -155,13 +159,13 @@ def test_a_dump_says_what_is_owed_to_whom():
     [
         f"{RETRY} (5, {GONE}, 0, 1, 0)",
         f"{RETRY} (6, {POS}, 0, 1, 0)",
-        f"INSERT INTO settled VALUES ({GONE}, 1)",
+        f"INSERT INTO settled VALUES ({GONE}, 1, NULL)",
         "UPDATE topics SET messages = 3",
         "UPDATE topics SET dead_letters = 1",
         "UPDATE topics SET scheduled = 1",
         f"{RETRY} (13, {POS}, 0, 1, 0)",
         LATER + f"; {RETRY} (5, {POS + 1}, 0, 1, 0)",
-        LATER + f"; INSERT INTO settled VALUES ({POS + 1}, 1)",
+        LATER + f"; INSERT INTO settled VALUES ({POS + 1}, 1, NULL)",
         f"{MESSAGE} ({POS + 1 | SCHEDULED}, 'm-8', 0, 0, 0, x'31'); UPDATE topics SET scheduled = 1",
     ],
 )
@@ -177,10 +181,10 @@ def test_a_message_that_is_scheduled_is_owed_and_belongs(dump):
 
 
 def test_what_was_purged_is_nobodys(dump):
-    purged = dump(f"INSERT INTO settled VALUES ({POS}, 1)", PURGED)
+    purged = dump(f"INSERT INTO settled VALUES ({POS}, 1, NULL)", PURGED)
     assert purged.orphans() == []
     assert [(row["grp"], row["seq"]) for row in purged.owed()] == [("a", 8), ("b", 8)]
-    assert purged.went_back(dump(f"INSERT INTO settled VALUES ({POS}, 1)")) == []
+    assert purged.went_back(dump(f"INSERT INTO settled VALUES ({POS}, 1, NULL)")) == []
 
 
 def test_a_topic_that_was_deleted_leaves_its_last_seq_and_nothing_else(dump):
@@ -210,7 +214,19 @@ def test_a_dead_letter_outlives_its_group(dump):
     ids=["a seq", "a message", "a settlement"],
 )
 def test_a_dump_sees_what_went_back(dump, statement):
-    settled = f"INSERT INTO settled VALUES ({POS}, 1)"
+    settled = f"INSERT INTO settled VALUES ({POS}, 1, NULL)"
     before = dump(settled)
     assert dump(settled).went_back(before) == []
     assert len(dump(settled, statement).went_back(before)) == 1
+
+
+def test_a_run_that_did_not_see_a_rare_state_is_invalid():
+    whole = Counter(dict.fromkeys(rare.STATES, 1))
+    ran = set(rare.STATES.values())
+    assert ran <= set(run.SCENARIOS)
+    assert rare.row(whole, ran).passed
+    for state, scenario in rare.STATES.items():
+        row = rare.row(whole - Counter({state: 1}), ran)
+        assert "invalid" in row.verdict
+        assert f"NEVER SEEN: {state}" in row.seen
+        assert rare.row(whole - Counter({state: 1}), ran - {scenario}).passed

@@ -13,7 +13,7 @@ from conformance.harness import START_MS, World, message
 from pushwire_storage import schema, seals
 from pushwire_storage.base import Append, Attempt, Dead, Group, Message, Redrive, Retry, StoreRefused
 from pushwire_storage.offline import open_for_check
-from pushwire_storage.sqlite import DATABASE
+from pushwire_storage.sqlite import DATABASE, SqliteStore
 
 
 async def full(path: Path) -> World:
@@ -166,8 +166,11 @@ async def test_a_clean_start_looks_for_damaged_ids_behind_the_work(
     await hurt(await full(tmp_path), "UPDATE dedupe_a SET id = CAST(x'ff61' AS TEXT) WHERE id = 'c'")
     world = World("sqlite", tmp_path)
     await world.open()
-    await world.store._checking  # type: ignore[union-attr]
-    assert [text for text in world.store.findings if "remembered id" in text]  # type: ignore[union-attr]
+    store = world.store
+    assert isinstance(store, SqliteStore)
+    assert store._checking is not None
+    await store._checking
+    assert [text for text in store.findings if "remembered id" in text]
     assert "found after the start" in caplog.text
     await world.close()
 
