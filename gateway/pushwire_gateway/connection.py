@@ -392,6 +392,8 @@ class Connection(asyncio.Protocol):
         _log.info("websocket closed code=%d ip=%s seconds=%.1f", code, self.ip, seconds)
         self._intake.stop()
         self._outbox = None
+        # Its traceback holds the parser, which holds the protocol: a cycle that only a collection would find.
+        self._protocol.parser_exc = None
 
     def pause_writing(self) -> None:
         if self._outbox is not None:

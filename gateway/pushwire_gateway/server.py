@@ -41,8 +41,8 @@ writer may hold the database (`BUSY_TIMEOUT_S`)."""
 COLLECT_AFTER = (10_000, 5, 2)
 """Objects made and not yet gone after which the youngest are looked at, and how many such rounds for the older ones.
 What is in flight comes and goes by thousands of objects without any garbage: with the usual 700 every swing is a
-round, and the tenth of the tenth of them walks every topic, subscription and connection there is. A connection that
-has ended leaves 41 objects and 12 KiB to be found, so at most some 2,500 of them wait for the oldest round."""
+round, and the tenth of the tenth of them walks every topic, subscription and connection there is. A WebSocket that has
+ended leaves nothing to be found."""
 
 
 class _Loop:

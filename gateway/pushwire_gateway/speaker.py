@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pushwire.wire.frames import Error, Flow, Ref, Unsubscribe
@@ -68,7 +69,7 @@ class Speaker:
         self._made = 0  # names made for subscriptions
         self._paused = 0  # reasons why this socket is not read
         self._unconfirmed = 0  # settlements with `ref` whose commit is not over
-        self._following = Following(gateway, outbox, self._trouble)
+        self._following = Following(gateway, outbox, partial(_tell_of_end, outbox))
         self.ended = False
 
     @abstractmethod
@@ -120,7 +121,7 @@ class Speaker:
 
     def _trouble(self, code: str, name: str) -> None:
         """A subscription has ended, and not by the client's wish."""
-        self._error(code, None, sub=name)
+        _tell_of_end(self.outbox, code, name)
 
     def _fault(self, now: float) -> None:
         """Malformed or foreign operations: a few are a bug, many are an attack."""
@@ -165,3 +166,10 @@ class Speaker:
     def _taken(self, name: str) -> bool:
         assert self._held is not None  # as above
         return name in self._held.core.subs or name in self._following or name in self._coming
+
+
+def _tell_of_end(outbox: Outbox, code: str, name: str) -> None:
+    """Of a subscription, and not by the client's wish. Knows no session: what a session holds must not hold it, or each
+    that has ended stays in memory until a collection."""
+    refusal = Refusal(code)
+    outbox.send(Error(code, refusal.message, None, refusal.retryable, None, name, None))
