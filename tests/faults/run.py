@@ -36,8 +36,8 @@ from faults import (
     pause,
     power,
     preload,
-    rates,
     rare,
+    rates,
     readers,
     times,
 )
