@@ -11,23 +11,38 @@ const HEAD_MAX = 16_384;
 const FORBIDDEN = "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const UPGRADE = /^upgrade: *websocket\r?$/im;
 
-/** A line of its own: `url`, how many WebSockets were `opened`, and what is done to it. `upgrades`: whether it lets them through. */
-export async function line({ upgrades = true } = {}) {
-  const { hostname: host, port } = new URL(URL_);
+/**
+ * A line of its own: `url`, how many WebSockets were `opened`, and what is done to it. `upgrades`: whether it lets
+ * them through; `to`: the gateway.
+ */
+export async function line({ upgrades = true, to = URL_ } = {}) {
+  const { hostname: host, port } = new URL(to);
   const pairs = new Set();
+  const sockets = new Set(); // all that are open: a browser also opens some that it never uses
   let opened = 0;
 
+  function keep(socket) {
+    sockets.add(socket);
+    socket.on("error", () => undefined); // "close" follows it
+    return socket.on("close", () => sockets.delete(socket));
+  }
+
   function join(near, head) {
-    const far = connect(Number(port), host);
+    const far = keep(connect(Number(port), host));
     const pair = { near, far, silent: false };
     pairs.add(pair);
     const end = () => {
+      if (pair.silent) return; // nor is the other side told that this one is gone
       pairs.delete(pair);
       near.destroy();
       far.destroy();
     };
-    const pass = (from, to) => from.on("data", (bytes) => pair.silent || to.write(bytes));
-    for (const socket of [near, far]) socket.on("error", end).on("close", () => pair.silent || end());
+    const pass = (from, to) => {
+      to.on("drain", () => from.resume());
+      from.on("close", end).on("data", (bytes) => {
+        if (!pair.silent && !to.write(bytes)) from.pause(); // what waits in between stays a socket's worth
+      });
+    };
     far.write(head);
     pass(near, far);
     pass(far, near);
@@ -35,8 +50,7 @@ export async function line({ upgrades = true } = {}) {
 
   function look(near) {
     let head = Buffer.alloc(0);
-    near.on("error", () => near.destroy());
-    near.on("data", function read(bytes) {
+    keep(near).on("data", function read(bytes) {
       head = Buffer.concat([head, bytes]);
       if (!head.includes("\r\n\r\n") && head.length < HEAD_MAX) return;
       near.off("data", read);
@@ -60,7 +74,7 @@ export async function line({ upgrades = true } = {}) {
     /** What is open ends without a close frame. */
     cut: () => each(({ near, far }) => (near.destroy(), far.destroy())),
     close: () => {
-      each(({ near, far }) => (near.destroy(), far.destroy()));
+      for (const socket of sockets) socket.destroy();
       return new Promise((resolve) => server.close(resolve));
     },
   };

@@ -107,6 +107,7 @@ def test_there_are_scenarios() -> None:
         "freeze.test.mjs",
         "outage.test.mjs",
         "load.test.mjs",
+        "line.test.mjs",
     }
 
 

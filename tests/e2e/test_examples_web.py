@@ -27,6 +27,7 @@ from support.gateway_process import GatewayProcess, free_port, until
 ROOT = Path(__file__).resolve().parent.parent.parent
 JS = ROOT / "sdk" / "js"
 ANN = ("ann", "ann's long password")
+BOB = ("bob@shop.example", "bob's long password")
 TIMEOUT_S = 100
 REQUIRED = "BROWSER_TESTS_REQUIRED"
 
@@ -71,7 +72,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     gateway.start()
     environment = {
         "PUSHWIRE_URL": gateway.url, "SIGNING_KEY_FILE": str(secret), "SIGNING_KEY_ID": "shop",
-        "EXAMPLE_USERS": json.dumps(dict([ANN])), "PUBLISH_TIMEOUT_S": "1",
+        "EXAMPLE_USERS": json.dumps(dict([ANN, BOB])), "PUBLISH_TIMEOUT_S": "1",
     }  # fmt: skip
     folder = str(ROOT / "sdk" / "examples")
     port = url.rpartition(":")[2]
@@ -102,6 +103,22 @@ def test_an_order_is_stored_once_however_often_it_is_sent(shop):
     assert other.json() == {"seq": first.json()["seq"] + 1, "duplicate": False}
     assert shop.order("bread", key="once").status_code == 422
     assert shop.order("").status_code == 422
+
+
+@pytest.mark.parametrize("key", ["with a blank", 'say "what"', "k" * 200])
+def test_whatever_the_user_and_the_key_are_called_an_order_is_stored_once(shop, key):
+    with httpx.Client(base_url=shop.url, auth=BOB) as bob:
+        first, again = (bob.post("/orders", json={"item": "soup"}, headers={"Idempotency-Key": key}) for _ in range(2))
+    assert (first.status_code, again.json()) == (202, {**first.json(), "duplicate": True})
+    assert shop.order(key=key).json() == {"seq": first.json()["seq"] + 1, "duplicate": False}
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_a_key_that_cannot_be_one_is_refused_and_nothing_is_stored(shop, key):
+    before = shop.order().json()["seq"]
+    refused = shop.ann.post("/orders", json={"item": "soup"}, headers={"Idempotency-Key": key})
+    assert refused.status_code == 422
+    assert shop.order().json()["seq"] == before + 1
 
 
 async def test_the_token_takes_orders_and_makes_none(shop):

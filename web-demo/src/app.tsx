@@ -30,10 +30,10 @@ export function App({ token: first }: { token: string | undefined }) {
     setToken(given);
   };
   const signOut = useCallback((reason: string) => {
-    forgetToken(sessionStorage);
+    forgetToken(token, sessionStorage);
     setWhy(reason);
     setToken(undefined);
-  }, []);
+  }, [token]);
   if (token === undefined) return <Login why={why} onToken={signIn} />;
   return <Signed key={token} token={token} onOut={signOut} />;
 }

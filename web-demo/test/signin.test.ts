@@ -5,7 +5,7 @@ import { Api, Refused, told, topicPath, withQuery } from "../src/lib/http.js";
 import { allows, capsIn, needOf } from "../src/lib/rights.js";
 import { hrefOf, routeOf } from "../src/lib/route.js";
 import type { Route } from "../src/lib/route.js";
-import { claimsOf, cleaned, looksLikeToken, takeToken, tokenInHash } from "../src/lib/token.js";
+import { claimsOf, cleaned, forgetToken, keepToken, looksLikeToken, takeToken, tokenInHash } from "../src/lib/token.js";
 
 const TOKEN = `eyJhbGciOiJIUzI1NiJ9.${btoa(JSON.stringify({ sub: "ann", exp: 5 })).replace(/=+$/, "")}.c2ln`;
 
@@ -46,6 +46,15 @@ describe("the token", () => {
     expect(seen).toEqual(["/#/"]);
     expect(takeToken({ ...location, hash: "#/topics" }, history, store as unknown as Storage)).toBe(TOKEN);
     expect(seen).toHaveLength(1);
+  });
+
+  it("is forgotten, but not for the sake of the one before it", () => {
+    const store = new Store() as unknown as Storage;
+    keepToken("the.new.one", store);
+    forgetToken(TOKEN, store);
+    expect(takeToken({ hash: "" } as Location, {} as History, store)).toBe("the.new.one");
+    forgetToken("the.new.one", store);
+    expect(takeToken({ hash: "" } as Location, {} as History, store)).toBeUndefined();
   });
 
   it("says who it is, if it can be read", () => {

@@ -149,7 +149,7 @@ export class Core {
     this._exchange._request(
       (ref) => ({ op: "auth", ref, token, ...resume }),
       (frame) => {
-        // A refusal, which is the only answer before the welcome, is followed by close 4401.
+        // Before the welcome the only answer is a refusal, and the gateway closes after it (4401, 4429).
         if (!frame || !this._exchange._resuming || !this._exchange._connected) return;
         if (!this._exchange._again(frame, () => this.#authenticate())) this.#resumed(frame);
       },

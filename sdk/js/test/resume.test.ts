@@ -103,6 +103,27 @@ test("a token that is refused on the way back loses nothing: the next one resume
   assert.equal(held[0]!.ack(), true);
 });
 
+test("no seat on the way back loses nothing: the next attempt, after the gateway's hint, resumes", async () => {
+  const { world, held, sub } = await holding();
+  world.socket.end(1006);
+  await world.pass(300);
+  world.socket.open();
+  await world.settle();
+  const [refused] = world.socket.said();
+  world.socket.say(
+    { op: "error", ref: refused!.ref!, code: "too_many_connections", message: "no seat", retryable: true },
+    { op: "goodbye", code: 4429, reason: "too many connections", reconnect: true, retry_after_ms: 2000 },
+  );
+  world.socket.end(4429);
+  const before = world.sockets.length;
+  await world.pass(1900);
+  assert.equal(world.sockets.length, before);
+  await world.pass(200);
+  const { auth } = await answer(world, { resumed: true, subs: { [sub]: ["a", "b", "c"] } });
+  assert.equal(auth.session, "n1.secret");
+  assert.equal(held[0]!.ack(), true);
+});
+
 test("attempts that come to nothing on the way back lose nothing", async () => {
   const { world, held, sub } = await holding();
   for (const wait of [300, 600, 1200]) {

@@ -55,4 +55,7 @@ export function takeToken(location: Location, history: History, storage: Storage
 
 export const keepToken = (token: string, storage: Storage): void => storage.setItem(KEY, token);
 
-export const forgetToken = (storage: Storage): void => storage.removeItem(KEY);
+/** Forget this one. Another that was pasted meanwhile stays: the refusal of the old one may come after it. */
+export function forgetToken(token: string | undefined, storage: Storage): void {
+  if (storage.getItem(KEY) === token) storage.removeItem(KEY);
+}

@@ -35,7 +35,7 @@ function Kitchen() {
   const { ready, error } = useSubscription<Order>(
     "orders",
     async ({ id, attempt, data }) => {
-      // Under the order's own id: should this order come again, it is announced once all the same.
+      // Under the order's own id: should it come again within ten minutes, it is announced once all the same.
       await announce({ order: id, item: data.item }, { id: `done-${id}` });
       setDone((before) => [...before, { ...data, id, attempt }]);
     },
