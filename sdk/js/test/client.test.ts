@@ -385,3 +385,22 @@ test("a refused subscription rejects ready and ends the loop with its error", as
   await assert.rejects(subscription.ready, { code: "forbidden" });
   await assert.rejects(subscription.next(), { code: "forbidden" });
 });
+
+test("two drains at once end together: the first is not left to its timeout", async () => {
+  const { world, client } = make();
+  const subscription = client.subscribe("orders");
+  const { sub } = await world.subscribed();
+  const messages = subscription[Symbol.asyncIterator]();
+  world.socket.say(push(sub, row(1, "a")));
+  const { value } = await messages.next();
+  const ended: string[] = [];
+  void client.drain().then(() => ended.push("first"));
+  void client.drain().then(() => ended.push("second"));
+  await world.settle();
+  assert.deepEqual(ended, []);
+  value!.ack();
+  await world.settle();
+  for (const op of world.socket.said()) if (op.ref) world.socket.say({ op: "ok", ref: op.ref });
+  await world.settle();
+  assert.deepEqual(ended, ["first", "second"]);
+});
