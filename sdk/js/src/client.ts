@@ -395,6 +395,7 @@ export class Client extends Emitter<ClientEvents> {
     try {
       this.#core._renew(await this.#token(reason));
     } catch (thrown) {
+      if (!this.#core._wanted()) return; // closed or suspended meanwhile: nobody waits for it
       if (thrown instanceof Unauthorized) this.#failed(thrown);
       this._emit("warning", { code: "no_token", message: asError(thrown).message });
       this.#core._renew(undefined);

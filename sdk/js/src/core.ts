@@ -78,6 +78,7 @@ export class Core {
   #open = false;
   #goodbye: Goodbye | undefined;
   #onQuiet: (() => void) | undefined; // a drain waits
+  #drained: Promise<void> | undefined;
   // --- silence
   #heardAt = 0;
   #dropAt = Infinity; // no welcome, or no answer to a question, until then: the connection is no good
@@ -284,7 +285,8 @@ export class Core {
     for (const member of this._roster._members.values()) member._drain();
     this._settlements._confirming = true;
     this.#host._wake();
-    return new Promise((resolve) => (this.#onQuiet = resolve));
+    // Whoever drains meanwhile waits for the same end.
+    return (this.#drained ??= new Promise((resolve) => (this.#onQuiet = resolve)));
   }
 
   /** Called after each turn: tells the drain that it is over. */

@@ -262,6 +262,7 @@ export class PollLink implements Link {
       line.abort = new AbortController();
       const { signal } = line.abort;
       const query = `?wait=${wait}&max=${room}${timeout}`;
+      const askedAt = this.#options.runtime.now();
       const answer = await this.#call("GET", path + query, { signal }, wait * 1000)
         .catch(() => undefined)
         .finally(() => this.#free());
@@ -271,6 +272,9 @@ export class PollLink implements Link {
       const messages = (answer.body.messages ?? []) as Row[];
       for (const { lease } of messages) line.held.add(lease!);
       if (messages.length) this.#events.received([{ op: "messages", sub, messages }]);
+      // Nothing, and long before the time was up: something between here and the gateway answers, and would at once
+      // again. Without a pause the two would keep each other busy.
+      else if (!answer.problem && this.#options.runtime.now() - askedAt < wait * 500) await this.#pause(line);
     }
   }
 

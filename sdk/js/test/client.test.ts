@@ -385,3 +385,45 @@ test("a refused subscription rejects ready and ends the loop with its error", as
   await assert.rejects(subscription.ready, { code: "forbidden" });
   await assert.rejects(subscription.next(), { code: "forbidden" });
 });
+
+test("two drains at once end together: the first is not left to its timeout", async () => {
+  const { world, client } = make();
+  const subscription = client.subscribe("orders");
+  const { sub } = await world.subscribed();
+  const messages = subscription[Symbol.asyncIterator]();
+  world.socket.say(push(sub, row(1, "a")));
+  const { value } = await messages.next();
+  const ended: string[] = [];
+  void client.drain().then(() => ended.push("first"));
+  void client.drain().then(() => ended.push("second"));
+  await world.settle();
+  assert.deepEqual(ended, []);
+  value!.ack();
+  await world.settle();
+  for (const op of world.socket.said()) if (op.ref) world.socket.say({ op: "ok", ref: op.ref });
+  await world.settle();
+  assert.deepEqual(ended, ["first", "second"]);
+});
+
+test("a refresh that is refused after the client was closed, or suspended, changes nothing", async () => {
+  for (const [end, state] of [
+    [(client: Client) => client.close(), "closed"],
+    [(client: Client) => client.suspend(), "suspended"],
+  ] as const) {
+    let refuse: ((error: Error) => void) | undefined;
+    const token = ({ reason }: { reason: string }) =>
+      reason === "connect" ? Promise.resolve("t1") : new Promise<string>((_, reject) => (refuse = reject));
+    const { world, client } = make({ token });
+    client.connect();
+    await world.welcome({ ...WELCOME, expires_in_ms: 10_000 });
+    await world.grant([]);
+    await world.pass(3_600_000 * 0.8);
+    end(client);
+    const told: unknown[] = [];
+    client.on("state", (event) => told.push(event));
+    client.on("warning", (event) => told.push(event));
+    refuse!(new Unauthorized());
+    await world.settle();
+    assert.deepEqual([client.state, client.error, told], [state, undefined, []]);
+  }
+});

@@ -248,3 +248,18 @@ test("where a group is to begin is said with the group; a private one needs a We
   http.take("/v1/topics/orders/groups/default/messages");
   assert.equal((await mine.closed)!.code, "unsupported");
 });
+
+test("empty answers that come at once are no busy loop; an empty one in its time is followed at once", async () => {
+  const { world, http, client } = make();
+  client.subscribe("orders", () => undefined);
+  await world.settle();
+  http.take("/messages").answer({});
+  await world.settle();
+  assert.deepEqual(http.calls, []);
+  await world.pass(2000);
+  const poll = http.take("/messages");
+  world.time += 19_000;
+  poll.answer({ messages: [] });
+  await world.settle();
+  http.take("/messages");
+});
