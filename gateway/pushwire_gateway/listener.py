@@ -322,7 +322,10 @@ def _listening(family: int, address: Any) -> socket.socket:
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
         tune_listening(one)
-        one.bind(address)
+        try:
+            one.bind(address)
+        except OSError as exc:  # the system's own text does not say which address
+            raise OSError(exc.errno, f"{address[0]} port {address[1]}: {exc.strerror}") from exc
         one.setblocking(False)
     except BaseException:
         one.close()
