@@ -176,7 +176,8 @@ def test_dead_letters_are_listed_and_shown(api):
 def test_dead_letters_are_put_back(api):
     api.admin.add_dead("orders", 7)
     assert _done(api("dead", "redrive", "orders", "1", "2")) == "2 dead letters put back\n"
-    assert _done(api("dead", "redrive", "orders", "--group", "billing")) == "5 dead letters put back\n"
+    assert _done(api("dead", "redrive", "orders", "3")) == "1 dead letter put back\n"
+    assert _done(api("dead", "redrive", "orders", "--group", "billing")) == "4 dead letters put back\n"
     assert _done(api("dead", "discard", "orders", "--all", "--yes")) == "0 dead letters removed\n"
 
 

@@ -131,7 +131,7 @@ def dead_redrive(url: str, token: str, topic: str, which: dict[str, Any]) -> Non
 
     async def work(admin: pushwire.Admin) -> None:
         done = await admin.redrive(topic, **which)
-        click.echo(f"{done.redriven} dead letters put back")
+        click.echo(f"{done.redriven} {'dead letter' if done.redriven == 1 else 'dead letters'} put back")
         if done.stopped is not None:
             fail(f"stopped before the end: {done.stopped}", EXIT_FAILED)
 
