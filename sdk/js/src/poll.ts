@@ -189,7 +189,10 @@ export class PollLink implements Link {
     const answer = await this.#call("POST", path, { body: `{${fields}}` }).catch(() => undefined);
     if (!answer) return;
     if (answer.problem) this.#say({ op: "error", ref, ...answer.problem });
-    else this.#say({ op: "ok", ref, receipts: answer.body.receipts as [] });
+    // Success without receipts is a proxy's, not the gateway's: nothing may be stored.
+    else if (!Array.isArray(answer.body.receipts)) {
+      this.#say({ op: "error", ref, code: "unavailable", message: "no receipts in the answer", retryable: true });
+    } else this.#say({ op: "ok", ref, receipts: answer.body.receipts as [] });
   }
 
   async #settle({ op, ref, ...fields }: SettleOp): Promise<void> {
@@ -358,7 +361,7 @@ async function read(response: Response): Promise<{ body: Record<string, unknown>
   const text = await response.text();
   let body: Record<string, unknown> = {};
   try {
-    body = JSON.parse(text || "{}");
+    body = JSON.parse(text || "{}") ?? {};
   } catch {
     // not ours: the status decides
   }

@@ -263,3 +263,19 @@ test("empty answers that come at once are no busy loop; an empty one in its time
   await world.settle();
   http.take("/messages");
 });
+
+test("a success that is not the gateway's is no receipt and ends no subscription", async () => {
+  const { world, http, client } = make();
+  client.subscribe("orders", () => undefined);
+  const receipt = client.publish("orders", 1, { id: "a-1" });
+  await world.settle();
+  http.take("/groups/").answer(null);
+  for (const foreign of [null, {}]) {
+    http.take("/v1/topics/orders/messages").answer(foreign);
+    await world.pass(3000);
+  }
+  http.take("/groups/");
+  http.take("/v1/topics/orders/messages").answer({ receipts: [{ id: "a-1", seq: 9, duplicate: false }] });
+  await world.settle();
+  assert.equal((await receipt).seq, 9);
+});
