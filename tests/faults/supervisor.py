@@ -103,8 +103,8 @@ class Supervisor:
         self.rng = random.Random(seed)
         self.gateway = GatewayProcess(folder / "gateway", settings={**SETTINGS, **(settings or {})})
         self.record = history.Recorder(folder / "history" / "supervisor.jsonl")
-        self.client_port = self.gateway.port
-        """Where the clients connect to: the gateway, or something between it and them."""
+        self.client_port: int | None = None
+        """Where the clients connect to: something between them and the gateway. None: the gateway itself."""
         self.boot = 0
         self.ready_s: list[float] = []
         self.drain_s: list[float] = []
@@ -196,7 +196,7 @@ class Supervisor:
         tests = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
         job = {
-            "port": self.client_port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
+            "port": self.client_port or self.gateway.port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
             "history": str(self.folder / "history" / f"{self._named(name)}.jsonl"), **job,
         }  # fmt: skip
         with (self.folder / f"{name}.log").open("ab") as log:
