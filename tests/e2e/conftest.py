@@ -17,6 +17,9 @@ MakeGateway = Callable[..., GatewayProcess]
 
 @pytest.fixture(autouse=True)
 async def _no_connection_outlives_its_test() -> AsyncIterator[None]:
+    # What tests of other folders left in this process has ended with their event loops.
+    ws_client.OPEN.clear()
+    http_client.OPEN.clear()
     yield
     for socket in list(ws_client.OPEN):
         socket.abort()

@@ -110,11 +110,11 @@ def test_dead_letters(shell):
     shell.run("dead", "show", "t", "999", code=NOT_FOUND)
     shell.run("dead", "redrive", "t", code=USAGE)  # nothing chosen
     shell.run("dead", "redrive", "t", "--all", "--reason", "failures", code=USAGE)  # twice, and not the same
-    assert shell.run("dead", "redrive", "t", str(keyed["id"])) == "1 dead letters put back\n"
+    assert shell.run("dead", "redrive", "t", str(keyed["id"])) == "1 dead letter put back\n"
     (line,) = shell.run("consume", "t", "--group", "g", "-n", "1").splitlines()
     assert (json.loads(line)["data"], json.loads(line)["redriven"]) == ({"n": 3}, True)
     assert shell.run("dead", "discard", "t", str(letters[0]["id"]), "--yes") == "1 dead letters removed\n"
-    assert shell.run("dead", "redrive", "t", "--all") == "1 dead letters put back\n"
+    assert shell.run("dead", "redrive", "t", "--all") == "1 dead letter put back\n"
     assert shell.json("dead", "ls", "t") == []
 
 
