@@ -1,4 +1,4 @@
-"""The n-th file operation fails or is the last, short: every 60th of a run and of a start."""
+"""The n-th file operation fails or is the last, short: every 90th, and every 60th killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from faults import io_faults, preload
 @pytest.mark.slow
 def test_no_failing_file_operation_makes_it_lie_or_linger(tmp_path):
     assert preload.missing() is None
-    sweep = io_faults.run(tmp_path, stride=60, seed=random.SystemRandom().randrange(1 << 32))
+    sweep = io_faults.run(tmp_path, stride=90, seed=random.SystemRandom().randrange(1 << 32))
     print(sweep.text())
     assert not sweep.problems, sweep.text()
 
@@ -20,6 +20,6 @@ def test_no_failing_file_operation_makes_it_lie_or_linger(tmp_path):
 @pytest.mark.slow
 def test_a_kill_at_any_file_operation_loses_nothing(tmp_path):
     assert preload.missing() is None
-    sweep = io_faults.kill_everywhere(tmp_path, stride=40, seed=random.SystemRandom().randrange(1 << 32))
+    sweep = io_faults.kill_everywhere(tmp_path, stride=60, seed=random.SystemRandom().randrange(1 << 32))
     print(sweep.text())
     assert not sweep.problems, sweep.text()
