@@ -36,6 +36,7 @@ class Lane:
         "noted_ms",
         "owed_until_ms",
         "priority",
+        "seen",
         "told",
         "topic_lane",
         "waiting",
@@ -52,6 +53,8 @@ class Lane:
         """What the gateway knows of `caught_up`."""
         self.busy = False
         """A scan is queued or running. One at a time: the next one starts from what it brings."""
+        self.seen = False
+        """A scan has been back for it, or none was needed."""
         self.closed = False
         self.horizon: Mark = (now_ms, SEQ_MAX)
         self.waiting: dict[int, int] = {}

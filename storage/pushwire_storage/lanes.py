@@ -45,6 +45,9 @@ class LaneFeed:
         """Caught-up lanes by topic lane: those a commit has to look at, however many others exist."""
         self._hungry: deque[Lane | KeyWant] = deque()
         """Lanes whose scan waits for its turn, and keys asked for."""
+        self._unseen: deque[Lane] = deque()
+        """Those of them that no scan has been back for."""
+        self._unseen_next = False
         self._stalled: dict[Lane, None] = {}
         """Lanes whose last scan failed."""
         self._stalled_keys: list[KeyWant] = []
@@ -74,6 +77,9 @@ class LaneFeed:
         self._lanes.update(opened)
         self._open_lanes = None
         for lane in opened.values():
+            if group.start_seq >= group.topic.last_seq:  # a new group, mostly: there is nothing yet that it is owed
+                lane.caught_up = lane.seen = True
+                self._live.setdefault(lane.topic_lane, {})[lane] = None
             self._tell(lane)
 
     def forget(self, group: Group) -> None:
@@ -206,6 +212,10 @@ class LaneFeed:
             self._pump()
 
     def _hand_fresh(self, lane: Lane, messages: Sequence[Message], *, expiring: bool) -> None:
+        if messages[0].seq <= lane.cursor:  # stored by the commit that made the group, and before it
+            messages = [each for each in messages if each.seq > lane.cursor]
+            if not messages:
+                return
         over: Sequence[Message] = ()
         if expiring:
             over = [each for each in messages if each.expires_ms is not None and each.expires_ms <= self.now_ms]
@@ -236,6 +246,7 @@ class LaneFeed:
             self._answer(lane, scan, result)
             return
         lane.busy = False
+        lane.seen = True
         if lane.closed:
             self._pump()
             return
@@ -325,13 +336,16 @@ class LaneFeed:
             return
         if lane.asked_until_ms is not None or not lane.caught_up:
             lane.busy = True
-            self._hungry.append(lane)
+            if lane.seen:
+                self._hungry.append(lane)
+            else:
+                self._unseen.append(lane)
             self._pump()
         self._note(lane)
 
     def _pump(self) -> None:
-        while self._hungry and self._scans < SCANS_QUEUED_MAX:
-            lane = self._hungry.popleft()
+        while (self._hungry or self._unseen) and self._scans < SCANS_QUEUED_MAX:
+            lane = self._next()
             if isinstance(lane, KeyWant):
                 if not lane.lane.closed:
                     self._scans += 1
@@ -342,6 +356,14 @@ class LaneFeed:
                 continue
             self._scans += 1
             self._submit(lane.scan(self.now_ms))
+
+    def _next(self) -> Lane | KeyWant:
+        """By turns one that is being served and one that nobody has looked at: tens of thousands of lanes may be opened
+        at once, and those that have traffic must not wait for them all."""
+        self._unseen_next = not self._unseen_next
+        if self._unseen and (self._unseen_next or not self._hungry):
+            return self._unseen.popleft()
+        return self._hungry.popleft()
 
     def _leave(self, lane: Lane) -> None:
         """The lane is fed by commits no longer."""

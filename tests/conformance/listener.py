@@ -19,8 +19,8 @@ class ListenedLane:
     """One open lane: what is in the gateway's hands, and what may still come."""
 
     demand: int = 0
-    caught_up: bool | None = None
-    """As the store last said; it says no when the lane is opened."""
+    caught_up: bool = True
+    """As the store last said; it says no when a lane is opened that may have something."""
     in_hand: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
     """Everything that arrived since it was opened."""
@@ -143,7 +143,6 @@ class Listener:
     def caught_up(self, group: Group, priority: int, yes: bool) -> None:
         lane = self.lane(group, priority)
         assert yes is not lane.caught_up, "said twice"
-        assert lane.caught_up is not None or not yes, "a lane that was just opened"
         lane.caught_up = yes
 
     def arrived_key(

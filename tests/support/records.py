@@ -90,6 +90,11 @@ class Lease:
         """The first moment at which it may have been settled for good."""
         return min((s.t for s in self.settles if s.kind in {"ack", "reject"} and s.result != "stale"), default=FOREVER)
 
+    @property
+    def returned(self) -> int:
+        """The first moment at which another delivery may have followed."""
+        return min((s.t for s in self.settles if s.result != "stale"), default=self.granted)
+
     def has(self, kind: str, *results: str) -> bool:
         return any(s.kind == kind and s.result in results for s in self.settles)
 

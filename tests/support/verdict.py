@@ -171,6 +171,8 @@ class Verdict:
         # So often delivered, it may have died without a word: a letter that a crash kept from being written.
         often = min(self.limits.max_failures, self.limits.max_deliveries)
         ends = [lease.granted if lease.attempt >= often else lease.ended for lease in life]
+        # Its last delivery may have been one that no client saw, and a crash then forgot the letter.
+        ends += [a.returned for a, b in pairwise(life) if a.attempt == often - 1 and a.con.boot < b.con.boot]
         ended = min(died, self._gone_by(where), *ends)
         grants = sorted((lease.con.boot, lease.granted) for lease in life)
         return judges.Keyed(where[2], grants, ended, due, expires)

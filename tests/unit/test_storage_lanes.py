@@ -16,7 +16,7 @@ class Feed:
     """A LaneFeed whose scans the test answers."""
 
     def __init__(self, groups: int = 1) -> None:
-        self.topic = Topic(1, "t", "orders")
+        self.topic = Topic(1, "t", "orders", last_seq=1)  # so that a group that begins before it may have a backlog
         self.groups = [Group(number + 1, self.topic, f"g{number}", 0) for number in range(groups)]
         self.scans: list[Scan] = []
         self.calls: list[tuple[Group, list[int]]] = []
@@ -95,6 +95,44 @@ def test_a_batch_waits_behind_few_scans_however_many_lanes_are_hungry() -> None:
         served.append(feed.scans[0].group)
         feed.answer()
     assert served == feed.groups, "first come, first served"
+
+
+def test_a_lane_with_traffic_waits_behind_few_scans_however_many_are_opened() -> None:
+    feed = Feed(500)
+    busy, *others = feed.groups
+    feed.catch_up(busy, 1)
+    for group in others:
+        feed.lanes.want(group, 1, 5)
+    for seq in (1, 3, 5):
+        feed.lanes.committed(fresh(feed, seq, seq + 1), expiring=False)  # one more than it wants
+        feed.lanes.want(busy, 1, 1)
+        waited = 0
+        while feed.scans[0].group is not busy:
+            feed.answer()
+            waited += 1
+        assert waited <= SCANS_QUEUED_MAX + 1
+        feed.answer(stored(seq + 1), cursor=seq + 1)
+        feed.lanes.want(busy, 1, 1)
+    assert [seq for group, seqs in feed.calls if group is busy for seq in seqs] == [1, 2, 3, 4, 5, 6]
+    while feed.scans:
+        feed.answer()
+    feed.calls.clear()
+    feed.lanes.committed(fresh(feed, 7), expiring=False)
+    assert len(feed.calls) == 500, "and all others had their turn"
+
+
+def test_a_group_that_is_owed_nothing_yet_needs_no_scan() -> None:
+    feed = Feed()
+    feed.topic.last_seq = 3
+    group = Group(7, feed.topic, "new", 3)
+    feed.lanes.want(group, 1, 10)
+    assert not feed.scans
+    assert group not in feed.told, "nothing to wait for"
+    # 2 and 3 were stored by the commit that then made the group
+    feed.lanes.committed(fresh(feed, 2, 3), expiring=False)
+    assert not feed.calls
+    feed.lanes.committed(fresh(feed, 3, 4), expiring=False)
+    assert feed.calls == [(group, [4])]
 
 
 def test_a_lane_has_one_scan_at_a_time() -> None:

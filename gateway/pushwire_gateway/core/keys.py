@@ -222,7 +222,9 @@ def in_lane(lane: Lane) -> list[Pending]:
     """What lies in a lane and has not left it."""
     there: dict[Pending, None] = {}
     for pending in (*lane.fresh, *lane.returned):
+        if pending.place == ENDED:
+            continue  # of its key there may be nothing left
         left = pending.ghosts and lane.keys[pending.message.key].head is not pending
-        if pending.place != ENDED and not left:
+        if not left:
             there[pending] = None
     return list(there)

@@ -21,6 +21,7 @@ from bench.stats import Ids, Ledger
 SUBSCRIPTIONS_MAX = 125
 """Of one connection; a gateway allows 128."""
 SUBSCRIBING_AHEAD = 2000
+VISITED_AHEAD = 100
 METRICS = (
     Metric("broker CPU", "us/message", higher_is_better=False),
     Metric("messages", "1/s", higher_is_better=True),
@@ -35,7 +36,8 @@ def cases(quick: bool) -> list[Case]:
         return []
     rows: list[tuple[str, dict[str, Any], Mapping[str, str]]] = [("nothing else", {}, {})]
     rows += [(f"{count:,} topics", {"topics": count}, {}) for count in (100, 9_900)]
-    rows.append(("9,900 topics, all active", {"active_topics": 9_900}, {}))
+    rows.append(("9,900 topics, all active", {"active_topics": 9_900, "visited": True}, {}))
+    rows.append(("9,900 topics, each for the first time", {"active_topics": 9_900}, {}))
     rows += [(f"{count:,} connections", {"idle": count}, {}) for count in (100, 5_000)]
     rows += [(f"{count} groups, all active", {"groups": count}, {}) for count in (4, 16)]
     rows += [(f"payload {size:,} B", {"body_bytes": size}, {}) for size in (20, 2_000)]
@@ -106,13 +108,22 @@ class RoundProducer(Producer):
 
 
 def _active(load: Load, params: dict[str, Any], ids: Ids) -> dict[str, float]:
-    """One producer that goes round all topics, each of which has a member."""
+    """One producer that goes round all topics, each of which has a member; it comes to some 2,000."""
     ledger = Ledger(ids)
     producer = RoundProducer(load.loop, load.talk(), "", ids)
     producer.topics = itertools.cycle(_other_topics(params["active_topics"]))
     load.connect([producer])
     members = _topics(load, params["active_topics"], ledger, params["prefetch"])
+    if params.get("visited"):
+        _visit(load, producer, params["active_topics"], ledger)
     return throughput.sustain(load, params, [producer], members, [ledger])
+
+
+def _visit(load: Load, producer: RoundProducer, count: int, ledger: Ledger) -> None:
+    """A message to each topic: what is measured then is a topic's traffic, and not its first message."""
+    for at in range(0, count, VISITED_AHEAD):
+        producer.publish(min(VISITED_AHEAD, count - at), 1, [ledger])
+        load.wait(lambda: not (producer.in_flight or ledger.outstanding), "first messages", 30)
 
 
 def _other_topics(count: int) -> list[str]:
