@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -60,6 +61,17 @@ async def test_what_is_missing_is_refused(tmp_path: Path, damage: Callable[[Path
     world, folder = await killed(tmp_path)
     damage(folder)
     with pytest.raises(StoreRefused, match=MARK):
+        await world.open()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
+async def test_a_mark_that_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    world, folder = await killed(tmp_path)
+    (folder / MARK).unlink()
+    make(folder / MARK)
+    with pytest.raises(StoreRefused, match="is no file"):
         await world.open()
 
 
