@@ -85,9 +85,12 @@ def dev_flags(data: str | None) -> dict[str, Any]:
     if folder == "memory:":
         secret = secrets.token_urlsafe(48).encode()
     else:
-        secret = dev_secret(Path(folder))
-        flags["backup_dir"] = Path(folder) / BACKUPS
-        flags["backup_dir"].mkdir(mode=0o700, exist_ok=True)
+        try:
+            secret = dev_secret(Path(folder))
+            flags["backup_dir"] = Path(folder) / BACKUPS
+            flags["backup_dir"].mkdir(mode=0o700, exist_ok=True)
+        except OSError as exc:
+            fail(f"cannot use the directory {folder}: {exc.strerror}", EXIT_CONFIG)
     return flags | {"keys": [{"kid": "dev", "alg": "HS256", "secret": secret.decode()}]}
 
 

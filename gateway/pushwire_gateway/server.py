@@ -151,11 +151,12 @@ class Server:
         self._stopping.set()
 
     def catch_signals(self) -> None:
-        """SIGTERM and SIGINT begin the drain. To be called before `start`: whoever reads that the gateway is ready may
-        stop it at once."""
+        """SIGTERM, SIGINT and SIGHUP begin the drain; not the last under `nohup`, which asks to outlive its terminal.
+        To be called before `start`: whoever reads that the gateway is ready may stop it at once."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.request_stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self.request_stop)
 
     async def wait(self) -> None:
         """Until a signal or a failure asks for the end."""

@@ -47,6 +47,8 @@ class HighWater:
 
     def read(self) -> Mark | None:
         """The mark; None where there is none yet. Raises StoreRefused when the file holds something else."""
+        if self.path.exists() and not self.path.is_file():  # to read a pipe would be to wait for a writer for ever
+            raise StoreRefused(f"{self.path} is no file: whether the database is whole cannot be told")
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:

@@ -99,6 +99,9 @@ _BROKEN = "SELECT count(*) FROM {} WHERE {} IS NOT {}"
 CHECK_SEALS = [(name, _BROKEN.format(name.split()[0], *seal)) for name, seal in SEALS.items()]
 _DROP_RETRIES = "DELETE FROM retries WHERE seal IS NOT " + SEALS["retries"][1]
 _REGISTRY = ("topics", "topics about", "groups", "chores", "revocations")
+CHECK_ROWS = [f"PRAGMA integrity_check({table})" for table in ("topics", "groups")]
+"""A row that is gone has no checksum that could be wrong: one bit of a page's header makes all of its rows go. The
+index of the names still has them, on a page of its own."""
 
 
 # -- remembered ids
@@ -140,6 +143,9 @@ def register(connection: Any) -> None:
 def refuse_damaged(execute: Any) -> None:
     """To be asked before anything is read from a file. Raises StoreRefused where the registry is not what was stored:
     where a group or a topic stands cannot be guessed, and a wrong guess loses messages in silence."""
+    for sql in CHECK_ROWS:
+        if (answer := execute(sql).fetchone()[0]) != "ok":
+            raise StoreRefused(f"the file is damaged: {answer}. Put a backup back")
     for name, sql in CHECK_SEALS:
         if name in _REGISTRY and (count := execute(sql).fetchone()[0]):
             raise StoreRefused(

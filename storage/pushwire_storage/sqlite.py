@@ -33,7 +33,7 @@ from .base import (
     Topic,
 )
 from .catalog import SqliteCatalog
-from .files import NETWORK_FILESYSTEMS, filesystem_of, sync_directory, sync_file
+from .files import NETWORK_FILESYSTEMS, filesystem_of, refuse_foreign_log, sync_directory, sync_file
 from .front import StoreFront
 from .highwater import MARK_S, HighWater
 from .lock import FileLock
@@ -179,9 +179,12 @@ def take_files(options: Options) -> FileLock:
             options.database.touch(mode=0o600, exist_ok=False)
             sync_directory(options.path)
         options.database.chmod(0o600)
+        refuse_foreign_log(options.database, wal_of(options))
         sync_left_over(options)
-    except OSError as error:
+    except (StoreRefused, OSError) as error:
         lock.release()
+        if isinstance(error, StoreRefused):
+            raise
         raise StoreBroken(f"cannot create {options.database}: {error.strerror}") from error
     return lock
 

@@ -349,7 +349,9 @@ def test_serve_says_why_it_cannot_start(dev, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     nowhere = run("serve", "--data", str(tmp_path / "file"), "--port", "0", env=KEYS)
     assert nowhere.returncode == CONFIG, nowhere.stderr
-    for done in (taken, locked, nowhere):
+    in_dev = run("serve", "--dev", "--data", str(tmp_path / "file"), "--port", "0")
+    assert (in_dev.returncode, "cannot use the directory" in in_dev.stderr) == (CONFIG, True), in_dev.stderr
+    for done in (taken, locked, nowhere, in_dev):
         assert "Traceback" not in done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pytest
 from conformance.harness import World, message
 from pushwire_storage.base import Append, StoreBroken, StoreRefused
 from pushwire_storage.highwater import MARK, HighWater, Mark
-from pushwire_storage.sqlite import DATABASE, SqliteStore
+from pushwire_storage.maintenance import Job, backup
+from pushwire_storage.sqlite import DATABASE, SqliteStore, options_of
 
 WAL = f"{DATABASE}-wal"
 
@@ -61,6 +63,42 @@ async def test_what_is_missing_is_refused(tmp_path: Path, damage: Callable[[Path
     damage(folder)
     with pytest.raises(StoreRefused, match=MARK):
         await world.open()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "directory"])
+async def test_a_mark_that_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    world, folder = await killed(tmp_path)
+    (folder / MARK).unlink()
+    make(folder / MARK)
+    with pytest.raises(StoreRefused, match="is no file"):
+        await world.open()
+
+
+@pytest.mark.parametrize("marked_too", [True, False])
+async def test_a_copy_beside_the_log_of_what_it_takes_the_place_of_is_refused(
+    tmp_path: Path, *, marked_too: bool
+) -> None:
+    """SQLite would read the log into the copy: its epoch and number are then those of the mark."""
+    first = World("inline", tmp_path / "first")
+    await first.open()
+    topic = await first.topic()
+    await first.publish(topic, "a")
+    options = options_of(first.path, {})
+    backup(Job(options.connect), first.path / DATABASE, tmp_path / "monday.db")
+    await first.close()
+    world, folder = await killed(tmp_path / "second")
+    shutil.copyfile(tmp_path / "monday.db", folder / DATABASE)
+    if not marked_too:
+        (folder / MARK).unlink()
+    with pytest.raises(StoreRefused, match="log of another database"):
+        await world.open()
+    (folder / WAL).unlink()
+    (folder / MARK).unlink(missing_ok=True)
+    await world.open()
+    assert world.store.topics[("t", "orders")].last_seq == 1
+    await world.close()
 
 
 async def test_the_files_as_they_were_are_taken(tmp_path: Path) -> None:

@@ -72,6 +72,23 @@ async def test_a_damaged_registry_is_refused(tmp_path: Path, table: str, column:
     assert open_for_check(tmp_path)
 
 
+@pytest.mark.parametrize("table", ["topics", "groups"])
+async def test_a_registry_without_its_rows_is_refused(tmp_path: Path, table: str) -> None:
+    """A bit of the number of rows in a page's head: what is left is whole, and nobody would be owed anything."""
+    world = await full(tmp_path)
+    await world.close()
+    connection = sqlite3.connect(world.path / DATABASE)
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    raw = bytearray((world.path / DATABASE).read_bytes())
+    at = (root - 1) * page_bytes + 4  # the low byte of the number of cells
+    raw[at] &= raw[at] - 1
+    (world.path / DATABASE).write_bytes(raw)
+    with pytest.raises(StoreRefused, match="damaged"):
+        await world.open()
+
+
 @pytest.mark.parametrize("column", ["lane", "pos", "due", "deliveries", "failures", "attempts", "seal"])
 async def test_a_damaged_retry_is_dropped_and_its_message_delivered(tmp_path: Path, column: str) -> None:
     world = await full(tmp_path)
