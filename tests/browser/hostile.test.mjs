@@ -56,6 +56,35 @@ test("an error that a consumer gave is text", async () => {
   assert.ok(await owned(page));
 });
 
+/** JSON whose innermost values would each get a line of their own, behind 180 blanks: 90 times as large when laid out. */
+const NESTED = JSON.parse(`${"[".repeat(90)}${"1,".repeat(30_000)}1${"]".repeat(90)}`);
+const HEAP_BYTES_MAX = 64 * 1024 ** 2;
+
+test("bodies that grow when they are laid out hold up no view", async () => {
+  await api("PUT", "/v1/admin/topics/nested", { retain_ms: 600000 });
+  const page = await tab();
+  await work(page, "nested", "desk", { window: "20" });
+  for (let n = 0; n < 20; n++) await publish("nested", { data: NESTED });
+  const devtools = await page.context().newCDPSession(page);
+  const lean = async (view) => {
+    await devtools.send("HeapProfiler.collectGarbage");
+    const { usedSize } = await devtools.send("Runtime.getHeapUsage");
+    assert.ok(usedSize < HEAP_BYTES_MAX, `${view}: ${usedSize} bytes`);
+    assert.ok((await page.locator("main").innerText()).length < 200_000, view);
+  };
+  await until("leases are shown", async () => (await page.locator(".lease").count()) > 9);
+  await lean("worker");
+  await go(page, "#/topics/nested");
+  await page.locator("details.message").nth(19).waitFor();
+  await page.locator("details.message summary").first().click();
+  await page.getByRole("button", { name: /^Show all 60,?181 characters$/ }).waitFor();
+  await lean("topic");
+  await go(page, "#/tail/nested");
+  await page.getByLabel("From").selectOption("earliest");
+  await until("all are shown", async () => (await page.locator("details.message").count()) === 20);
+  await lean("tail");
+});
+
 test("an address that would like to be markup leads nowhere", async () => {
   const page = await tab(`#/topics/${encodeURIComponent(SCRIPT)}`);
   await page.getByText(/No topic can be called “<script>/).waitFor();

@@ -38,6 +38,13 @@ describe("format", () => {
     expect(format.bodied(new Uint8Array([0, 1, 2]), "binary")).toEqual({ data_b64: "AAEC" });
     expect(format.encodingOf(format.bodied("x", "json"))).toBe("json");
   });
+
+  it("does not lay out what would become a hundred times as large by its indents", () => {
+    const [deep, wide] = ["[".repeat(95), "1,".repeat(500_000)];
+    const data: unknown = JSON.parse(`${deep}${wide}1${"]".repeat(95)}`);
+    expect(format.bodyText({ data }).length).toBe(95 + 1_000_001 + 95);
+    expect(format.bodyText({ data: { a: [1] } })).toBe('{\n  "a": [\n    1\n  ]\n}');
+  });
 });
 
 describe("series", () => {

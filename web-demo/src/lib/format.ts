@@ -66,11 +66,15 @@ export function ago(ms: number, now: number): string {
   return gone > 0 ? `${duration(Math.floor(gone / 1000) * 1000)} ago` : `in ${duration(Math.ceil(-gone / 1000) * 1000)}`;
 }
 
+/** Characters of JSON that are still laid out: indents of deeply nested values are a hundred times what they indent. */
+export const LAID_OUT_MAX = 16_384;
+
 /** A body as text, whole. */
 export function bodyText(message: Bodied): string {
   if (message.data_text !== undefined) return message.data_text;
   if (message.data_b64 !== undefined) return message.data_b64;
-  return JSON.stringify(message.data, null, 2) ?? "";
+  const text = JSON.stringify(message.data) ?? "";
+  return text.length > LAID_OUT_MAX ? text : JSON.stringify(message.data, null, 2) ?? "";
 }
 
 /** What the SDK gives as `data`, as the API would show it. */

@@ -113,7 +113,7 @@ function Detail({ letter: { topic, id, message } }: { letter: DeadLetter }) {
       <ol class="attempts">
         {data.attempts.map((one, at) => (
           <li key={at}>
-            <time>{stamp(one.at_ms)}</time> <b>{one.how}</b> {one.subject} {one.error && <q>{one.error}</q>}
+            <time>{stamp(one.at_ms)}</time> <b>{one.how}</b> <span>{one.subject}</span> {one.error && <q>{one.error}</q>}
           </li>
         ))}
         {!data.attempts.length && <li>none</li>}
