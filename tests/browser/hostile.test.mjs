@@ -5,16 +5,19 @@ import { test } from "node:test";
 import { api, go, publish, tab, tokens, until, URL_, work } from "./page.mjs";
 
 const SCRIPT = '<script>window.owned = 1</script><img src="//evil.test/x" onerror="window.owned = 1">';
+const TURN = "\u202e";
 const LINK = "javascript:window.owned=1";
 
-const owned = (page) => page.evaluate(() => window.owned === undefined && !document.querySelector("main img, main script"));
+/** Nothing ran, and nothing that would turn the text round is left in it. */
+const owned = async (page) => (await harmless(page)) && !(await page.locator("main").innerText()).includes(TURN);
+const harmless = (page) => page.evaluate(() => window.owned === undefined && !document.querySelector("main img, main script"));
 
 test("script and markup are shown as text, wherever they are", async () => {
   await api("PUT", "/v1/admin/topics/hostile", { ledger: "full", retain_ms: 600000 });
   const page = await tab();
   await work(page, "hostile", "desk");
-  const headers = { link: LINK, html: SCRIPT };
-  await publish("hostile", { data: { [SCRIPT]: SCRIPT }, key: SCRIPT, headers, content_type: "text/html" });
+  const headers = { link: LINK, html: SCRIPT, turn: TURN };
+  await publish("hostile", { data: { [SCRIPT]: SCRIPT }, key: `${TURN}${SCRIPT}`, headers, content_type: "text/html" });
   await publish("hostile", { data_text: `\u202e${SCRIPT}\u0000\n</pre>` });
   await publish("hostile", { data_b64: btoa(SCRIPT) });
   await page.getByText("</script>").first().waitFor();
@@ -46,7 +49,7 @@ test("an error that a consumer gave is text", async () => {
     authorization: `Bearer ${tokens.root}`, "content-type": "application/json",
     "pushwire-session": taken.headers.get("pushwire-session"),
   };
-  const body = JSON.stringify({ leases: [lease], error: SCRIPT });
+  const body = JSON.stringify({ leases: [lease], error: `${TURN}${SCRIPT}` });
   assert.equal((await fetch(`${URL_}/v1/leases/reject`, { method: "POST", headers, body })).status, 200);
   await until("it is dead", async () => (await api("GET", "/v1/admin/topics/errors")).dead_letters === 1);
   const page = await tab("#/dead/errors");
@@ -86,7 +89,7 @@ test("bodies that grow when they are laid out hold up no view", async () => {
 });
 
 test("an address that would like to be markup leads nowhere", async () => {
-  const page = await tab(`#/topics/${encodeURIComponent(SCRIPT)}`);
+  const page = await tab(`#/topics/${encodeURIComponent(`${SCRIPT}${TURN}`)}`);
   await page.getByText(/No topic can be called “<script>/).waitFor();
   assert.ok(await owned(page));
 });

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useReducer, useState } from "preact/hooks";
 import { Client } from "pushwire";
 import type { Message, State } from "pushwire";
 import { useNow } from "../hooks.js";
-import { bodied, clock, count, duration } from "../lib/format.js";
+import { bodied, clock, count, duration, plain } from "../lib/format.js";
 import { told } from "../lib/http.js";
 import * as leases from "../lib/leases.js";
 import type { Bench as Holding, Outcome } from "../lib/leases.js";
@@ -121,7 +121,7 @@ function Lease(props: LeaseProps) {
       <h2>
         <a href={hrefOf({ view: "life", topic: job.topic, seq })}>{seq}</a>
         {message.redelivered && <span class="badge warn">attempt {message.attempt}</span>}
-        {message.key !== undefined && <span class="badge">{message.key}</span>}
+        {message.key !== undefined && <span class="badge">{plain(message.key)}</span>}
       </h2>
       <p class="countdown">
         <meter aria-label={`Lease of ${seq}`} min={0} max={1} low={0.25} high={0.5} optimum={1} value={share} />

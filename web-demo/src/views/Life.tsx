@@ -1,7 +1,7 @@
 /** The life of one message as a timeline: who had it when, and how that ended. */
 
 import { useAction, useLoad } from "../hooks.js";
-import { clock, duration, stamp } from "../lib/format.js";
+import { clock, duration, plain, stamp } from "../lib/format.js";
 import { Refused, topicPath } from "../lib/http.js";
 import { hrefOf } from "../lib/route.js";
 import { stepsOf } from "../lib/timeline.js";
@@ -61,7 +61,7 @@ function Timeline({ steps }: { steps: Step[] }) {
             <b>{step.title}</b>
             {step.group && <span class="badge">{step.group}</span>}
             {step.notes.map((note) => (
-              <span key={note} class="note">{note}</span>
+              <span key={note} class="note">{plain(note)}</span>
             ))}
             {step.afterMs !== undefined && <small class="dim">after {duration(step.afterMs)}</small>}
           </div>

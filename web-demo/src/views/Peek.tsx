@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { useLoad } from "../hooks.js";
-import { bytes, count, preview, stamp } from "../lib/format.js";
+import { bytes, count, plain, preview, stamp } from "../lib/format.js";
 import { topicPath } from "../lib/http.js";
 import { hrefOf } from "../lib/route.js";
 import type { MessageInfo, Peek as Page, TopicDetail } from "../lib/types.js";
@@ -65,7 +65,7 @@ export function MessageRow({ message, topic }: { message: MessageInfo; topic: st
       <summary>
         <b class="num">{count(message.seq)}</b>
         <span class="line">{line}</span>
-        {message.key !== undefined && <span class="badge">{message.key}</span>}
+        {message.key !== undefined && <span class="badge">{plain(message.key)}</span>}
         {message.redriven && <span class="badge warn">redriven</span>}
       </summary>
       {open && (
@@ -98,7 +98,7 @@ export function Facts({ message }: { message: MessageInfo }) {
       {rows.map(([name, value]) => value !== undefined && (
         <div key={name}>
           <dt>{name}</dt>
-          <dd>{value}</dd>
+          <dd>{plain(value)}</dd>
         </div>
       ))}
     </dl>

@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Tail, TailMessage } from "pushwire";
-import { bodied, bodyText, clock, count } from "../lib/format.js";
+import { bodied, bodyText, clock, count, plain } from "../lib/format.js";
 import { told } from "../lib/http.js";
 import { hrefOf } from "../lib/route.js";
 import { Arrivals, cleared, EMPTY, paused, received, resumed, shown } from "../lib/tailbuffer.js";
@@ -131,7 +131,7 @@ function Row({ row, topic }: { row: TailRow; topic: string }) {
         <b class="num">{count(row.seq)}</b>
         <time class="dim">{clock(row.atMs)}</time>
         <span class="line">{line.replace(/\s+/g, " ")}</span>
-        {row.key !== undefined && <span class="badge">{row.key}</span>}
+        {row.key !== undefined && <span class="badge">{plain(row.key)}</span>}
       </summary>
       {open && <Text>{row.body}</Text>}
       <p class="dim">
