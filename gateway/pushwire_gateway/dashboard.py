@@ -71,7 +71,8 @@ async def _missing(_request: Request) -> Response:
 
 
 class _Files(StaticFiles):
-    """Starlette's static files (ETag, 304, no way out of the folder), with our headers on each of them."""
+    """Starlette's static files (ETag, 304, no way out of the folder), with our headers on each of them. Whole: of a
+    Range that it does not like it says so in an answer of its own, without any of our headers."""
 
     def __init__(self, folder: Path, cache_control: str) -> None:
         super().__init__(directory=folder)
@@ -80,6 +81,8 @@ class _Files(StaticFiles):
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
+        # RFC 9110 §14.2: a server may ignore the Range of any request.
+        scope["headers"] = [line for line in scope["headers"] if line[0] != b"range"]
         response = super().file_response(full_path, stat_result, scope, status_code)
-        response.headers.update(self._headers)
+        response.headers.update({**self._headers, "accept-ranges": "none"})
         return response

@@ -17,8 +17,14 @@ from .refusal import Refusal
 
 MEDIA_TYPE: Final = "application/problem+json"
 
-SAFE_HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-"""On every answer: it may not be kept, and not be read as anything but what it says it is."""
+SAFE_HEADERS: Final = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+}
+"""On every answer: it may not be kept, not be read as anything but what it says it is, and should a browser be led to
+show it, it runs nothing, loads nothing, stands in nobody's frame and tells nobody its address."""
 
 
 def status_of(refusal: Refusal) -> int:

@@ -169,6 +169,7 @@ test("without the admin right nothing can be changed, and nothing is asked in va
   await page.getByRole("link", { name: "seq 2" }).waitFor();
   await go(page, "#/topics/mine/messages/1");
   await page.getByText("This topic keeps no ledger").waitFor();
+  assert.equal(await page.getByRole("button", { name: "Write everything down" }).count(), 0);
 });
 
 test("a token signs in by the form, leaves the address, survives a reload and is forgotten", async () => {

@@ -71,3 +71,31 @@ test("a lease that runs out is shown as lost, and counted down before", async ()
   await page.getByText(/lost 1\./).waitFor();
   await until("it is a dead letter", async () => (await api("GET", "/v1/admin/topics/late")).dead_letters === 1);
 });
+
+test("a double click ends one lease, not also the one that moves up", async () => {
+  const page = await tab();
+  await work(page, "doubles", "desk");
+  for (const n of [1, 2, 3]) await publish("doubles", { data: n });
+  await until("three are held", async () => (await page.locator(".lease").count()) === 3);
+  const { x, y } = await button(page, "Ack", 1).boundingBox();
+  await page.mouse.dblclick(x + 5, y + 5, { delay: 30 });
+  await until("one is settled", async () => (await api("GET", "/v1/admin/topics/doubles")).messages === 2);
+  assert.match(await status(page), /Holds 2 of 3\. Acked 1, /);
+  await button(page, "Ack", 2).evaluate((element) => (element.click(), element.click()));
+  await page.getByText(/Holds 1 of 3\. Acked 2, /).waitFor();
+});
+
+test("a page that stood still until the lease had run out says so, and does not call it acked", async () => {
+  const page = await tab();
+  await work(page, "still", "desk", { window: "1", timeout: "1s" });
+  await publish("still", { data: 1 });
+  await button(page, "Ack", 1).waitFor();
+  await page.evaluate(() => {
+    const [ack, , , , extend] = document.querySelectorAll(".lease button");
+    for (const end = performance.now() + 1100; performance.now() < end; );
+    extend.click();
+    ack.click();
+  });
+  await page.getByText("1: its lease had run out, so it is delivered again.").waitFor();
+  await page.getByText(/Acked 0, .* lost 1\./).waitFor();
+});

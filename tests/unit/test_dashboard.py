@@ -72,6 +72,42 @@ async def test_nothing_else_is_a_file(built: Path, path: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["/", "/favicon.svg", "/assets/index-abc.js"])
+@pytest.mark.parametrize("wanted", ["bytes=0-3", "bytes=0-0,2-2", "bytes=999-", "bytes=3-1", "bytes=a-b", "items=0-1"])
+async def test_a_part_of_a_file_is_the_whole_file(built: Path, path: str, wanted: str) -> None:
+    answer = await ask("GET", path, range=wanted)
+    assert (answer.status_code, answer.content) == (200, (await ask("GET", path)).content)
+    assert safe(answer)
+    assert answer.headers["accept-ranges"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/assets/no.js", 404),
+        ("HEAD", "/assets/no.js", 404),
+        ("GET", "/<script>", 404),
+        ("POST", "/assets/index-abc.js", 405),
+        ("DELETE", "/", 405),
+        ("GET", "/v1/admin/topics", 401),
+        ("GET", "/metrics", 401),
+        ("GET", "/v1/ws", 426),
+        ("GET", "/v1/openapi.json", 200),
+        ("GET", "/livez", 200),
+    ],
+)
+async def test_whatever_is_no_file_of_ours_is_harmless_in_a_browser(
+    built: Path, method: str, path: str, status: int
+) -> None:
+    answer = await ask(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] in ("application/json", "application/problem+json")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+
 async def test_a_file_is_only_read(built: Path) -> None:
     for path in ("/", "/favicon.svg", "/assets/index-abc.js"):
         answer = await ask("POST", path)

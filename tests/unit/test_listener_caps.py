@@ -323,6 +323,8 @@ async def test_the_answers_have_a_date_and_no_banner():
             "content-length": "15",
             "cache-control": "no-store",
             "x-content-type-options": "nosniff",
+            "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+            "referrer-policy": "no-referrer",
         }
 
 

@@ -4,7 +4,7 @@ import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks"
 import type { State } from "pushwire";
 import { useNow, useRoute } from "./hooks.js";
 import { nameError } from "./lib/draft.js";
-import { duration } from "./lib/format.js";
+import { duration, plain } from "./lib/format.js";
 import { hrefOf } from "./lib/route.js";
 import type { Route } from "./lib/route.js";
 import { forgetToken, keepToken } from "./lib/token.js";
@@ -140,7 +140,7 @@ function View({ route }: { route: Route }) {
     return (
       <>
         <h1>{TITLES[route.view]}</h1>
-        <Notice tone="bad">No topic can be called “{(route as { topic: string }).topic}”: {wrong}</Notice>
+        <Notice tone="bad">No topic can be called “{plain((route as { topic: string }).topic)}”: {wrong}</Notice>
       </>
     );
   }

@@ -38,6 +38,21 @@ describe("format", () => {
     expect(format.bodied(new Uint8Array([0, 1, 2]), "binary")).toEqual({ data_b64: "AAEC" });
     expect(format.encodingOf(format.bodied("x", "json"))).toBe("json");
   });
+
+  it("shows what would turn the text round, and in JSON means the same by it", () => {
+    const data = { a: "\u202eevil\u2066" };
+    expect(format.plain("pay\u202e001\u202c")).toBe("pay\\u202e001\\u202c");
+    expect(format.bodyText({ data_text: "\u202ex" })).toBe("\\u202ex");
+    expect([format.bodyText({ data }), format.preview({ data })].map((text) => JSON.parse(text) as unknown)).toEqual([data, data]);
+    expect(format.preview({ data })).not.toMatch(/[\u202a-\u202e\u2066-\u2069]/);
+  });
+
+  it("does not lay out what would become a hundred times as large by its indents", () => {
+    const [deep, wide] = ["[".repeat(95), "1,".repeat(500_000)];
+    const data: unknown = JSON.parse(`${deep}${wide}1${"]".repeat(95)}`);
+    expect(format.bodyText({ data }).length).toBe(95 + 1_000_001 + 95);
+    expect(format.bodyText({ data: { a: [1] } })).toBe('{\n  "a": [\n    1\n  ]\n}');
+  });
 });
 
 describe("series", () => {

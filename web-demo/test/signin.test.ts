@@ -48,6 +48,17 @@ describe("the token", () => {
     expect(seen).toHaveLength(1);
   });
 
+  it("is not replaced by what cannot be one", () => {
+    const store = new Store() as unknown as Storage;
+    const seen: string[] = [];
+    const history = { replaceState: (_data: unknown, _title: string, url: string) => void seen.push(url) } as unknown as History;
+    keepToken(TOKEN, store);
+    for (const hash of ["#token=x", "#token=<b>", `#token=${"a".repeat(20_000)}`, "#token=a%0d%0a.b.c"]) {
+      expect(takeToken({ hash, pathname: "/", search: "" } as Location, history, store)).toBe(TOKEN);
+    }
+    expect(seen).toEqual(["/#/", "/#/", "/#/", "/#/"]);
+  });
+
   it("is forgotten, but not for the sake of the one before it", () => {
     const store = new Store() as unknown as Storage;
     keepToken("the.new.one", store);

@@ -34,6 +34,20 @@ describe("a worker's leases", () => {
     expect(leases.swept(after, 10)).toBe(after);
   });
 
+  it("are lost, not acked, where the gateway does not confirm it", () => {
+    const [one, two] = [held(1), held(2)];
+    let state = [one, two].reduce(leases.arrived<typeof one>, leases.bench<typeof one>());
+    state = leases.ended(leases.ended(state, one, "acked", 7), two, "acked", 8);
+    state = leases.denied(state, one);
+    expect(state.ended.map(({ seq, outcome }) => [seq, outcome])).toEqual([[2, "acked"], [1, "lost"]]);
+    expect(state.counts).toMatchObject({ acked: 1, lost: 1 });
+  });
+
+  it("can be ended while they last, also where nobody has noticed yet that they do not", () => {
+    const cases = [held(1), held(1, true), { ...held(1), expiresInMs: 0 }, { ...held(1), settled: true }];
+    expect(cases.map(leases.endable)).toEqual([true, false, false, false]);
+  });
+
   it("show what is left of them", () => {
     expect(leases.shareLeft(held(1), 10_000)).toBe(0.5);
     expect(leases.shareLeft(held(1), 1000)).toBe(1);
@@ -49,6 +63,27 @@ describe("a live tail", () => {
     expect(buffer.rows.at(-1)?.seq).toBe(tail.ROWS_MAX + 6);
     expect(buffer.rows).toHaveLength(tail.ROWS_MAX);
     expect(tail.cleared(buffer)).toEqual(tail.EMPTY);
+  });
+
+  it("keeps as many rows as their bodies allow, and the newest always", () => {
+    const third = "x".repeat(tail.CHARS_MAX / 3);
+    const seqs = (buffer: tail.TailBuffer) => buffer.rows.map(({ seq }) => seq);
+    expect(seqs(tail.received(tail.EMPTY, [1, 2, 3, 4, 5].map((seq) => row(seq, third))))).toEqual([3, 4, 5]);
+    expect(seqs(tail.received(tail.EMPTY, [row(1), row(2, "x".repeat(tail.CHARS_MAX + 1))]))).toEqual([2]);
+    expect(tail.received(tail.paused(tail.EMPTY), [1, 2, 3, 4, 5].map((seq) => row(seq, third))).dropped).toBe(2);
+  });
+
+  it("is not flooded while nothing is drawn, and counts what passed by", () => {
+    const arrivals = new tail.Arrivals();
+    for (let seq = 1; seq <= 100_000; seq++) arrivals.add(row(seq));
+    const [rows, passed] = arrivals.take();
+    expect(rows.length).toBeLessThan(2 * tail.ROWS_MAX);
+    expect([rows.length + passed, rows.at(-1)?.seq]).toEqual([100_000, 100_000]);
+    const buffer = tail.received(tail.EMPTY, rows, passed);
+    expect([buffer.seen, buffer.rows.length, arrivals.take()]).toEqual([100_000, tail.ROWS_MAX, [[], 0]]);
+    const large = "x".repeat(tail.CHARS_MAX / 4);
+    for (let seq = 1; seq <= 100; seq++) arrivals.add(row(seq, large));
+    expect(arrivals.take()[0].length).toBeLessThan(9);
   });
 
   it("is filtered by words and fields, newest first", () => {
@@ -112,6 +147,11 @@ describe("the publish form", () => {
     });
     expect(checked({ ...BLANK, encoding: "text", body: "" }).draft).toMatchObject({ data: "", options: { text: true } });
     expect(checked({ ...BLANK, body: "null" }).draft?.data).toBeNull();
+  });
+
+  it("takes any header for a header", () => {
+    const headers = checked({ ...BLANK, headers: "__proto__: a\nconstructor: b" }).draft?.options.headers;
+    expect(JSON.stringify(headers)).toBe('{"__proto__":"a","constructor":"b"}');
   });
 
   it("says at each field what is wrong", () => {

@@ -95,15 +95,15 @@ export function spanOf(text: string, leastMs = 0): number | undefined {
 
 /** One `name: value` a line. */
 function headersOf(text: string): Record<string, string> | undefined {
-  const headers: Record<string, string> = {};
+  const headers = new Map<string, string>(); // an object would take `__proto__` for its own
   for (const line of text.split("\n").filter((one) => one.trim())) {
     const at = line.indexOf(":");
     const name = line.slice(0, at).trim();
     if (at < 1 || !NAME.test(name)) throw new Error(`Not "name: value": ${line.trim().slice(0, 40)}`);
-    headers[name] = line.slice(at + 1).trim();
+    headers.set(name, line.slice(at + 1).trim());
   }
-  if (Object.keys(headers).length > 32) throw new Error("At most 32.");
-  return Object.keys(headers).length ? headers : undefined;
+  if (headers.size > 32) throw new Error("At most 32.");
+  return headers.size ? Object.fromEntries(headers) : undefined;
 }
 
 /** Why a name of a topic or group will be refused; undefined when it will not. */

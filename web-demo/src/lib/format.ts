@@ -66,11 +66,21 @@ export function ago(ms: number, now: number): string {
   return gone > 0 ? `${duration(Math.floor(gone / 1000) * 1000)} ago` : `in ${duration(Math.ceil(-gone / 1000) * 1000)}`;
 }
 
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
+
+/** Text as it is, not as it would like to be read: characters that turn its direction round are written out. */
+export const plain = (text: string): string =>
+  text.replace(TURNS, (char) => `\\u${char.charCodeAt(0).toString(16)}`); // in JSON this means the same
+
+/** Characters of JSON that are still laid out: indents of deeply nested values are a hundred times what they indent. */
+export const LAID_OUT_MAX = 16_384;
+
 /** A body as text, whole. */
 export function bodyText(message: Bodied): string {
-  if (message.data_text !== undefined) return message.data_text;
+  if (message.data_text !== undefined) return plain(message.data_text);
   if (message.data_b64 !== undefined) return message.data_b64;
-  return JSON.stringify(message.data, null, 2) ?? "";
+  const text = JSON.stringify(message.data) ?? "";
+  return plain(text.length > LAID_OUT_MAX ? text : JSON.stringify(message.data, null, 2) ?? "");
 }
 
 /** What the SDK gives as `data`, as the API would show it. */
@@ -86,7 +96,7 @@ export function bodied(data: unknown, encoding: "json" | "text" | "binary"): Bod
 
 /** A body on one line, short enough for a table. */
 export function preview(message: Bodied, chars = 120): string {
-  const text = "data" in message ? (JSON.stringify(message.data) ?? "") : bodyText(message);
+  const text = "data" in message ? plain(JSON.stringify(message.data) ?? "") : bodyText(message);
   const line = text.replace(/\s+/g, " ");
   return line.length > chars ? `${line.slice(0, chars - 1)}…` : line;
 }

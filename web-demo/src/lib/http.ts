@@ -102,6 +102,7 @@ export const isForbidden = (error: unknown): boolean => error instanceof Refused
 export function told(error: unknown): string {
   if (error instanceof Refused) return `${error.message} (${error.code})`;
   const code = (error as { code?: unknown }).code;
-  const text = error instanceof Error ? error.message : String(error);
+  const { message } = error as { message?: unknown };
+  const text = typeof message === "string" ? message : String(error);
   return typeof code === "string" ? `${text} (${code})` : text;
 }

@@ -56,10 +56,25 @@ export function ended<M extends Held & { attempt: number }>(
   };
 }
 
+/** What was taken for acked was not: its lease had run out, or the connection was lost before the gateway said so. */
+export function denied<M extends Held & { attempt: number }>(state: Bench<M>, message: M): Bench<M> {
+  const { seq, attempt } = message;
+  const at = state.ended.findIndex((one) => one.seq === seq && one.attempt === attempt && one.outcome === "acked");
+  const { acked, lost } = state.counts;
+  return {
+    ...state,
+    ended: state.ended.map((one, index) => (index === at ? { ...one, outcome: "lost" } : one)),
+    counts: { ...state.counts, acked: acked - 1, lost: lost + 1 },
+  };
+}
+
 /** Leases that ran out, or went with their connection. The same state when there are none. */
 export function swept<M extends Held & { attempt: number }>(state: Bench<M>, nowMs: number): Bench<M> {
   return state.held.filter((one) => one.lost).reduce((rest, one) => ended(rest, one, "lost", nowMs), state);
 }
+
+/** Whether a verb can still end it: a page that stood still may be told late that the time is up. */
+export const endable = (message: Held): boolean => !message.lost && !message.settled && message.expiresInMs > 0;
 
 /** How much of a lease is left, 0 to 1. */
 export const shareLeft = (message: Held, ackTimeoutMs: number): number =>

@@ -2,6 +2,8 @@
 
 /** Rows that are kept: what a page can show without becoming slow. */
 export const ROWS_MAX = 500;
+/** Characters of bodies that are kept: what a tab holds, and a filter looks through, without becoming slow. */
+export const CHARS_MAX = 8 * 1024 * 1024;
 
 export interface TailRow {
   seq: number;
@@ -28,18 +30,54 @@ export interface TailBuffer {
 
 export const EMPTY: TailBuffer = { rows: [], held: [], paused: false, seen: 0, dropped: 0 };
 
-export function received(buffer: TailBuffer, fresh: readonly TailRow[]): TailBuffer {
+/** As many of the newest as may be kept; the newest always is. */
+function newest(rows: readonly TailRow[]): TailRow[] {
+  let from = rows.length;
+  for (let chars = 0; from > 0 && rows.length - from < ROWS_MAX; from--) {
+    chars += rows[from - 1]!.body.length;
+    if (chars > CHARS_MAX && from < rows.length) break;
+  }
+  return rows.slice(from);
+}
+
+/** What has come since the last drawing. A hidden tab may not draw for a minute, so this is bounded as well. */
+export class Arrivals {
+  #rows: TailRow[] = [];
+  #chars = 0;
+  #passed = 0;
+
+  add(row: TailRow): void {
+    this.#rows.push(row);
+    this.#chars += row.body.length;
+    if (this.#rows.length < 2 * ROWS_MAX && this.#chars < 2 * CHARS_MAX) return;
+    const kept = newest(this.#rows);
+    this.#passed += this.#rows.length - kept.length;
+    this.#rows = kept;
+    this.#chars = kept.reduce((sum, { body }) => sum + body.length, 0);
+  }
+
+  /** All of it, and how many more came than are left. */
+  take(): [rows: TailRow[], passed: number] {
+    const taken: [TailRow[], number] = [this.#rows, this.#passed];
+    [this.#rows, this.#chars, this.#passed] = [[], 0, 0];
+    return taken;
+  }
+}
+
+/** `passed`: how many came before these and are not kept any more. */
+export function received(buffer: TailBuffer, fresh: readonly TailRow[], passed = 0): TailBuffer {
   if (!fresh.length) return buffer;
   const name = buffer.paused ? "held" : "rows";
   const all = [...buffer[name], ...fresh];
-  const dropped = buffer.dropped + (buffer.paused ? Math.max(0, all.length - ROWS_MAX) : 0);
-  return { ...buffer, [name]: all.slice(-ROWS_MAX), seen: buffer.seen + fresh.length, dropped };
+  const kept = newest(all);
+  const dropped = buffer.dropped + (buffer.paused ? all.length - kept.length + passed : 0);
+  return { ...buffer, [name]: kept, seen: buffer.seen + fresh.length + passed, dropped };
 }
 
 export const paused = (buffer: TailBuffer): TailBuffer => ({ ...buffer, paused: true });
 
 export const resumed = (buffer: TailBuffer): TailBuffer => ({
-  ...buffer, paused: false, held: [], rows: [...buffer.rows, ...buffer.held].slice(-ROWS_MAX),
+  ...buffer, paused: false, held: [], rows: newest([...buffer.rows, ...buffer.held]),
 }); // prettier-ignore
 
 export const cleared = (buffer: TailBuffer): TailBuffer => ({ ...EMPTY, paused: buffer.paused });

@@ -44,13 +44,15 @@ export function claimsOf(token: string): Claims | undefined {
   }
 }
 
-/** The token this tab was opened with, or kept. One in the address is taken out of it at once. */
+/**
+ * The token this tab was opened with, or kept. One in the address is taken out of it at once; what cannot be one signs
+ * nobody out.
+ */
 export function takeToken(location: Location, history: History, storage: Storage): string | undefined {
   const given = tokenInHash(location.hash);
-  if (given === undefined) return storage.getItem(KEY) ?? undefined;
-  history.replaceState(null, "", `${location.pathname}${location.search}#/`);
-  storage.setItem(KEY, given);
-  return given;
+  if (given !== undefined) history.replaceState(null, "", `${location.pathname}${location.search}#/`);
+  if (given !== undefined && looksLikeToken(given)) storage.setItem(KEY, given);
+  return storage.getItem(KEY) ?? undefined;
 }
 
 export const keepToken = (token: string, storage: Storage): void => storage.setItem(KEY, token);

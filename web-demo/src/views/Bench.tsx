@@ -1,10 +1,10 @@
 /** What a connected worker holds. Owns its own connection, so that closing it gives back everything, at once. */
 
-import { useEffect, useReducer, useState } from "preact/hooks";
+import { useEffect, useMemo, useReducer, useState } from "preact/hooks";
 import { Client } from "pushwire";
 import type { Message, State } from "pushwire";
 import { useNow } from "../hooks.js";
-import { bodied, clock, count, duration } from "../lib/format.js";
+import { bodied, clock, count, duration, plain } from "../lib/format.js";
 import { told } from "../lib/http.js";
 import * as leases from "../lib/leases.js";
 import type { Bench as Holding, Outcome } from "../lib/leases.js";
@@ -14,11 +14,12 @@ import { Notice } from "../parts/Notice.js";
 import { useSession } from "../session.js";
 import type { Job } from "./Worker.js";
 
-type Step = { arrived: Message } | { ended: Message; outcome: Outcome } | "sweep";
+type Step = { arrived: Message } | { ended: Message; outcome: Outcome } | { denied: Message } | "sweep";
 
 function reduced(state: Holding<Message>, step: Step): Holding<Message> {
   const now = Date.now();
   if (step === "sweep") return leases.swept(state, now);
+  if ("denied" in step) return leases.denied(state, step.denied);
   return "arrived" in step ? leases.arrived(state, step.arrived) : leases.ended(state, step.ended, step.outcome, now);
 }
 
@@ -26,7 +27,7 @@ function reduced(state: Holding<Message>, step: Step): Holding<Message> {
 const DRAW_MS = 250;
 
 function useWork({ topic, group, prefetch, ackTimeoutMs }: Job) {
-  const { token } = useSession();
+  const { token, say } = useSession();
   const [state, step] = useReducer(reduced, leases.bench<Message>());
   const [link, setLink] = useState<State>("connecting");
   const [joined, setJoined] = useState(false);
@@ -37,6 +38,7 @@ function useWork({ topic, group, prefetch, ackTimeoutMs }: Job) {
       setLink(now);
       if (now === "closed" && why) setError(why);
     });
+    client.on("warning", (warning) => say(told(warning), true)); // among others: a verb that came too late
     const options = { group, prefetch, ackTimeoutMs, ack: "manual" as const };
     const subscription = client.subscribe(topic, options, (message) => step({ arrived: message }));
     void subscription.ready.then(() => setJoined(true), () => undefined); // `closed` says why not
@@ -45,7 +47,7 @@ function useWork({ topic, group, prefetch, ackTimeoutMs }: Job) {
       off();
       client.close();
     };
-  }, [token, topic, group, prefetch, ackTimeoutMs]);
+  }, [token, say, topic, group, prefetch, ackTimeoutMs]);
   return { state, step, link, joined, error };
 }
 
@@ -88,8 +90,30 @@ interface LeaseProps {
   step(step: Step): void;
 }
 
-function Lease({ message, job, step }: LeaseProps) {
-  const end = (outcome: Outcome, verb: () => boolean) => () => step({ ended: message, outcome: verb() ? outcome : "lost" });
+/** What the buttons of a lease do. The second press of a double click falls on the lease that moved up: it is none. */
+function useVerbs({ message, step }: LeaseProps) {
+  const { say } = useSession();
+  const tooLate = () => say(`${message.seq}: its lease had run out, so it is delivered again.`, true);
+  const end = (outcome: Outcome, verb: () => void) => (event: MouseEvent) => {
+    if (event.detail > 1 || message.settled) return;
+    const alive = leases.endable(message);
+    if (alive) verb();
+    else tooLate();
+    step({ ended: message, outcome: alive ? outcome : "lost" });
+  };
+  const ack = () =>
+    void message.ackConfirmed().catch(() => {
+      step({ denied: message });
+      say(`${message.seq}: the ack was not confirmed, so it may be delivered again.`, true);
+    });
+  const extend = () => void ((leases.endable(message) && message.extend()) || tooLate());
+  return { end, ack, extend };
+}
+
+function Lease(props: LeaseProps) {
+  const { message, job } = props;
+  const { end, ack, extend } = useVerbs(props);
+  const body = useMemo(() => bodied(message.data, message.encoding), [message]); // the same one at every drawing
   const { expiresInMs, seq } = message;
   const share = leases.shareLeft(message, job.ackTimeoutMs);
   return (
@@ -97,15 +121,15 @@ function Lease({ message, job, step }: LeaseProps) {
       <h2>
         <a href={hrefOf({ view: "life", topic: job.topic, seq })}>{seq}</a>
         {message.redelivered && <span class="badge warn">attempt {message.attempt}</span>}
-        {message.key !== undefined && <span class="badge">{message.key}</span>}
+        {message.key !== undefined && <span class="badge">{plain(message.key)}</span>}
       </h2>
       <p class="countdown">
         <meter aria-label={`Lease of ${seq}`} min={0} max={1} low={0.25} high={0.5} optimum={1} value={share} />
         <span>{duration(Math.ceil(expiresInMs / 1000) * 1000)}</span>
       </p>
-      <Body of={bodied(message.data, message.encoding)} />
+      <Body of={body} />
       <p class="actions">
-        <button type="button" class="primary" onClick={end("acked", () => message.ack())} aria-label={`Ack ${seq}`}>Ack</button>
+        <button type="button" class="primary" onClick={end("acked", ack)} aria-label={`Ack ${seq}`}>Ack</button>
         <button
           type="button" aria-label={`Nack ${seq}`}
           onClick={end("nacked", () => message.nack({ error: "failed by hand in the dashboard" }))}
@@ -119,7 +143,7 @@ function Lease({ message, job, step }: LeaseProps) {
           Reject
         </button>
         <button type="button" onClick={end("released", () => message.release())} aria-label={`Release ${seq}`}>Release</button>
-        <button type="button" onClick={() => void message.extend()} aria-label={`Extend ${seq}`}>Extend</button>
+        <button type="button" onClick={extend} aria-label={`Extend ${seq}`}>Extend</button>
       </p>
     </li>
   ); // prettier-ignore

@@ -12,7 +12,7 @@ import { Table } from "../parts/Table.js";
 import type { Column } from "../parts/Table.js";
 import { useSession } from "../session.js";
 import { DeadRows } from "./DeadRows.js";
-import { ByName } from "./Topics.js";
+import { ByName, OnlyTheFirst, TOPICS_MAX } from "./Topics.js";
 
 const EVERY_MS = 3000;
 const PAGE = 100;
@@ -36,7 +36,7 @@ function Choose() {
   const { api } = useSession();
   const { data, error } = useLoad(
     "topics",
-    (signal) => api.get<{ topics: TopicInfo[] }>("/v1/admin/topics", { limit: 1000 }, signal),
+    (signal) => api.get<{ topics: TopicInfo[]; more: boolean }>("/v1/admin/topics", { limit: TOPICS_MAX }, signal),
     EVERY_MS,
   );
   const rows = data?.topics.filter((topic) => topic.dead_letters > 0) ?? [];
@@ -44,15 +44,16 @@ function Choose() {
     <>
       <h1>Dead letters</h1>
       <Trouble error={error} right="admin" />
-      {isForbidden(error) && <ByName view="dead" />}
+      {(isForbidden(error) || data?.more) && <ByName view="dead" />}
       {data ? (
         <Table
           caption="Topics with dead letters" columns={COLUMNS} rows={rows} rowKey={({ name }) => name}
-          order={{ by: "dead", down: true }} empty="No topic has any."
+          order={{ by: "dead", down: true }} empty={data.more ? "None of these topics has any." : "No topic has any."}
         />
       ) : (
         error === undefined && <Loading />
       )}
+      {data?.more && <OnlyTheFirst />}
     </>
   ); // prettier-ignore
 }

@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { useAction, useLoad, useNow } from "../hooks.js";
-import { ago, count, many, stamp } from "../lib/format.js";
+import { ago, count, many, plain, stamp } from "../lib/format.js";
 import { topicPath } from "../lib/http.js";
 import { rounds } from "../lib/rounds.js";
 import type { Answer, Verb } from "../lib/rounds.js";
@@ -88,7 +88,7 @@ function Row({ letter, marked, onMark }: { letter: DeadLetter; marked: boolean; 
         <summary>
           <b class="num">{count(letter.message.seq)}</b>
           <span class="badge bad">{letter.reason}</span>
-          <span class="line">{letter.error ?? "no error given"}</span>
+          <span class="line">{plain(letter.error ?? "no error given")}</span>
           <span class="dim">
             {letter.group} · {many(letter.deliveries, "delivery", "deliveries")}, {many(letter.failures, "failure")} ·{" "}
             <time title={stamp(letter.at_ms)}>{ago(letter.at_ms, now)}</time>
@@ -113,7 +113,7 @@ function Detail({ letter: { topic, id, message } }: { letter: DeadLetter }) {
       <ol class="attempts">
         {data.attempts.map((one, at) => (
           <li key={at}>
-            <time>{stamp(one.at_ms)}</time> <b>{one.how}</b> {one.subject} {one.error && <q>{one.error}</q>}
+            <time>{stamp(one.at_ms)}</time> <b>{one.how}</b> <span>{one.subject}</span> {one.error && <q>{plain(one.error)}</q>}
           </li>
         ))}
         {!data.attempts.length && <li>none</li>}

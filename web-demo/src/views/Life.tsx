@@ -1,7 +1,7 @@
 /** The life of one message as a timeline: who had it when, and how that ended. */
 
 import { useAction, useLoad } from "../hooks.js";
-import { clock, duration, stamp } from "../lib/format.js";
+import { clock, duration, plain, stamp } from "../lib/format.js";
 import { Refused, topicPath } from "../lib/http.js";
 import { hrefOf } from "../lib/route.js";
 import { stepsOf } from "../lib/timeline.js";
@@ -41,7 +41,9 @@ export function Life({ topic, seq }: { topic: string; seq: number }) {
         <h2 id="timeline">Timeline</h2>
         {!history.data && history.error === undefined && <Loading />}
         <Timeline steps={steps} />
-        {history.data && <Ledger history={history.data} topic={topic} onChange={history.reload} />}
+        {history.data && (
+          <Ledger history={history.data} topic={topic} mayChange={message.data !== undefined} onChange={history.reload} />
+        )}
       </section>
       <Content message={message.data} error={message.error} />
     </>
@@ -59,7 +61,7 @@ function Timeline({ steps }: { steps: Step[] }) {
             <b>{step.title}</b>
             {step.group && <span class="badge">{step.group}</span>}
             {step.notes.map((note) => (
-              <span key={note} class="note">{note}</span>
+              <span key={note} class="note">{plain(note)}</span>
             ))}
             {step.afterMs !== undefined && <small class="dim">after {duration(step.afterMs)}</small>}
           </div>
@@ -69,8 +71,16 @@ function Timeline({ steps }: { steps: Step[] }) {
   );
 }
 
+interface LedgerProps {
+  history: History;
+  topic: string;
+  /** The gateway has answered what only administrators of the topic may ask. */
+  mayChange: boolean;
+  onChange(): void;
+}
+
 /** What the topic writes down, and a way to have it write more. */
-function Ledger({ history, topic, onChange }: { history: History; topic: string; onChange(): void }) {
+function Ledger({ history, topic, mayChange, onChange }: LedgerProps) {
   const { api } = useSession();
   const { busy, run } = useAction();
   if (history.ledger === "full") return null;
@@ -84,7 +94,7 @@ function Ledger({ history, topic, onChange }: { history: History; topic: string;
       {history.ledger === "off"
         ? "This topic keeps no ledger, so only what is still stored is known."
         : "This topic writes down how messages end, not who had them before."}{" "}
-      <button type="button" disabled={busy} onClick={keep}>Write everything down</button>
+      {mayChange && <button type="button" disabled={busy} onClick={keep}>Write everything down</button>}
     </div>
   );
 }

@@ -1,8 +1,8 @@
 /** What a topic keeps, page by page. Looking leases nothing and settles nothing. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { useLoad } from "../hooks.js";
-import { bytes, count, preview, stamp } from "../lib/format.js";
+import { bytes, count, plain, preview, stamp } from "../lib/format.js";
 import { topicPath } from "../lib/http.js";
 import { hrefOf } from "../lib/route.js";
 import type { MessageInfo, Peek as Page, TopicDetail } from "../lib/types.js";
@@ -58,19 +58,25 @@ function Rows({ page, topic }: { page: Page; topic: string }) {
 }
 
 export function MessageRow({ message, topic }: { message: MessageInfo; topic: string }) {
+  const [open, setOpen] = useState(false);
+  const line = useMemo(() => preview(message), [message]);
   return (
-    <details class="message">
+    <details class="message" onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>
         <b class="num">{count(message.seq)}</b>
-        <span class="line">{preview(message)}</span>
-        {message.key !== undefined && <span class="badge">{message.key}</span>}
+        <span class="line">{line}</span>
+        {message.key !== undefined && <span class="badge">{plain(message.key)}</span>}
         {message.redriven && <span class="badge warn">redriven</span>}
       </summary>
-      <Facts message={message} />
-      <Body of={message} />
-      <p>
-        <a href={hrefOf({ view: "life", topic, seq: message.seq })}>Its life</a>
-      </p>
+      {open && (
+        <>
+          <Facts message={message} />
+          <Body of={message} />
+          <p>
+            <a href={hrefOf({ view: "life", topic, seq: message.seq })}>Its life</a>
+          </p>
+        </>
+      )}
     </details>
   );
 }
@@ -92,7 +98,7 @@ export function Facts({ message }: { message: MessageInfo }) {
       {rows.map(([name, value]) => value !== undefined && (
         <div key={name}>
           <dt>{name}</dt>
-          <dd>{value}</dd>
+          <dd>{plain(value)}</dd>
         </div>
       ))}
     </dl>

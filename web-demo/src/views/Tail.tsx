@@ -1,12 +1,13 @@
 /** A live tail: every message of a topic as it is stored, with a pause and a filter. It leases nothing. */
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Tail, TailMessage } from "pushwire";
-import { bodied, bodyText, clock, count } from "../lib/format.js";
+import { bodied, bodyText, clock, count, plain } from "../lib/format.js";
 import { told } from "../lib/http.js";
 import { hrefOf } from "../lib/route.js";
-import { cleared, EMPTY, paused, received, resumed, ROWS_MAX, shown } from "../lib/tailbuffer.js";
+import { Arrivals, cleared, EMPTY, paused, received, resumed, shown } from "../lib/tailbuffer.js";
 import type { TailBuffer, TailRow } from "../lib/tailbuffer.js";
+import { Text } from "../parts/Body.js";
 import { Field } from "../parts/Field.js";
 import { Notice } from "../parts/Notice.js";
 import { useSession } from "../session.js";
@@ -43,25 +44,24 @@ function useTail(topic: string, from: From) {
   const [buffer, setBuffer] = useState<TailBuffer>(EMPTY);
   const [following, setFollowing] = useState(false);
   const [error, setError] = useState<unknown>();
-  const fresh = useRef<TailRow[]>([]);
-  useEffect(() => {
+    useEffect(() => {
     setBuffer((old) => cleared(old));
     setError(undefined);
     setFollowing(false);
-    let tail: Tail | undefined = client.tail(topic, { from }, (message) => void fresh.current.push(rowOf(message)));
-    tail.on("gap", (gap) => void fresh.current.push(lostRow(gap)));
+    const arrivals = new Arrivals();
+    let tail: Tail | undefined = client.tail(topic, { from }, (message) => arrivals.add(rowOf(message)));
+    tail.on("gap", (gap) => arrivals.add(lostRow(gap)));
     const begun = tail;
     void begun.ready.then(() => tail === begun && setFollowing(true), () => undefined); // `closed` says why not
     void tail.closed.then((ended) => tail && setError(ended));
     const timer = setInterval(() => {
-      const rows = fresh.current.splice(0);
-      if (rows.length) setBuffer((old) => received(old, rows));
+      const [rows, passed] = arrivals.take();
+      if (rows.length) setBuffer((old) => received(old, rows, passed));
     }, DRAW_MS);
     return () => {
       const leaving = tail;
       tail = undefined;
       clearInterval(timer);
-      fresh.current = [];
       void leaving?.close();
     };
   }, [client, topic, from]);
@@ -104,7 +104,7 @@ function Follow({ topic }: { topic: string }) {
         {following ? `${count(buffer.seen)} seen, ${count(rows.length)} shown` : error === undefined && "Joining the tail…"}
         {buffer.paused && `, ${count(buffer.held.length)} waiting`}
         {buffer.dropped > 0 && `, ${count(buffer.dropped)} passed by while paused`}
-        {buffer.seen > ROWS_MAX && ` (the newest ${ROWS_MAX} are kept)`}
+        {buffer.seen > buffer.rows.length && buffer.rows.length > 0 && !buffer.paused && ` (the newest ${count(buffer.rows.length)} are kept)`}
       </p>
       <ol class="messages tail">
         {rows.map((row) => (
@@ -124,15 +124,16 @@ const Lost = ({ from, to }: { from: number; to: number }) => (
 
 function Row({ row, topic }: { row: TailRow; topic: string }) {
   const line = row.body.length > 300 ? `${row.body.slice(0, 299)}…` : row.body;
+  const [open, setOpen] = useState(false);
   return (
-    <details class="message">
+    <details class="message" onToggle={(event) => setOpen(event.currentTarget.open)}>
       <summary>
         <b class="num">{count(row.seq)}</b>
         <time class="dim">{clock(row.atMs)}</time>
         <span class="line">{line.replace(/\s+/g, " ")}</span>
-        {row.key !== undefined && <span class="badge">{row.key}</span>}
+        {row.key !== undefined && <span class="badge">{plain(row.key)}</span>}
       </summary>
-      <pre class="body">{row.body}</pre>
+      {open && <Text>{row.body}</Text>}
       <p class="dim">
         id <code>{row.id}</code>, priority {row.priority}, {row.encoding} ·{" "}
         <a href={hrefOf({ view: "life", topic, seq: row.seq })}>its life</a>

@@ -16,7 +16,9 @@ import { useSession } from "../session.js";
 
 const EVERY_MS = 3000;
 /** Topics that are shown: pages of more than that are for programs. */
-const TOPICS_MAX = 1000;
+export const TOPICS_MAX = 1000;
+
+export const OnlyTheFirst = () => <Notice>Only the first {count(TOPICS_MAX)} topics by name are looked at. Others can be opened by name.</Notice>;
 
 export function Topics() {
   const { api } = useSession();
@@ -32,7 +34,7 @@ export function Topics() {
     <>
       <h1>Topics</h1>
       <Trouble error={error} right="admin" />
-      {isForbidden(error) && <ByName />}
+      {(isForbidden(error) || data?.more) && <ByName />}
       {data ? (
         <>
           <div class="row">
@@ -46,7 +48,7 @@ export function Topics() {
             caption="Topics" columns={COLUMNS} rows={rows} rowKey={({ name }) => name}
             order={{ by: "messages", down: true }} empty={empty}
           />
-          {data.more && <Notice>Only the first {count(TOPICS_MAX)} topics by name are shown.</Notice>}
+          {data.more && <OnlyTheFirst />}
         </>
       ) : (
         error === undefined && <Loading />
