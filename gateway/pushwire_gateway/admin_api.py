@@ -159,6 +159,9 @@ class _AdminApi:
         if through_seq is None and "through_seq" in body:
             # A null is more likely somebody's missing number than the wish to remove everything.
             raise Refused(Refusal("bad_request", "through_seq must be an integer, or not there at all"))
+        if strange := sorted(set(body) - {"through_seq"}):
+            # Likewise: everything would be gone before anybody saw that the name was mistyped.
+            raise Refused(Refusal("bad_request", f"a purge has no field {strange[0]!r}"))
         return answer(await self._admin.purge_topic(who, _topic(request), through_seq))
 
     async def peek(self, request: Request, who: Principal) -> Response:

@@ -133,8 +133,8 @@ class Consumer(Protocol):
         store passed over because they wait for their retry; until they arrive, later messages of that key wait."""
 
     def caught_up(self, group: Group, priority: int, yes: bool) -> None:
-        """Whether all of an open lane that is due has been handed over, so that only what is new can follow; said when
-        it changes, after what led to it has arrived; no is said first, when a lane is opened that may have something."""
+        """Whether all of an open lane that is due has been handed over, so that only what is new can follow. Said when
+        it changes, after what led to it has arrived; and no, first, when a lane is opened that may have something."""
 
     def arrived_key(
         self, group: Group, priority: int, key: str, messages: Sequence[Message], counts: Counts | None, through: int

@@ -302,6 +302,7 @@ async def test_the_form_of_a_body_is_checked(api):
         (b'{"through_seq":true}', "application/json", 400, "bad_request"),
         (b'{"through_seq":null}', "application/json", 400, "bad_request"),
         (b'{"through_seq":9007199254740992}', "application/json", 400, "bad_request"),
+        (b'{"before_seq":3}', "application/json", 400, "bad_request"),
         (b" " * (1 << 20) + b" " * (17 << 10), "application/json", 413, "message_too_large"),
     ):
         await api.check_refused(status, code, "POST", purge, content=content, headers={"content-type": kind})
