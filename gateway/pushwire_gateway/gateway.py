@@ -7,6 +7,7 @@ happens once a second. Holds no state of a client and does no I/O.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -204,7 +205,9 @@ class Gateway:
         for message in messages:
             if len(message.data) > size_max:
                 return Refusal("message_too_large", f"at most {size_max} bytes of data")
-            if (message.due_ms is not None or message.expires_ms is not None) and not _settle_times(message, now_ms):
+            if (message.due_ms is not None or message.expires_ms is not None) and not _settle_times(
+                message, now_ms, math.ceil(self.clock.now() * 1000)
+            ):
                 return Refusal("bad_request", "deliver_at_ms: at most 366 days from now")
         verdict = self.throttle.publish(
             principal.tenant, principal.subject, len(messages), size_bytes, principal.limits.publish_per_s
@@ -399,12 +402,13 @@ def failure(why: StoreError | Refused | None) -> Refusal:
     return Refusal("internal" if why is None else why.code, str(why or ""))
 
 
-def _settle_times(message: Message, now_ms: int) -> bool:
-    """Turn times that count from now into times. False: too far ahead."""
+def _settle_times(message: Message, now_ms: int, next_ms: int) -> bool:
+    """Turn times that count from now into times. False: too far ahead. A delay counts from `next_ms`, the first whole
+    millisecond that is not over: from `now_ms`, which is cut off, it would end up to a millisecond early."""
     due_ms = message.due_ms
     if due_ms is not None:
         if due_ms < 0:
-            due_ms = now_ms - due_ms
+            due_ms = next_ms - due_ms
         if due_ms > now_ms + SCHEDULE_MS_MAX:
             return False
         message.due_ms = due_ms = due_ms if due_ms > now_ms else None

@@ -181,10 +181,12 @@ class LaneFeed:
         for key, seq, due_ms in [row for row in rows if row[0] in self._lanes]:
             lane = self._lanes[key]
             asked[lane] = due_ms
+            if lane.caught_up and not lane.busy:  # nothing else was deliverable above its cursor, nor is on its way
+                lane.cursor = max(lane.cursor, seq)
             if seq <= lane.cursor:
                 lane.waits_again((due_ms, seq))
                 self._note(lane)
-            elif lane.caught_up:  # nothing else was deliverable above its cursor
+            elif lane.caught_up:
                 lane.caught_up = False
                 self._leave(lane)
         for lane, due_ms in asked.items():
@@ -212,8 +214,8 @@ class LaneFeed:
             self._pump()
 
     def _hand_fresh(self, lane: Lane, messages: Sequence[Message], *, expiring: bool) -> None:
-        if messages[0].seq <= lane.cursor:  # stored by the commit that made the group, and before it
-            messages = [each for each in messages if each.seq > lane.cursor]
+        if messages[0].seq <= lane.group.start_seq:  # stored by the commit that made the group, and before it
+            messages = [each for each in messages if each.seq > lane.group.start_seq]
             if not messages:
                 return
         over: Sequence[Message] = ()

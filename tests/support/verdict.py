@@ -167,7 +167,11 @@ class Verdict:
         pub = self.pubs.get((where[0], self.mids.get((where[0], where[2]), "")))
         died = min((row.get("t", 0) for row in self.letters.get(where, ())), default=FOREVER)
         second = (where[0], where[2]) in self.second_lives
-        due, expires = (0, FOREVER) if pub is None or second else (pub.schedule.due_max, pub.schedule.expires_min)
+        due, expires = 0, FOREVER
+        if second and self.topics.get(where[0], {}).get("age_ns", 0) > 0:
+            expires = 0  # it ages from when it was redriven, and nothing tells when that was
+        elif pub is not None and not second:
+            due, expires = pub.schedule.due_max, pub.schedule.expires_min
         # So often delivered, it may have died without a word: a letter that a crash kept from being written.
         often = min(self.limits.max_failures, self.limits.max_deliveries)
         ends = [lease.granted if lease.attempt >= often else lease.ended for lease in life]

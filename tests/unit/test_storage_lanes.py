@@ -322,11 +322,30 @@ def test_a_scheduled_message_below_the_cursor_comes_like_a_retry() -> None:
     assert (scan.due_until_ms, scan.horizon) == (START_MS + 5, (START_MS, SEQ_MAX))
 
 
-def test_a_scheduled_message_above_the_cursor_is_left_to_the_backlog() -> None:
+def test_a_scheduled_message_above_the_cursor_of_a_lane_that_is_caught_up_comes_like_a_retry() -> None:
     feed = Feed()
     (group,) = feed.groups
     feed.catch_up(group)
     feed.lanes.promoted([(group_lane(group.id, 1), 2, START_MS + 5)])
-    feed.answer(horizon=(START_MS + 5, SEQ_MAX))
     (scan,) = feed.scans
-    assert (scan.due_until_ms, scan.cursor) == (None, 0)
+    assert (scan.due_until_ms, scan.cursor) == (START_MS + 5, 2)
+    assert feed.told[group], "nobody need wait for its backlog"
+    feed.answer(stored(2), horizon=(START_MS + 5, SEQ_MAX), marks=[(START_MS + 5, 2)])
+    assert not feed.scans
+    feed.lanes.committed(fresh(feed, 3), expiring=False)
+    assert feed.calls == [(group, [2]), (group, [3])]
+
+
+def test_a_scheduled_message_above_the_cursor_that_a_scan_may_have_passed_is_left_to_the_backlog() -> None:
+    feed = Feed()
+    (group,) = feed.groups
+    feed.catch_up(group)
+    feed.lanes.committed(fresh(feed, 1), expiring=False)
+    feed.retry(group, 1, START_MS + 3)
+    feed.lanes.due(START_MS + 5)
+    feed.lanes.promoted([(group_lane(group.id, 1), 2, START_MS + 5)])  # known only after that scan was asked for
+    feed.answer(horizon=(START_MS + 5, SEQ_MAX))
+    while feed.scans[0].due_until_ms is not None:
+        feed.answer(horizon=(START_MS + 5, SEQ_MAX))
+    (scan,) = feed.scans
+    assert (scan.due_until_ms, scan.cursor) == (None, 1)
