@@ -279,6 +279,7 @@ export class Client extends Emitter<ClientEvents> {
     }, this.#options.connectTimeoutMs);
     this.#connecting = true;
     try {
+      if (this.#options.resumeGraceMs) this.#core._takeOver ??= (await import("./resume.js")).takeOver;
       const token = await this.#token(this.#core._reconnector._reason);
       const poll = this.#transports._choose() && (await import("./poll.js"));
       if (!current()) return cancel();

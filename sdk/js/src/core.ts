@@ -12,6 +12,7 @@ import { closedError, PushwireError } from "./errors.js";
 import { Exchange } from "./exchange.js";
 import type { ClientOp, ErrorOp, Goodbye, Ok, ServerOp, Welcome } from "./frames.js";
 import type { Publisher } from "./publisher.js";
+import type { takeOver } from "./resume.js";
 import { Roster } from "./roster.js";
 import type { Runtime } from "./runtime.js";
 import { Settlements } from "./settlements.js";
@@ -70,6 +71,8 @@ export class Core {
   declare readonly _roster: Roster;
   /** Once it is loaded. */
   _publisher: Publisher | undefined;
+  /** Loaded before the first connection, where there is a grace. */
+  _takeOver: typeof takeOver | undefined;
   /** Of a WebSocket message. */
   _frameBytesMax = FRAME_BYTES_MAX;
   #runtime: Runtime;
@@ -163,7 +166,7 @@ export class Core {
     this._exchange._resuming = false;
     if (resumed && subs) {
       this.#holdUntil = Infinity;
-      this._roster._resumed(subs);
+      this._takeOver!(subs, this._roster, this._settlements);
     } else {
       this.#void();
     }

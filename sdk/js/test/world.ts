@@ -8,7 +8,12 @@ import type { WebSocketConstructor, WebSocketLike } from "../src/links.js";
 import type { Runtime } from "../src/runtime.js";
 
 // Loaded by the client when it needs them: here before the first test, as loading takes turns of its own.
-await Promise.all([import("../src/page.js"), import("../src/poll.js"), import("../src/publisher.js")]);
+await Promise.all([
+  import("../src/page.js"),
+  import("../src/poll.js"),
+  import("../src/publisher.js"),
+  import("../src/resume.js"),
+]);
 
 export type Op = Record<string, unknown> & { op: string; ref?: number };
 
