@@ -4,7 +4,7 @@
  */
 
 import type { Loss, TokenReason } from "./backoff.js";
-import { lostFor } from "./backoff.js";
+import { hinted, lostFor } from "./backoff.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
 import type { Draft } from "./draft.js";
 import { Core } from "./core.js";
@@ -310,6 +310,7 @@ export class Client extends Emitter<ClientEvents> {
               token,
               renew: () => this.#token("rejected").catch(() => undefined),
               memory: this.#memory,
+              hinted,
             },
             events,
           )

@@ -3,6 +3,7 @@
  * client as if they were a WebSocket. Owns the HTTP session, its polls and its streams. The leases are the same.
  */
 
+import type { hinted } from "./backoff.js";
 import type { ClientOp, ErrorOp, MessagesOp, PublishOp, Row, ServerOp, SettleOp, SubscribeOp } from "./frames.js";
 import type { Link, LinkEvents } from "./links.js";
 import type { Runtime } from "./runtime.js";
@@ -48,6 +49,8 @@ export interface PollOptions {
   /** Another token: the last one was not accepted. */
   renew(): Promise<string | undefined>;
   memory: PollMemory;
+  /** The core's own: a module that is loaded later brings nothing twice. */
+  hinted: typeof hinted;
 }
 
 /** A link that polls. */
@@ -290,10 +293,11 @@ export class PollLink implements Link {
     await this.#pause(line, problem.retry_after_ms);
   }
 
-  async #pause(line: Line, wait = RETRY_MS * (1 + this.#options.runtime.random())): Promise<void> {
+  async #pause(line: Line, asked?: number): Promise<void> {
+    const { runtime, hinted } = this.#options;
     await new Promise<void>((resolve) => {
       line.wake = resolve;
-      this.#options.runtime.setTimer(resolve, wait);
+      runtime.setTimer(resolve, hinted(asked, RETRY_MS * (1 + runtime.random())));
     });
   }
 

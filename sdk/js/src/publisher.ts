@@ -4,7 +4,7 @@
  * connection, as a page that only consumes can do without.
  */
 
-import { delayMs } from "./backoff.js";
+import { delayMs, hinted } from "./backoff.js";
 import { PER_OP_MAX } from "./codec.js";
 import { maybeStored } from "./codes.js";
 import { messageFields, refuse } from "./draft.js";
@@ -126,7 +126,7 @@ export class Publisher {
     if (!frame.retryable) return this._fail(entry, frame.code, frame.message);
     const { now, random } = this.#exchange._runtime;
     entry.attempts = (entry.attempts ?? -1) + 1;
-    entry.retryAt = now() + (frame.retry_after_ms ?? RETRY.baseMs / 2 + delayMs(RETRY, entry.attempts, random));
+    entry.retryAt = now() + hinted(frame.retry_after_ms, RETRY.baseMs / 2 + delayMs(RETRY, entry.attempts, random));
     this.#exchange._wake();
   }
 

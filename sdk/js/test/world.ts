@@ -76,9 +76,12 @@ export class Socket implements WebSocketLike {
   }
 
   say(...ops: Op[]): void {
-    (this.onmessage as ((event: { data: string }) => void) | null)?.({
-      data: ops.map((op) => JSON.stringify(op)).join("\n"),
-    });
+    this.hear(ops.map((op) => JSON.stringify(op)).join("\n"));
+  }
+
+  /** Let the client hear this, whatever it is. */
+  hear(data: string): void {
+    (this.onmessage as ((event: { data: string }) => void) | null)?.({ data });
   }
 
   end(code: number, reason = ""): void {
