@@ -332,6 +332,20 @@ def test_a_request_refused_with_a_hint_that_makes_no_sense_is_repeated_all_the_s
     assert len(pair.link.of(frames.Flow)) == 2
 
 
+def test_a_lease_that_is_said_twice_is_one_delivery():
+    pair = Pair()
+    pair.peer.fill("orders", 1)
+    consumer, _ = pair.subscribe()
+    (delivery,) = pair.link.subs[consumer.name].held.values()
+    pair.link.say(frames.Messages(consumer.name, "orders", 30_000, [delivery, delivery]))
+    pair.pump()
+    (message,) = pair.take(consumer, 1)
+    assert (consumer.handed(), len(consumer.queue)) == (1, 0)
+    message.ack()
+    pair.pump()
+    assert pair.peer.acked() == [1]
+
+
 def test_leaving_sends_settlements_first_and_gives_the_rest_back():
     pair = Pair()
     pair.peer.fill("orders", 3)

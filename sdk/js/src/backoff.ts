@@ -62,7 +62,10 @@ export class Reconnector {
     this._reason = "connect";
   }
 
-  /** How long to wait before connecting again, at least the gateway's hint; or why never. */
+  /**
+   * How long to wait before connecting again, at least the gateway's hint; or why never. `refreshable`: asking for
+   * another token can give another one.
+   */
   _down(
     loss: Loss,
     goodbye: Goodbye | undefined,

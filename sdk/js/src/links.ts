@@ -34,11 +34,11 @@ export interface WebSocketLike {
 /** Its constructor. */
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
-/** Where a gateway is: `ws(s)` or `http(s)`, host, and the path below which a proxy may serve it. */
-export function addresses(url: string): { socket: string; http: string } {
+/** Where a gateway is, after `ws` or `http`: an `s`, host, and the path below which a proxy may serve it. */
+export function placeOf(url: string): string {
   const [, place] = /^(?:ws|http)(s?:\/\/[^/?#@\s]+(?:\/[^?#\s]*?)?)\/*(?:\/v1\/ws)?$/.exec(url) ?? [];
   if (!place) throw new TypeError("a gateway is at wss://host[:port]");
-  return { socket: `ws${place}/v1/ws`, http: `http${place}` };
+  return place;
 }
 
 /** Connect. `bearer`: the token, where it is to travel as a subprotocol. Throws what the constructor throws. */

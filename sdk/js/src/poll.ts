@@ -4,6 +4,7 @@
  */
 
 import type { hinted } from "./backoff.js";
+import type { readable } from "./codec.js";
 import type { ClientOp, ErrorOp, MessagesOp, PublishOp, Row, ServerOp, SettleOp, SubscribeOp } from "./frames.js";
 import type { Link, LinkEvents } from "./links.js";
 import type { Runtime } from "./runtime.js";
@@ -43,14 +44,16 @@ export interface PollMemory {
 
 export interface PollOptions {
   base: string;
-  fetch: typeof fetch;
+  /** Where it is not the platform's own. */
+  fetch: typeof fetch | undefined;
   runtime: Runtime;
   token: string | undefined;
   /** Another token: the last one was not accepted. */
   renew(): Promise<string | undefined>;
   memory: PollMemory;
-  /** The core's own: a module that is loaded later brings nothing twice. */
+  /** These are the core's own: a module that is loaded later brings nothing twice. */
   hinted: typeof hinted;
+  readable: typeof readable;
 }
 
 /** A link that polls. */
@@ -152,7 +155,7 @@ export class PollLink implements Link {
 
   /** Ask. Rejects, and ends the link, when there is no answer or the token is refused twice. */
   async #call(method: string, path: string, init: RequestInit = {}, waitMs = 0, renewed = false): Promise<Answer> {
-    const { base, fetch, runtime, memory, token } = this.#options;
+    const { base, fetch = globalThis.fetch, runtime, memory, token } = this.#options;
     const headers: Record<string, string> = { ...(init.headers as Record<string, string>) };
     if (token !== undefined) headers.authorization = `Bearer ${token}`;
     if (memory.session !== undefined) headers["pushwire-session"] = memory.session;
@@ -178,7 +181,7 @@ export class PollLink implements Link {
     }
     memory.session = answer.response.headers.get("pushwire-session") ?? memory.session!;
     if (answer.response.status !== 401) return answer;
-    const fresh = renewed ? undefined : await this.#options.renew();
+    const fresh = renewed ? undefined : await this.#options.renew().catch(() => undefined);
     if (fresh === undefined) {
       this.#lose(REJECTED, "unauthorized");
       throw new Error("unauthorized");
@@ -207,7 +210,11 @@ export class PollLink implements Link {
     const { problem } = answer;
     const { stale, expires_in_ms } = answer.body as { stale?: string[]; expires_in_ms?: number };
     if (problem) return this.#say({ op: "error", ref, leases: fields.leases, ...problem });
-    if (stale?.length) {
+    if (!Array.isArray(stale)) {
+      // A proxy's success, as above: whether anything was settled is not known.
+      const { leases } = fields;
+      this.#say({ op: "error", ref, code: "unavailable", message: "no outcome in the answer", retryable: true, leases });
+    } else if (stale.length) {
       this.#say({
         op: "error",
         ref,
@@ -255,6 +262,7 @@ export class PollLink implements Link {
 
   async #poll(line: Line): Promise<void> {
     const { topic, group = "default", ack_timeout_ms, sub } = line.op;
+    const { readable, runtime } = this.#options;
     const path = `/v1/topics/${encodeURIComponent(topic)}/groups/${encodeURIComponent(group)}/messages`;
     const timeout = ack_timeout_ms ? `&ack_timeout=${ack_timeout_ms / 1000}` : "";
     while (!line.over) {
@@ -268,19 +276,21 @@ export class PollLink implements Link {
       line.abort = new AbortController();
       const { signal } = line.abort;
       const query = `?wait=${wait}&max=${room}${timeout}`;
-      const askedAt = this.#options.runtime.now();
+      const askedAt = runtime.now();
       const answer = await this.#call("GET", path + query, { signal }, wait * 1000)
         .catch(() => undefined)
         .finally(() => this.#free());
       if (line.over || this.#closed) return;
       if (!answer) continue; // called off, because the window changed
       if (answer.problem) await this.#refused(line, answer.problem);
-      const messages = (answer.body.messages ?? []) as Row[];
+      const rows = Array.isArray(answer.body.messages) ? (answer.body.messages as Row[]) : [];
+      // What the client would not take must not fill the window.
+      const messages = rows.filter((row) => row?.lease && readable({ op: "messages", sub, messages: [row] }));
       for (const { lease } of messages) line.held.add(lease!);
-      if (messages.length) this.#events.received([{ op: "messages", sub, messages }]);
+      if (messages[0]) this.#events.received([{ op: "messages", sub, messages }]);
       // Nothing, and long before the time was up: something between here and the gateway answers, and would at once
       // again. Without a pause the two would keep each other busy.
-      else if (!answer.problem && this.#options.runtime.now() - askedAt < wait * 500) await this.#pause(line);
+      else if (!answer.problem && runtime.now() - askedAt < wait * 500) await this.#pause(line);
     }
   }
 

@@ -42,6 +42,12 @@ export interface Outgoing extends Waiter<Receipt[]> {
   maybe?: boolean;
 }
 
+/** Whether these are receipts for so many messages. What a gateway says of a publish is not to be guessed. */
+const fits = (receipts: Receipt[] | undefined, count: number): receipts is Receipt[] =>
+  Array.isArray(receipts) &&
+  receipts.length === count &&
+  receipts.every((receipt) => typeof receipt?.id === "string" && Number.isSafeInteger(receipt.seq));
+
 /** All publishes of one client. */
 export class Publisher {
   #entries = new Set<Outgoing>();
@@ -116,9 +122,12 @@ export class Publisher {
     entry.sent = false;
     if (!this.#entries.has(entry)) return; // given up
     if (frame?.op === "ok") {
-      this.#entries.delete(entry);
-      entry.resolve(frame.receipts!);
-      return;
+      if (fits(frame.receipts, entry.count)) {
+        this.#entries.delete(entry);
+        return entry.resolve(frame.receipts);
+      }
+      entry.maybe = true;
+      return this._fail(entry, "internal", "the gateway's receipts do not fit what was published", true);
     }
     entry.maybe ||= !frame || maybeStored(frame.code);
     // Sent again, once that is possible.

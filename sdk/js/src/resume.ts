@@ -10,7 +10,8 @@ import type { AnySubscription } from "./subscription.js";
 /** The session was taken over, with these leases by subscription. Call the roster's `_restore` after it. */
 export function takeOver(subs: Record<string, string[]>, roster: Roster, settlements: Settlements): void {
   const unknown: string[] = [];
-  for (const [name, leases] of Object.entries(subs)) {
+  for (const [name, said] of Object.entries(subs)) {
+    const leases = Array.isArray(said) ? said : [];
     const member = roster._members.get(name) as AnySubscription | undefined;
     if (member?._away) {
       unknown.push(...regain(member, leases));

@@ -105,7 +105,7 @@ export class Roster implements Clerk, Shelf {
   }
 
   _gap(op: GapOp): void {
-    (this._members.get(op.sub) as AnyTail | undefined)?._lostRange(op);
+    (this._members.get(op.sub) as AnyTail | undefined)?._lostRange?.(op); // no subscription has gaps
   }
 
   /** Nobody reads it: no more of it until somebody has. Taken up again by another name: some may still be coming. */

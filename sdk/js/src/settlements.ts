@@ -3,7 +3,7 @@
  * lease between a verb and its operation, and the confirmations under way. No I/O, no clock.
  */
 
-import { PER_OP_MAX } from "./codec.js";
+import { ERROR_TEXT_MAX, PER_OP_MAX } from "./codec.js";
 import { leaseLost } from "./errors.js";
 import type { Exchange, Waiter } from "./exchange.js";
 import type { ClientOp, ErrorOp, Ok, Verb } from "./frames.js";
@@ -13,6 +13,9 @@ import type { ClientOp, ErrorOp, Ok, Verb } from "./frames.js";
  * second. One that is forgotten means one delivery more.
  */
 const SENT_MAX = 4096;
+
+/** What goes with a verb; the waiter hears of its confirmation. */
+export type How = [delayMs?: number | undefined, error?: string | undefined, waiter?: Waiter | undefined];
 
 /** What is to be said of some leases. */
 export interface Batch {
@@ -42,7 +45,8 @@ export class Settlements {
     this.#onStale = onStale;
   }
 
-  _add(op: Verb, lease: string, delay_ms?: number, error?: string, waiter?: Waiter): void {
+  _add(op: Verb, lease: string, ...[delay_ms, text, waiter]: How): void {
+    const error = text?.slice(0, ERROR_TEXT_MAX);
     const key = [op, !waiter, delay_ms, error].join();
     let batch = this._batches.get(key);
     if (!batch) this._batches.set(key, (batch = { op, delay_ms, error, leases: new Map() }));

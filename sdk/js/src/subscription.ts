@@ -6,12 +6,11 @@
 import { wireStart } from "./codec.js";
 import type { Start } from "./codec.js";
 import { Reject, Retry } from "./errors.js";
-import type { Waiter } from "./exchange.js";
 import { Feed } from "./feed.js";
 import type { Keeper } from "./feed.js";
 import type { MessagesOp, Ok, SubscribeOp, Verb } from "./frames.js";
 import { Message } from "./message.js";
-import type { Settlements } from "./settlements.js";
+import type { How, Settlements } from "./settlements.js";
 
 /**
  * Messages one subscription holds at most; what comes above is given back. For a gateway gone mad: it keeps the window.
@@ -128,13 +127,15 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
   /** @internal */
   override _accept({ prefetch, ack_timeout_ms }: Ok): void {
     this.#prefetch = prefetch || this.#prefetch; // 0 is what a stopped one asked for
-    this.#ackTimeoutMs = ack_timeout_ms ?? this.#ackTimeoutMs;
+    this.#ackTimeoutMs = ack_timeout_ms || this.#ackTimeoutMs;
   }
 
   /** @internal */
   override _deliver({ messages }: MessagesOp): void {
     const refused = this._phase !== "active" || this.#resting || this._leases.size + messages.length > HELD_MAX;
     for (const row of messages) {
+      // Said twice, it is one delivery, which is here; without a lease it is none.
+      if (!row.lease || this._leases.has(row.lease)) continue;
       const message = new Message<T>(this, row);
       this._leases.set(message.lease, message);
       if (refused) message.release();
@@ -205,9 +206,9 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
   }
 
   /** @internal */
-  _settle(message: Message, verb: Verb, delayMs?: number, error?: string, waiter?: Waiter): void {
+  _settle(message: Message, verb: Verb, ...how: How): void {
     this._leases.delete(message.lease);
-    this.#clerk._settlements._add(verb, message.lease, delayMs, error, waiter);
+    this.#clerk._settlements._add(verb, message.lease, ...how);
   }
 
   /** @internal */

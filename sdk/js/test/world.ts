@@ -12,6 +12,7 @@ await Promise.all([
   import("../src/page.js"),
   import("../src/poll.js"),
   import("../src/publisher.js"),
+  import("../src/renewal.js"),
   import("../src/resume.js"),
 ]);
 
