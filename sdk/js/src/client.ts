@@ -287,13 +287,15 @@ export class Client extends Emitter<ClientEvents> {
       const token = await this._token(core._reconnector._reason);
       const poll = this.#transports._choose() && (await import("./poll.js"));
       if (!current()) return cancel();
-      const inBand = this.#options.auth !== "subprotocol" && !poll;
+      const shown = this.#options.auth === "subprotocol";
+      const socket = (to: LinkEvents) =>
+        openSocket(this.#options.WebSocket!, `ws${this.#place}/v1/ws`, shown ? token : undefined, to);
       const events: LinkEvents = {
-        opened: () => {
+        _opened: () => {
           cancel();
-          this.#core._opened(token, inBand);
+          this.#core._opened(token, !shown && !poll);
         },
-        received: (ops) => {
+        _received: (ops) => {
           if (!current()) return;
           this.#core._receive(ops);
           if (this.#connecting && this.#core._exchange._connected) {
@@ -302,23 +304,24 @@ export class Client extends Emitter<ClientEvents> {
             publishing().catch(() => 0); // tried again, and told, by a publish
           }
         },
-        lost: (code = NO_CLOSE_FRAME, reason = "") => current() && this.#lost({ code, reason }),
+        _lost: (code = NO_CLOSE_FRAME, reason = "") => current() && this.#lost({ code, reason }),
       };
       this.#link = poll
         ? new poll.PollLink(
             {
-              base: `http${this.#place}`,
-              fetch: this.#options.fetch,
-              runtime: this.#runtime,
-              token,
-              renew: () => this._token("rejected"),
-              memory: this.#memory,
-              hinted,
-              readable,
+              _base: `http${this.#place}`,
+              _fetch: this.#options.fetch,
+              _runtime: this.#runtime,
+              _token: token,
+              _renew: () => this._token("rejected"),
+              _memory: this.#memory,
+              _hinted: hinted,
+              _readable: readable,
+              _probe: this.#transports._wanted === "auto" && socket,
             },
             events,
           )
-        : openSocket(this.#options.WebSocket!, `ws${this.#place}/v1/ws`, inBand ? undefined : token, events);
+        : socket(events);
     } catch (thrown) {
       cancel();
       if (current()) this._failed(thrown);

@@ -66,7 +66,7 @@ export class Core {
   _publisher: Publisher | undefined;
   /** Loaded before the first connection, where there is a grace. */
   _takeOver: typeof takeOver | undefined;
-  /** Of a WebSocket message. */
+  /** Of a WebSocket message; where no welcome has said it, what a gateway commonly allows. */
   _frameBytesMax = FRAME_BYTES_MAX;
   #runtime: Runtime;
   #host: Host;
@@ -237,7 +237,10 @@ export class Core {
   _dueAt(): number {
     const silentAt = this.#dropAt < Infinity ? Infinity : this.#heardAt + this.#silenceMs;
     return Math.min(
-      ...[this.#dropAt, silentAt, this.#holdUntil, this._exchange._dueAt()],
+      this.#dropAt,
+      silentAt,
+      this.#holdUntil,
+      this._exchange._dueAt(),
       this._publisher?._dueAt(this.#runtime.now()) ?? Infinity,
       ...this._roster._subscriptions().map((member) => member._dueAt()),
     );
@@ -328,7 +331,7 @@ export class Core {
   #welcomed({ limits, heartbeat_ms, pong_timeout_ms, expires_in_ms }: Welcome): void {
     const exchange = this._exchange;
     exchange._connected = true;
-    this._frameBytesMax = limits.frame_bytes_max ?? FRAME_BYTES_MAX;
+    this._frameBytesMax = limits.frame_bytes_max ?? this._frameBytesMax;
     this.#dropAt = Infinity;
     this.#silenceMs = heartbeat_ms + pong_timeout_ms || Infinity;
     this.#pongMs = pong_timeout_ms;

@@ -13,12 +13,12 @@ export interface Link {
   close(): void;
 }
 
-/** What a connection tells. After `lost` nothing. */
+/** What a connection tells. After `_lost` nothing. */
 export interface LinkEvents {
-  opened(): void;
-  received(ops: ServerOp[]): void;
+  _opened(): void;
+  _received(ops: ServerOp[]): void;
   /** Without a code: without a close frame. */
-  lost(code?: number, reason?: string): void;
+  _lost(code?: number, reason?: string): void;
 }
 
 /** As much of the WebSocket of browsers, React Native and `ws` as is used here. */
@@ -46,17 +46,17 @@ export function openSocket(
   WebSocket: WebSocketConstructor,
   url: string,
   bearer: string | undefined,
-  { opened, received, lost }: LinkEvents,
+  { _opened, _received, _lost }: LinkEvents,
 ): Link {
   const socket = new WebSocket(url, bearer ? [SUBPROTOCOL, `bearer.${bearer}`] : [SUBPROTOCOL]);
   const deaf = () => void (socket.onopen = socket.onmessage = socket.onclose = null);
-  socket.onopen = opened;
+  socket.onopen = _opened;
   // v1 has no binary messages.
-  socket.onmessage = ({ data }: { data: unknown }) => received(typeof data === "string" ? decode(data) : []);
+  socket.onmessage = ({ data }: { data: unknown }) => _received(typeof data === "string" ? decode(data) : []);
   socket.onerror = () => 0; // says nothing, and `close` always follows
   socket.onclose = ({ code, reason }: { code?: number; reason?: string }) => {
     deaf();
-    lost(code, reason);
+    _lost(code, reason);
   };
   return {
     send(ops, frameBytesMax) {
