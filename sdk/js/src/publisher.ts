@@ -69,7 +69,7 @@ export class Publisher {
     { timeoutMs, signal }: PublishOptions,
     alone: boolean,
   ): Promise<Receipt[]> {
-    signal?.throwIfAborted();
+    if (signal?.aborted) throw refuse("aborted", String(signal.reason));
     if (drafts.length > PER_OP_MAX) throw refuse("batch_too_large", `at most ${PER_OP_MAX} messages`);
     const parts = drafts.map((draft) => messageFields(draft.data, draft.id ?? uuid7(), draft));
     const fields = alone ? parts[0]! : `"messages":[${parts.map((part) => `{${part}}`)}]`;
