@@ -41,7 +41,7 @@ export function decode(text: string): ServerOp[] {
   });
 }
 
-// Names mean one thing wherever they stand, so that their kinds go by name. A hint that is none is not heeded (backoff.ts).
+// Names mean one thing wherever they stand, so that kinds go by name. A hint that is none is not heeded (backoff.ts).
 const TEXT = /^(sub|message|id|topic|lease|epoch|session)$/;
 const INTEGER = /^(?!retry).*_ms$|^(seq|from|to|prefetch|attempt|priority)$/;
 const ROW = "id topic seq priority published_at_ms";

@@ -196,7 +196,8 @@ export class PollLink implements Link {
 
   /** Ask. Rejects, and ends the link, when there is no answer or the token is refused twice. */
   async #call(method: string, path: string, init: RequestInit = {}, waitMs = 0, renewed = false): Promise<Answer> {
-    const { _base: base, _fetch: fetch = globalThis.fetch, _runtime: runtime, _memory: memory, _token: token } = this.#options;
+    const { _base: base, _fetch: fetch = globalThis.fetch, _runtime: runtime } = this.#options;
+    const { _memory: memory, _token: token } = this.#options;
     const headers: Record<string, string> = { ...(init.headers as Record<string, string>) };
     if (token !== undefined) headers.authorization = `Bearer ${token}`;
     if (memory.session !== undefined) headers["pushwire-session"] = memory.session;

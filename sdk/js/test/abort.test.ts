@@ -80,11 +80,16 @@ test("a publish that has ended does not listen any more, however it ended", asyn
 
 // --- subscriptions and tails
 
+const begin = {
+  subscribe: (client: Client, signal: AbortSignal) => client.subscribe("orders", { signal }),
+  tail: (client: Client, signal: AbortSignal) => client.tail("orders", { signal }),
+};
+
 for (const kind of ["subscribe", "tail"] as const) {
   test(`${kind}: aborted before it begins, it ends without having been`, async () => {
     const { world, client, abort, signal, listeners } = make();
     abort.abort();
-    const feed = client[kind]("orders", { signal });
+    const feed = begin[kind](client, signal);
     assert.deepEqual(await feed.next(), { value: undefined, done: true });
     await assert.rejects(feed.ready, { code: "closed" });
     assert.equal(await feed.closed, undefined);
@@ -94,7 +99,7 @@ for (const kind of ["subscribe", "tail"] as const) {
 
   test(`${kind}: aborted while the client connects, it is never asked for`, async () => {
     const { world, client, abort, signal, listeners } = make();
-    const feed = client[kind]("orders", { signal });
+    const feed = begin[kind](client, signal);
     const next = feed.next();
     await world.settle();
     abort.abort();
@@ -106,7 +111,7 @@ for (const kind of ["subscribe", "tail"] as const) {
 
   test(`${kind}: aborted while it is asked for, it is left once it is granted`, async () => {
     const { world, client, abort, signal, listeners } = make();
-    const feed = client[kind]("orders", { signal });
+    const feed = begin[kind](client, signal);
     const [asked] = await world.welcome();
     abort.abort();
     await assert.rejects(feed.ready, { code: "closed" });
@@ -118,7 +123,7 @@ for (const kind of ["subscribe", "tail"] as const) {
   test(`${kind}: an end of another kind takes the listener off`, async () => {
     for (const end of ["close", "client", "refusal", "return"]) {
       const { world, client, abort, signal, listeners } = make();
-      const feed = client[kind]("orders", { signal });
+      const feed = begin[kind](client, signal);
       const [asked] = await world.welcome();
       assert.equal(listeners(), 1);
       if (end === "close") await feed.close();
