@@ -27,6 +27,16 @@ NO_CLOSE_FRAME = 1006
 REJECTED = 4401
 
 
+HINT_S_MAX = 900.0
+"""The longest wait that a gateway may ask for: as long as a nack may put a message off. What a gateway asks for is
+seconds; a number that was mangled on its way must not keep a client away for good."""
+
+
+def believed_s(hint_s: float | None) -> float | None:
+    """How long the gateway asks to wait (seconds); None where it says nothing, or what is no time."""
+    return min(hint_s, HINT_S_MAX) if hint_s is not None and hint_s >= 0 else None
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """A random time from 0 up to a cap that starts at `base_s` and doubles to `cap_s` (seconds): full jitter, so that
@@ -88,7 +98,7 @@ class Reconnector:
         hint_s = loss.retry_after_s
         if goodbye is not None and goodbye.retry_after_ms is not None:
             hint_s = goodbye.retry_after_ms / 1000
-        return now + (wait_s if hint_s is None else max(wait_s, hint_s))
+        return now + max(wait_s, believed_s(hint_s) or 0.0)
 
     def _final(self, loss: Loss, goodbye: Goodbye | None) -> PushwireError | None:
         if loss.fatal is not None:

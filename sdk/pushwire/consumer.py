@@ -116,12 +116,14 @@ class Consumer:
             self._settlements.release([delivery.lease for delivery in deliveries])
             return
         expires_at = now + frame.expires_in_ms / 1000
-        append = self.queue.append
+        append, before = self.queue.append, len(leases)
         for delivery in deliveries:
+            if delivery.lease in leases:
+                continue  # said twice, it is one delivery, which is here
             message = Message(self, delivery, expires_at)
             leases[delivery.lease] = message
             append(message)
-        self.on_ready(len(deliveries))
+        self.on_ready(len(leases) - before)
 
     def void(self) -> None:
         """The connection is gone: what was not handed out will come again; what was is lost to its handler."""

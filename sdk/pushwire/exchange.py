@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from .backoff import believed_s
 from .liveness import INFINITY
 from .publisher import RETRY
 from .wire.frames import Error, Ok
@@ -76,8 +77,9 @@ class Exchange:
 
     def retry_at(self, frame: Error, now: float) -> float:
         """When a refused request may be repeated."""
-        if frame.retry_after_ms is not None:
-            return now + frame.retry_after_ms / 1000
+        hint_s = None if frame.retry_after_ms is None else believed_s(frame.retry_after_ms / 1000)
+        if hint_s is not None:
+            return now + hint_s
         return now + RETRY.base_s + RETRY.delay_s(0, self._random)
 
     def run_due(self, now: float) -> None:

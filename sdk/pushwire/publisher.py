@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from .backoff import Backoff
+from .backoff import Backoff, believed_s
 from .errors import NotConnected, ProtocolError, PublishError, PushwireError, RequestTimeout, again, from_reply, refused
 from .wire.frames import MESSAGES_PER_OP_MAX, Draft, Error, Ok, Publish
 
@@ -199,7 +199,7 @@ class Publisher:
             self._retry(batch, live, error, now)
 
     def _retry(self, batch: Batch, live: list[Outgoing], error: PushwireError, now: float) -> None:
-        wait_s = error.retry_after_s
+        wait_s = believed_s(error.retry_after_s)
         if wait_s is None:
             wait_s = RETRY.delay_s(batch.attempt, self._random) if error.retryable else 0.0
         kept = []

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,8 @@ HERE = Path(__file__).resolve().parent
 SCENARIOS = sorted((path.name for path in HERE.glob("*.test.mjs")), reverse=True)
 ROOT_RIGHTS = ("publish:*", "consume:*@*", "create:*@*", "replay:*", "admin:*")
 USER_RIGHTS = ("publish:mine", "consume:mine", "replay:mine")
+NODE_TIMEOUT_S = 80
+"""Of one file. Less than what its test waits, so that a file that hangs says how far it came."""
 TIMEOUT_S = 100
 AT_ONCE = 3
 ALONE = {"load.test.mjs"}
@@ -90,12 +92,28 @@ def _node(name: str, gateway: GatewayProcess, control: str) -> str:
         "PUSHWIRE_CHROMIUM": shutil.which("chromium") or "",
         "PUSHWIRE_PROFILE": str(gateway.folder / "profile"),
     }
-    ran = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", str(HERE / name)],
-        env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, (ran.stdout + ran.stderr)[-8000:]
-    return ran.stdout
+    return node(["--test", "--test-reporter=spec", str(HERE / name)], environment, NODE_TIMEOUT_S)
+
+
+def node(arguments: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> str:
+    """What Node said. One that fails or hangs fails with the end of what it had said."""
+    with subprocess.Popen(
+        ["node", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        try:
+            out, err = started.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            out, err = started.communicate()
+            pytest.fail(f"not done after {timeout_s} s:\n{(out + err)[-8000:]}")
+    assert started.returncode == 0, (out + err)[-8000:]
+    return out
+
+
+def test_a_file_that_hangs_says_how_far_it_came() -> None:
+    assert NODE_TIMEOUT_S < TIMEOUT_S
+    with pytest.raises(pytest.fail.Exception, match="came this far"):
+        node(["-e", "console.log('came this far'); setInterval(() => 0, 1000)"], os.environ, 2)
 
 
 def test_there_are_scenarios() -> None:

@@ -113,7 +113,7 @@ def test_dead_letters(shell):
     assert shell.run("dead", "redrive", "t", str(keyed["id"])) == "1 dead letter put back\n"
     (line,) = shell.run("consume", "t", "--group", "g", "-n", "1").splitlines()
     assert (json.loads(line)["data"], json.loads(line)["redriven"]) == ({"n": 3}, True)
-    assert shell.run("dead", "discard", "t", str(letters[0]["id"]), "--yes") == "1 dead letters removed\n"
+    assert shell.run("dead", "discard", "t", str(letters[0]["id"]), "--yes") == "1 dead letter removed\n"
     assert shell.run("dead", "redrive", "t", "--all") == "1 dead letter put back\n"
     assert shell.json("dead", "ls", "t") == []
 

@@ -138,6 +138,15 @@ def test_a_purge_says_how_many(api):
     assert _done(api("topic", "purge", "orders", "--through", "2", "--yes")) == "2 messages removed\n"
 
 
+def test_what_is_ready_is_said_to_be_what_is_in_memory(api):
+    for command in (("info",), ("seek", "--yes")):
+        to = ["earliest"] if command[0] == "seek" else []
+        lines = _done(api("group", *command, "orders", "billing", *to)).splitlines()
+        assert [line.split()[:3] for line in lines if line.startswith("ready")] == [["ready", "in", "memory"]]
+        shown = _done(api("group", *command, "orders", "billing", *to, "-o", "json"))
+        assert "ready" in json.loads(shown)
+
+
 def test_groups_are_listed_made_paused_moved_and_removed(api):
     assert _done(api("group", "ls", "orders")).splitlines()[1].split()[:3] == ["billing", "no", "2"]
     _done(api("group", "create", "orders", "audit", "--from", "2026-01-31T12:00:00Z", "--inactive-ttl", "7d"))

@@ -100,6 +100,12 @@ def test_a_hint_is_a_minimum():
     assert again.down(Loss(), Goodbye(1012, "restarting", True, 800), 0.0) == 0.9 * 8
 
 
+@pytest.mark.parametrize(("hint_ms", "wait_s"), [(2**53 - 1, 900), (900_001, 900), (-5, 0.25)])
+def test_a_hint_that_makes_no_sense_keeps_nobody_away(hint_ms, wait_s):
+    assert reconnector().down(Loss(), Goodbye(1012, "restarting", True, hint_ms), 0.0) == wait_s
+    assert reconnector().down(Loss(1013, retry_after_s=hint_ms / 1000), None, 0.0) == wait_s
+
+
 @pytest.mark.parametrize("code", sorted(CLOSES))
 def test_every_close_code_is_obeyed(code):
     verdict = reconnector().down(Loss(code), None, 0.0)

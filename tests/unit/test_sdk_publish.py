@@ -182,6 +182,15 @@ def test_a_hint_beyond_the_deadline_is_not_waited_for():
     assert told.error.retry_after_s == 60
 
 
+def test_a_hint_that_makes_no_sense_is_no_reason_to_hurry():
+    pair = Pair()
+    refuse_if(pair, lambda draft: True, "busy", -5)
+    told = pair.publish(timeout_s=30)
+    pair.step(1)
+    assert not told.done()
+    assert len(pair.link.of(Publish)) < 10
+
+
 def test_a_refusal_that_may_pass_is_retried_until_it_does():
     pair = Pair()
     refuse_if(pair, lambda draft: pair.now < 1002, "busy")

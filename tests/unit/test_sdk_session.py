@@ -317,6 +317,35 @@ def test_a_window_change_that_came_too_fast_is_repeated():
     assert pair.link.subs[consumer.name].prefetch == 0
 
 
+@pytest.mark.parametrize(("hint_ms", "soonest_s", "latest_s"), [(2**53 - 1, 899, 901), (-5, 0.1, 1)])
+def test_a_request_refused_with_a_hint_that_makes_no_sense_is_repeated_all_the_same(hint_ms, soonest_s, latest_s):
+    pair = Pair()
+    consumer, _ = pair.subscribe()
+    refusal = frames.Error("busy", "no", None, True, hint_ms)
+    pair.peer.refuse = lambda op: refusal if type(op) is frames.Flow else None
+    pair.session.roster.set_flow(consumer)
+    pair.pump()
+    pair.peer.refuse = lambda op: None
+    pair.step(soonest_s)
+    assert len(pair.link.of(frames.Flow)) == 1
+    pair.step(latest_s - soonest_s)
+    assert len(pair.link.of(frames.Flow)) == 2
+
+
+def test_a_lease_that_is_said_twice_is_one_delivery():
+    pair = Pair()
+    pair.peer.fill("orders", 1)
+    consumer, _ = pair.subscribe()
+    (delivery,) = pair.link.subs[consumer.name].held.values()
+    pair.link.say(frames.Messages(consumer.name, "orders", 30_000, [delivery, delivery]))
+    pair.pump()
+    (message,) = pair.take(consumer, 1)
+    assert (consumer.handed(), len(consumer.queue)) == (1, 0)
+    message.ack()
+    pair.pump()
+    assert pair.peer.acked() == [1]
+
+
 def test_leaving_sends_settlements_first_and_gives_the_rest_back():
     pair = Pair()
     pair.peer.fill("orders", 3)

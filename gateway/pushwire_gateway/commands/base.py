@@ -189,14 +189,19 @@ def show_rows(output: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[s
         click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
+LABELS = {"ready": "ready in memory"}
+"""Of fields whose names alone mislead whoever reads them: a backlog waits on disk, and a bare 0 would deny it."""
+
+
 def show_one(output: str, value: Mapping[str, Any]) -> None:
     """One object: a line a field, or JSON."""
     if output == "json":
         click.echo(codec.pretty(value))
         return
-    width = max(len(name) for name in value)
-    for name in value:
-        click.echo(f"{name.ljust(width)}  {_text(name, value[name])}")
+    labels = [LABELS.get(name, name) for name in value]
+    width = max(map(len, labels))
+    for name, label in zip(value, labels, strict=True):
+        click.echo(f"{label.ljust(width)}  {_text(name, value[name])}")
 
 
 def _cell(row: Mapping[str, Any], path: str) -> str:

@@ -122,6 +122,10 @@ def dead_show(url: str, token: str, output: str, topic: str, id: int) -> None:
     administer(url, token, work)
 
 
+def _letters(count: int) -> str:
+    return f"{count} dead letter" if count == 1 else f"{count} dead letters"
+
+
 @dead.command("redrive")
 @url
 @token
@@ -131,7 +135,7 @@ def dead_redrive(url: str, token: str, topic: str, which: dict[str, Any]) -> Non
 
     async def work(admin: pushwire.Admin) -> None:
         done = await admin.redrive(topic, **which)
-        click.echo(f"{done.redriven} {'dead letter' if done.redriven == 1 else 'dead letters'} put back")
+        click.echo(f"{_letters(done.redriven)} put back")
         if done.stopped is not None:
             fail(f"stopped before the end: {done.stopped}", EXIT_FAILED)
 
@@ -148,6 +152,6 @@ def dead_discard(url: str, token: str, yes: bool, topic: str, which: dict[str, A
     confirm(f"remove {'these' if any(which.values()) else 'all'} dead letters of {topic} for good", yes)
 
     async def work(admin: pushwire.Admin) -> None:
-        click.echo(f"{await admin.discard(topic, **which)} dead letters removed")
+        click.echo(f"{_letters(await admin.discard(topic, **which))} removed")
 
     administer(url, token, work)

@@ -1,5 +1,5 @@
 // Says how large the package is in a page, minified and gzipped, and fails when the core is larger than it may be. The
-// core is what `import "pushwire"` loads, bundled as a page's bundler does it; publisher, page and poll are loaded by
+// core is what `import "pushwire"` loads, bundled as a page's bundler does it; the others are loaded by
 // it when they are needed.
 import { readdirSync } from "node:fs";
 import { gzipSync } from "node:zlib";
@@ -8,7 +8,7 @@ import { build } from "esbuild";
 
 export const CORE_BYTES_MAX = 8 * 1024;
 const dist = fileURLToPath(new URL("../dist/", import.meta.url));
-const later = ["page.js", "poll.js", "publisher.js"];
+const later = ["page.js", "poll.js", "publisher.js", "renewal.js", "resume.js"];
 
 async function gzipped(name) {
   const { outputFiles } = await build({

@@ -37,6 +37,16 @@ export const lostFor = (reason: string): Loss => ({ code: NO_CLOSE_FRAME, reason
 export const delayMs = ({ baseMs, capMs }: Backoff, attempt: number, random: () => number): number =>
   random() * Math.min(capMs, baseMs * 2 ** attempt);
 
+/**
+ * The longest wait that a gateway may ask for: 15 minutes, as long as a nack may put a message off. What a gateway asks
+ * for is seconds; a number that was mangled on its way must not keep a client away for good.
+ */
+const HINT_MS_MAX = 900_000;
+
+/** How long the gateway asks to wait; `otherwise` where it says nothing, or what is no time. */
+export const hinted = (ms: number | undefined, otherwise: number): number =>
+  Number.isFinite(ms) && ms! >= 0 ? Math.min(ms!, HINT_MS_MAX) : otherwise;
+
 /** Decides after each loss: come back when, or stop with which error. */
 export class Reconnector {
   /** Why the next connection's token is asked for. */
@@ -52,7 +62,10 @@ export class Reconnector {
     this._reason = "connect";
   }
 
-  /** How long to wait before connecting again, at least the gateway's hint; or why never. */
+  /**
+   * How long to wait before connecting again, at least the gateway's hint; or why never. `refreshable`: asking for
+   * another token can give another one.
+   */
   _down(
     loss: Loss,
     goodbye: Goodbye | undefined,
@@ -76,6 +89,6 @@ export class Reconnector {
     } else if (!(goodbye?.reconnect ?? shouldReconnect(code))) {
       return new PushwireError(`closed_${code}`, reason || `closed with ${code}`);
     }
-    return Math.max(delayMs(backoff, this._attempt++, random), goodbye?.retry_after_ms ?? 0);
+    return Math.max(delayMs(backoff, this._attempt++, random), hinted(goodbye?.retry_after_ms, 0));
   }
 }

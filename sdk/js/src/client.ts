@@ -4,8 +4,9 @@
  */
 
 import type { Loss, TokenReason } from "./backoff.js";
-import { lostFor } from "./backoff.js";
+import { hinted, lostFor } from "./backoff.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
+import { readable } from "./codec.js";
 import type { Draft } from "./draft.js";
 import { Core } from "./core.js";
 import type { ClientEvents, State } from "./core.js";
@@ -13,7 +14,7 @@ import { Emitter, report } from "./emitter.js";
 import { asError, closedError, PushwireError, Unauthorized } from "./errors.js";
 import type { AnyFeed } from "./feed.js";
 import type { Receipt } from "./frames.js";
-import { addresses, openSocket } from "./links.js";
+import { openSocket, placeOf } from "./links.js";
 import type { Link, LinkEvents, WebSocketConstructor } from "./links.js";
 import type { Message, TailMessage } from "./message.js";
 import { DEFAULTS } from "./options.js";
@@ -40,7 +41,7 @@ export class Client extends Emitter<ClientEvents> {
   #core: Core;
   #runtime: Runtime;
   #options: Options;
-  #address: { socket: string; http: string };
+  #place: string;
   #transports: Transports;
   #link: Link | undefined;
   #connecting = false;
@@ -60,14 +61,13 @@ export class Client extends Emitter<ClientEvents> {
     const { WebSocket } = globalThis as { WebSocket?: WebSocketConstructor };
     const given = { WebSocket, ...DEFAULTS, ...options };
     this.#options = given as Options;
-    this.#address = addresses(url);
+    this.#place = placeOf(url);
     this.#runtime = { ...defaultRuntime(), ...options.runtime };
     this.#transports = new Transports(given.WebSocket ? (options.transport ?? "auto") : "poll");
     const backoff = { baseMs: 500, capMs: 20_000, ...options.backoff };
     this.#core = new Core(this.#runtime, this, {
       ...this.#options,
       backoff,
-      refreshable: typeof options.token === "function",
     });
     if (options.page !== false) void this.#watch(options.page ?? globalThis);
   }
@@ -279,16 +279,23 @@ export class Client extends Emitter<ClientEvents> {
     }, this.#options.connectTimeoutMs);
     this.#connecting = true;
     try {
-      const token = await this.#token(this.#core._reconnector._reason);
+      const core = this.#core;
+      if (this.#options.resumeGraceMs) core._takeOver ??= (await import("./resume.js")).takeOver;
+      if (typeof this.#options.token === "function") {
+        core._renewal ??= new (await import("./renewal.js")).Renewal(core, this, this.#runtime.now);
+      }
+      const token = await this._token(core._reconnector._reason);
       const poll = this.#transports._choose() && (await import("./poll.js"));
       if (!current()) return cancel();
-      const inBand = this.#options.auth !== "subprotocol" && !poll;
+      const shown = this.#options.auth === "subprotocol";
+      const socket = (to: LinkEvents) =>
+        openSocket(this.#options.WebSocket!, `ws${this.#place}/v1/ws`, shown ? token : undefined, to);
       const events: LinkEvents = {
-        opened: () => {
+        _opened: () => {
           cancel();
-          this.#core._opened(token, inBand);
+          this.#core._opened(token, !shown && !poll);
         },
-        received: (ops) => {
+        _received: (ops) => {
           if (!current()) return;
           this.#core._receive(ops);
           if (this.#connecting && this.#core._exchange._connected) {
@@ -297,35 +304,38 @@ export class Client extends Emitter<ClientEvents> {
             publishing().catch(() => 0); // tried again, and told, by a publish
           }
         },
-        lost: (code = NO_CLOSE_FRAME, reason = "") => current() && this.#lost({ code, reason }),
+        _lost: (code = NO_CLOSE_FRAME, reason = "") => current() && this.#lost({ code, reason }),
       };
-      const { WebSocket, fetch = globalThis.fetch } = this.#options;
       this.#link = poll
         ? new poll.PollLink(
             {
-              base: this.#address.http,
-              fetch: (input, init) => fetch(input, init),
-              runtime: this.#runtime,
-              token,
-              renew: () => this.#token("rejected").catch(() => undefined),
-              memory: this.#memory,
+              _base: `http${this.#place}`,
+              _fetch: this.#options.fetch,
+              _runtime: this.#runtime,
+              _token: token,
+              _renew: () => this._token("rejected"),
+              _memory: this.#memory,
+              _hinted: hinted,
+              _readable: readable,
+              _probe: this.#transports._wanted === "auto" && socket,
             },
             events,
           )
-        : openSocket(WebSocket!, this.#address.socket, inBand ? undefined : token, events);
+        : socket(events);
     } catch (thrown) {
       cancel();
-      if (current()) this.#failed(thrown);
+      if (current()) this._failed(thrown);
     }
   }
 
-  async #token(reason: TokenReason): Promise<string | undefined> {
+  /** @internal */
+  async _token(reason: TokenReason): Promise<string | undefined> {
     const { token } = this.#options;
     return typeof token === "function" ? token({ reason }) : token;
   }
 
-  /** No token, or no link, could be had. */
-  #failed(thrown: unknown): void {
+  /** No token, or no link, could be had. @internal */
+  _failed(thrown: unknown): void {
     const loss = lostFor(asError(thrown).message);
     this.#lost(thrown instanceof Unauthorized ? { ...loss, fatal: thrown } : loss);
   }
@@ -388,18 +398,6 @@ export class Client extends Emitter<ClientEvents> {
   /** @internal */
   _drop(reason: string): void {
     this.#lost(lostFor(reason));
-  }
-
-  /** @internal */
-  async _refresh(reason: TokenReason): Promise<void> {
-    try {
-      this.#core._renew(await this.#token(reason));
-    } catch (thrown) {
-      if (!this.#core._wanted()) return; // closed or suspended meanwhile: nobody waits for it
-      if (thrown instanceof Unauthorized) this.#failed(thrown);
-      this._emit("warning", { code: "no_token", message: asError(thrown).message });
-      this.#core._renew(undefined);
-    }
   }
 
   /** @internal */

@@ -1,7 +1,7 @@
 /**
  * The JSON codec of subprotocol pushwire.v1: operations to text and back, a line each (PROTOCOL.md §2, §4). Owns what
- * can be read. Knows no state. Reading never throws: what cannot be read is left out. The types of
- * the fields of what a gateway says are the gateway's word, held by the shared vectors.
+ * can be read. Knows no state. Reading never throws: what cannot be read is left out, as v1 has it for what a newer
+ * gateway says.
  */
 
 import type { ClientOp, Row, ServerOp, WireStart } from "./frames.js";
@@ -34,12 +34,44 @@ export function decode(text: string): ServerOp[] {
   return text.split("\n").flatMap((line): ServerOp[] => {
     try {
       const op = JSON.parse(line);
-      return op?.op ? [op] : [];
+      return typeof op?.op === "string" ? [op] : [];
     } catch {
       return []; // empty, or no JSON
     }
   });
 }
+
+// Names mean one thing wherever they stand, so that kinds go by name. A hint that is none is not heeded (backoff.ts).
+const TEXT = /^(sub|message|id|topic|lease|epoch|session)$/;
+const INTEGER = /^(?!retry).*_ms$|^(seq|from|to|prefetch|attempt|priority)$/;
+const ROW = "id topic seq priority published_at_ms";
+const LEASED_ROW = `${ROW} attempt expires_in_ms`;
+/** What must be there. */
+const NEEDED: { [op: string]: string } = {
+  __proto__: null as never,
+  welcome: "heartbeat_ms pong_timeout_ms expires_in_ms limits",
+  error: "code message retryable",
+  messages: "sub messages",
+  gap: "sub from to",
+  goodbye: "code reason reconnect",
+};
+
+const fits = ([name, value]: [string, any]): boolean => {
+  if (value == null) return true; // counts as absent
+  if (TEXT.test(name)) return typeof value === "string";
+  if (INTEGER.test(name)) return Number.isSafeInteger(value);
+  if (name === "leases") return Array.isArray(value);
+  if (name !== "messages") return true;
+  return (
+    Array.isArray(value) && !!value[0] && value.every((row) => whole(row, row?.lease == null ? ROW : LEASED_ROW))
+  );
+};
+
+const whole = (value: any, needed = "op"): boolean =>
+  needed.split(" ").every((name) => value?.[name] != null) && Object.entries(value).every(fits);
+
+/** Whether an operation has what v1 says, in the kinds that v1 says, as far as a client acts on it. */
+export const readable = (op: ServerOp): boolean => whole(op, NEEDED[op.op]);
 
 /** The body of a row: a JSON value, a string, or bytes. */
 export const bodyOf = ({ data, data_text, data_b64 }: Row): unknown =>

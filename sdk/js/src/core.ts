@@ -5,21 +5,19 @@
  */
 
 import { Reconnector } from "./backoff.js";
-import type { Backoff, Loss, TokenReason } from "./backoff.js";
-import { FRAME_BYTES_MAX } from "./codec.js";
+import type { Backoff, Loss } from "./backoff.js";
+import { FRAME_BYTES_MAX, readable } from "./codec.js";
 import { stillOurs } from "./codes.js";
 import { closedError, PushwireError } from "./errors.js";
 import { Exchange } from "./exchange.js";
 import type { ClientOp, ErrorOp, Goodbye, Ok, ServerOp, Welcome } from "./frames.js";
 import type { Publisher } from "./publisher.js";
+import type { Renewal } from "./renewal.js";
+import type { takeOver } from "./resume.js";
 import { Roster } from "./roster.js";
 import type { Runtime } from "./runtime.js";
 import { Settlements } from "./settlements.js";
 
-/** Of a token's life: late enough to use it, early enough for a few tries. */
-const REFRESH_AT = 0.8;
-/** Between two tokens asked for on one connection, so that a gateway that refuses them all is not a busy loop. */
-const REFRESH_RETRY_MS = 1000;
 /** On return to a page: how long its connection may take to show that it lives. */
 const PROBE_MS = 2000;
 
@@ -42,8 +40,6 @@ export interface Host {
   _wake(): void;
   /** End the connection: it is no good. */
   _drop(reason: string): void;
-  /** Fetch a token and give it to `_renew`. */
-  _refresh(reason: TokenReason): void;
   _emit<K extends keyof ClientEvents>(name: K, event: ClientEvents[K]): boolean;
   /** Nobody else takes this error. */
   readonly _report: (error: Error) => void;
@@ -54,8 +50,6 @@ export interface CoreOptions {
   backoff: Backoff;
   resumeGraceMs: number;
   connectTimeoutMs: number;
-  /** Whether asking for another token can give another one. */
-  refreshable: boolean;
 }
 
 /** State of one client, over all its connections. */
@@ -70,7 +64,9 @@ export class Core {
   declare readonly _roster: Roster;
   /** Once it is loaded. */
   _publisher: Publisher | undefined;
-  /** Of a WebSocket message. */
+  /** Loaded before the first connection, where there is a grace. */
+  _takeOver: typeof takeOver | undefined;
+  /** Of a WebSocket message; where no welcome has said it, what a gateway commonly allows. */
   _frameBytesMax = FRAME_BYTES_MAX;
   #runtime: Runtime;
   #host: Host;
@@ -86,11 +82,10 @@ export class Core {
   #silenceMs = Infinity;
   #pongMs = 0;
   // --- the token
-  #token: string | undefined;
+  _token: string | undefined;
+  /** Loaded before the first connection, where there may be another token. */
+  _renewal: Renewal | undefined;
   #authorised = false;
-  #asking = false;
-  #askedAt = -Infinity;
-  #endsAt = 0;
   // --- the session
   #secret: string | undefined;
   #holdUntil = Infinity;
@@ -132,7 +127,7 @@ export class Core {
   /** The link is open. `inBand`: the token is still to be shown; the gateway says welcome after it. */
   _opened(token: string | undefined, inBand: boolean): void {
     this.#open = true;
-    this.#token = token;
+    this._token = token;
     this.#dropAt = this.#runtime.now() + this.#options.connectTimeoutMs;
     if (inBand) this.#authenticate();
     this.#host._wake();
@@ -142,7 +137,7 @@ export class Core {
    * Show the token; and, with a grace, ask for the leases of before, and that those to come outlive their connection.
    */
   #authenticate(): void {
-    const token = this.#token;
+    const token = this._token;
     if (!token) return;
     const { resumeGraceMs } = this.#options;
     this._exchange._resuming = resumeGraceMs > 0;
@@ -163,7 +158,7 @@ export class Core {
     this._exchange._resuming = false;
     if (resumed && subs) {
       this.#holdUntil = Infinity;
-      this._roster._resumed(subs);
+      this._takeOver!(subs, this._roster, this._settlements);
     } else {
       this.#void();
     }
@@ -172,7 +167,7 @@ export class Core {
 
   /** The link is gone, or none came about. */
   _lost(loss: Loss): void {
-    const { backoff, refreshable, resumeGraceMs } = this.#options;
+    const { backoff, resumeGraceMs } = this.#options;
     const { now, random } = this.#runtime;
     const goodbye = this.#goodbye;
     const hurry = this.#probing;
@@ -185,7 +180,7 @@ export class Core {
     } else {
       this.#void();
     }
-    const verdict = this._reconnector._down(loss, goodbye, now(), refreshable, backoff, random);
+    const verdict = this._reconnector._down(loss, goodbye, now(), !!this._renewal, backoff, random);
     if (typeof verdict !== "number") return this._finish(verdict);
     // A page that has come back is no herd that jitter would have to scatter.
     this._connectAt = hurry ? 0 : now() + verdict;
@@ -195,7 +190,8 @@ export class Core {
 
   /** Nothing is left of the connection. */
   #down(): void {
-    this.#open = this.#authorised = this.#asking = this.#probing = false;
+    this.#open = this.#authorised = this.#probing = false;
+    this._renewal?._lost();
     this.#dropAt = this.#silenceMs = Infinity;
     this.#goodbye = undefined;
     this._exchange._lost();
@@ -241,7 +237,10 @@ export class Core {
   _dueAt(): number {
     const silentAt = this.#dropAt < Infinity ? Infinity : this.#heardAt + this.#silenceMs;
     return Math.min(
-      ...[this.#dropAt, silentAt, this.#holdUntil, this._exchange._dueAt()],
+      this.#dropAt,
+      silentAt,
+      this.#holdUntil,
+      this._exchange._dueAt(),
       this._publisher?._dueAt(this.#runtime.now()) ?? Infinity,
       ...this._roster._subscriptions().map((member) => member._dueAt()),
     );
@@ -302,7 +301,7 @@ export class Core {
     this.#heardAt = this.#runtime.now();
     if (this._exchange._connected) this.#dropAt = Infinity;
     this.#probing = false;
-    for (const op of ops) this.#on(op);
+    for (const op of ops.filter(readable)) this.#on(op);
     this.#host._wake();
   }
 
@@ -332,12 +331,12 @@ export class Core {
   #welcomed({ limits, heartbeat_ms, pong_timeout_ms, expires_in_ms }: Welcome): void {
     const exchange = this._exchange;
     exchange._connected = true;
-    this._frameBytesMax = limits.frame_bytes_max ?? FRAME_BYTES_MAX;
+    this._frameBytesMax = limits.frame_bytes_max ?? this._frameBytesMax;
     this.#dropAt = Infinity;
     this.#silenceMs = heartbeat_ms + pong_timeout_ms || Infinity;
     this.#pongMs = pong_timeout_ms;
     this._reconnector._up(this.#runtime.now());
-    this.#authorise(expires_in_ms);
+    this._authorise(expires_in_ms);
     if (this._state !== "draining") this.#change("connected");
     if (exchange._resuming) return; // the answer to `auth` comes next
     if (this.#options.resumeGraceMs > 0) this.#authenticate();
@@ -346,56 +345,17 @@ export class Core {
 
   // --- the token
 
-  #authorise(expiresInMs = 0): void {
+  /** The gateway has accepted one. */
+  _authorise(expiresInMs = 0): void {
     this.#authorised = true;
-    this.#asking = false;
-    this.#endsAt = this.#runtime.now() + expiresInMs;
-    if (expiresInMs && this.#options.refreshable) {
-      this._exchange._after(expiresInMs * REFRESH_AT, () => this.#want("expiring"));
-    }
+    this._renewal?._accepted(expiresInMs);
   }
 
   /** The token ended before the refresh: a fresh one may still save the connection. What needs it waits. */
   readonly _unauthorized = (): boolean => {
-    const { refreshable } = this.#options;
-    if (refreshable) {
-      this.#authorised = false;
-      this.#want("rejected");
-    }
-    return refreshable;
+    if (!this._renewal) return false;
+    this.#authorised = false;
+    this._renewal._want("rejected");
+    return true;
   };
-
-  #want(reason: TokenReason): void {
-    if (this.#asking) return;
-    const now = this.#runtime.now();
-    const wait = this.#askedAt + REFRESH_RETRY_MS - now;
-    if (wait > 0) return this._exchange._after(wait, () => this.#want(reason));
-    this.#asking = true;
-    this.#askedAt = now;
-    this.#host._refresh(reason);
-  }
-
-  /** The token that was wanted; none could be had: asked again in half the time that is left. */
-  _renew(token: string | undefined): void {
-    if (!this.#asking || !this._exchange._connected) return;
-    this.#asking = false;
-    if (!token) {
-      const left = (this.#endsAt - this.#runtime.now()) / 2;
-      return this._exchange._after(Math.max(REFRESH_RETRY_MS, left), () => this.#want("expiring"));
-    }
-    this.#token = token;
-    this._exchange._request(
-      (ref) => ({ op: "auth", ref, token }),
-      (frame) => {
-        if (frame?.op === "ok") {
-          this.#authorise(frame.expires_in_ms);
-          this._roster._restore();
-        } else if (frame) {
-          // The old token may still have time. When it has none, the gateway closes, and the reconnect decides.
-          this.#host._emit("warning", frame);
-          this._exchange._after(REFRESH_RETRY_MS, () => this.#want("rejected"));
-        }
-      },
-    );
-  }
 }

@@ -18,15 +18,15 @@ export class Emitter<Events> {
    * @internal
    */
   _emit<K extends keyof Events>(name: K, event: Events[K]): boolean {
-    const listeners = this.#listeners.get(name) ?? new Set();
-    for (const listener of [...listeners]) {
+    const listeners = [...(this.#listeners.get(name) ?? [])];
+    for (const listener of listeners) {
       try {
         listener(event as never);
       } catch (thrown) {
         report(thrown);
       }
     }
-    return listeners.size > 0;
+    return !!listeners[0];
   }
 }
 

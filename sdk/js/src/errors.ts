@@ -1,6 +1,7 @@
 /**
  * The errors of the SDK. Owns their classes; the codes are those of PROTOCOL.md §6, and the few that only a client can
- * have: `timeout`, `closed`, `closed_<close code>`, `not_connected`, `buffer_full`, `lease_lost`, `already_settled`.
+ * have: `timeout`, `aborted`, `closed`, `closed_<close code>`, `not_connected`, `buffer_full`, `lease_lost`,
+ * `already_settled`.
  */
 
 /** What a refusal is made of. */

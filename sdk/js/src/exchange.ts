@@ -3,6 +3,7 @@
  * which. Forgets everything with the connection. No I/O.
  */
 
+import { hinted } from "./backoff.js";
 import type { ClientOp, ErrorOp, Ok } from "./frames.js";
 import type { Runtime } from "./runtime.js";
 
@@ -78,7 +79,7 @@ export class Exchange {
   /** Repeat a refused request when the gateway allows it; false when it never does, or there was none. */
   _again(frame: Ok | ErrorOp | undefined, run: () => void): boolean {
     if (frame?.op !== "error" || !frame.retryable) return false;
-    this._after(frame.retry_after_ms ?? RETRY_MS * (1 + this._runtime.random()), run);
+    this._after(hinted(frame.retry_after_ms, RETRY_MS * (1 + this._runtime.random())), run);
     return true;
   }
 

@@ -13,12 +13,12 @@ export interface Link {
   close(): void;
 }
 
-/** What a connection tells. After `lost` nothing. */
+/** What a connection tells. After `_lost` nothing. */
 export interface LinkEvents {
-  opened(): void;
-  received(ops: ServerOp[]): void;
+  _opened(): void;
+  _received(ops: ServerOp[]): void;
   /** Without a code: without a close frame. */
-  lost(code?: number, reason?: string): void;
+  _lost(code?: number, reason?: string): void;
 }
 
 /** As much of the WebSocket of browsers, React Native and `ws` as is used here. */
@@ -34,11 +34,11 @@ export interface WebSocketLike {
 /** Its constructor. */
 export type WebSocketConstructor = new (url: string, protocols: string[]) => WebSocketLike;
 
-/** Where a gateway is: `ws(s)` or `http(s)`, host, and the path below which a proxy may serve it. */
-export function addresses(url: string): { socket: string; http: string } {
+/** Where a gateway is, after `ws` or `http`: an `s`, host, and the path below which a proxy may serve it. */
+export function placeOf(url: string): string {
   const [, place] = /^(?:ws|http)(s?:\/\/[^/?#@\s]+(?:\/[^?#\s]*?)?)\/*(?:\/v1\/ws)?$/.exec(url) ?? [];
   if (!place) throw new TypeError("a gateway is at wss://host[:port]");
-  return { socket: `ws${place}/v1/ws`, http: `http${place}` };
+  return place;
 }
 
 /** Connect. `bearer`: the token, where it is to travel as a subprotocol. Throws what the constructor throws. */
@@ -46,17 +46,17 @@ export function openSocket(
   WebSocket: WebSocketConstructor,
   url: string,
   bearer: string | undefined,
-  { opened, received, lost }: LinkEvents,
+  { _opened, _received, _lost }: LinkEvents,
 ): Link {
   const socket = new WebSocket(url, bearer ? [SUBPROTOCOL, `bearer.${bearer}`] : [SUBPROTOCOL]);
   const deaf = () => void (socket.onopen = socket.onmessage = socket.onclose = null);
-  socket.onopen = opened;
+  socket.onopen = _opened;
   // v1 has no binary messages.
-  socket.onmessage = ({ data }: { data: unknown }) => received(typeof data === "string" ? decode(data) : []);
+  socket.onmessage = ({ data }: { data: unknown }) => _received(typeof data === "string" ? decode(data) : []);
   socket.onerror = () => 0; // says nothing, and `close` always follows
   socket.onclose = ({ code, reason }: { code?: number; reason?: string }) => {
     deaf();
-    lost(code, reason);
+    _lost(code, reason);
   };
   return {
     send(ops, frameBytesMax) {

@@ -3,10 +3,10 @@
  * the user sees it: held, settled or lost. Sends nothing.
  */
 
-import { bodyOf, DELAY_MS_MAX, ERROR_TEXT_MAX } from "./codec.js";
+import { bodyOf, DELAY_MS_MAX } from "./codec.js";
 import { leaseLost, PushwireError } from "./errors.js";
-import type { Waiter } from "./exchange.js";
 import type { Row, Verb } from "./frames.js";
+import type { How } from "./settlements.js";
 
 /** What every message shows, whether delivered or tailed. */
 export class Content<T = unknown> {
@@ -32,14 +32,16 @@ export class Content<T = unknown> {
 
   /** @internal */
   constructor(row: Row) {
-    this.id = row.id;
-    this.topic = row.topic;
-    this.seq = row.seq;
-    this.priority = row.priority;
-    this.key = row.key;
+    ({
+      id: this.id,
+      topic: this.topic,
+      seq: this.seq,
+      priority: this.priority,
+      key: this.key,
+      content_type: this.contentType,
+      published_at_ms: this.publishedAtMs,
+    } = row);
     this.headers = row.headers ?? {};
-    this.contentType = row.content_type;
-    this.publishedAtMs = row.published_at_ms;
     this.redriven = !!row.redriven;
     this.encoding = row.data_text != null ? "text" : row.data_b64 != null ? "binary" : "json";
     this.#row = row;
@@ -70,7 +72,7 @@ export class TailMessage<T = unknown> extends Content<T> {
  * @internal
  */
 export interface Holder {
-  _settle(message: Message, verb: Verb, delayMs?: number, error?: string, waiter?: Waiter): void;
+  _settle(message: Message, verb: Verb, ...how: How): void;
   _extend(message: Message): true;
   _now(): number;
 }
@@ -167,10 +169,10 @@ export class Message<T = unknown> extends Content<T> {
     return !this.lost;
   }
 
-  #end(verb: Verb, delayMs?: number, error?: string, waiter?: Waiter): boolean {
+  #end(verb: Verb, ...how: How): boolean {
     if (!this.#held()) return false;
     this.#state = "settled";
-    this.#holder._settle(this, verb, delayMs, error?.slice(0, ERROR_TEXT_MAX), waiter);
+    this.#holder._settle(this, verb, ...how);
     return true;
   }
 

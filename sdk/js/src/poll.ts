@@ -3,9 +3,12 @@
  * client as if they were a WebSocket. Owns the HTTP session, its polls and its streams. The leases are the same.
  */
 
+import type { hinted } from "./backoff.js";
+import type { readable } from "./codec.js";
 import type { ClientOp, ErrorOp, MessagesOp, PublishOp, Row, ServerOp, SettleOp, SubscribeOp } from "./frames.js";
 import type { Link, LinkEvents } from "./links.js";
 import type { Runtime } from "./runtime.js";
+import { lookForSocket } from "./probe.js";
 import { readEvents } from "./sse.js";
 
 /** How long one poll may wait for messages. Below what proxies commonly allow, and below the default ack timeout. */
@@ -14,6 +17,8 @@ const WAIT_S = 20;
 const PATIENCE_MS = 15_000;
 /** Requests that wait, at a time: browsers open 6 connections to a host over HTTP/1.1, and two are for settlements. */
 const WAITING_MAX = 4;
+/** How long what is held may take to be settled before a WebSocket that was found; then the polls go on. */
+const PARTING_MS = 30_000;
 /** Before a refused poll is repeated, where the gateway names no time. */
 const RETRY_MS = 1000;
 
@@ -29,8 +34,11 @@ type Answer = { body: Record<string, unknown>; problem?: Problem; response: Resp
 interface Line {
   op: SubscribeOp;
   window: number;
-  held: Set<string>;
+  /** Leases, and when each runs out. */
+  held: Map<string, number>;
   over: boolean;
+  /** A request is under way that may bring messages. */
+  polling?: boolean;
   abort?: AbortController;
   wake?: () => void;
 }
@@ -41,13 +49,19 @@ export interface PollMemory {
 }
 
 export interface PollOptions {
-  base: string;
-  fetch: typeof fetch;
-  runtime: Runtime;
-  token: string | undefined;
+  _base: string;
+  /** Where it is not the platform's own. */
+  _fetch: typeof fetch | undefined;
+  _runtime: Runtime;
+  _token: string | undefined;
   /** Another token: the last one was not accepted. */
-  renew(): Promise<string | undefined>;
-  memory: PollMemory;
+  _renew(): Promise<string | undefined>;
+  _memory: PollMemory;
+  /** These are the core's own: a module that is loaded later brings nothing twice. */
+  _hinted: typeof hinted;
+  _readable: typeof readable;
+  /** Opens a WebSocket; false where none is wanted. */
+  _probe: false | ((events: LinkEvents) => Link);
 }
 
 /** A link that polls. */
@@ -57,6 +71,8 @@ export class PollLink implements Link {
   #settling: Promise<unknown> = Promise.resolve(); // one post after the other, as they were said
   #publishing: Promise<unknown> = Promise.resolve();
   #waiting = 0;
+  #parting = false; // nothing new is taken: a WebSocket was found
+  #cancel = (): void => undefined;
   #queue: (() => void)[] = [];
 
   #options: PollOptions;
@@ -74,20 +90,21 @@ export class PollLink implements Link {
 
   /** By this side: what is held goes back. */
   close(): void {
-    const leases = [...this.#lines.values()].flatMap((line) => [...line.held]);
+    const leases = [...this.#lines.values()].flatMap((line) => [...line.held.keys()]);
     this.#end();
     if (leases.length) void this.#settle({ op: "release", leases });
   }
 
   #end(): void {
     this.#closed = true;
+    this.#cancel();
     for (const name of this.#lines.keys()) this.#stop(name);
   }
 
   #do(op: ClientOp): void {
     switch (op.op) {
       case "auth":
-        this.#options.token = op.token;
+        this.#options._token = op.token;
         return this.#say({ op: "ok", ref: op.ref, resumed: false });
       case "ping":
         return void this.#call("POST", "/v1/tickets").then(
@@ -103,7 +120,7 @@ export class PollLink implements Link {
         return void this.#subscribe(op);
       case "unsubscribe": {
         const held = this.#stop(op.sub);
-        if (held?.size) void this.#settle({ op: "release", leases: [...held] });
+        if (held?.size) void this.#settle({ op: "release", leases: [...held.keys()] });
         return this.#say({ op: "ok", ref: op.ref });
       }
       case "flow": {
@@ -112,18 +129,20 @@ export class PollLink implements Link {
         return this.#say({ op: "ok", ref: op.ref, prefetch: op.prefetch });
       }
       default:
-        for (const line of this.#lines.values()) {
-          if (op.op !== "extend") for (const lease of op.leases) if (line.held.delete(lease)) line.wake?.();
-        }
+        if (op.op !== "extend") this.#settled(op.leases);
         // What a page gives back on its way out must leave at once.
         if (op.op === "release") void this.#settle(op);
         else this.#settling = this.#settling.then(() => this.#settle(op));
     }
   }
 
+  #settled(leases: string[]): void {
+    for (const line of this.#lines.values()) for (const lease of leases) if (line.held.delete(lease)) line.wake?.();
+  }
+
   #say(...ops: ServerOp[]): void {
     // In a turn of its own: the client is in the middle of sending.
-    void Promise.resolve().then(() => this.#closed || this.#events.received(ops));
+    void Promise.resolve().then(() => this.#closed || this.#events._received(ops));
   }
 
   /** See whether HTTP works and the token is good; a ticket is the cheapest thing to ask for. */
@@ -132,24 +151,53 @@ export class PollLink implements Link {
     if (this.#closed || !answer) return;
     if (answer.problem) return this.#lose(undefined, answer.problem.message);
     remember(true);
-    this.#events.opened();
-    this.#events.received([
+    this.#events._opened();
+    this.#events._received([
       { op: "welcome", session: "", epoch: "", heartbeat_ms: 0, pong_timeout_ms: 0, expires_in_ms: 0, limits: {} },
     ]);
+    this.#wait();
+  }
+
+  // --- back to a WebSocket
+
+  #wait(): void {
+    const { _probe, _runtime } = this.#options;
+    if (_probe && !this.#closed) this.#cancel = lookForSocket(_probe, _runtime, () => this.#part());
+  }
+
+  /** Take nothing new, and end once everything that is held is settled; or go on, when that takes too long. */
+  #part(): void {
+    this.#parting = true;
+    for (const { abort, op } of this.#lines.values()) if (!op.tail) abort?.abort();
+    this.#cancel = this.#options._runtime.setTimer(() => {
+      this.#parting = false;
+      for (const line of this.#lines.values()) line.wake?.();
+      this.#wait();
+    }, PARTING_MS);
+    void this.#leave();
+  }
+
+  async #leave(): Promise<void> {
+    if (this.#closed || !this.#parting) return;
+    await Promise.all([this.#settling, this.#publishing]);
+    // Polls that were called off have ended by then: what one of them still brought is held.
+    for (const line of this.#lines.values()) if (line.polling || this.#room(line) < line.window) return;
+    this.#lose(undefined, "a WebSocket can be had");
   }
 
   #lose(code: number | undefined, reason: string): void {
     if (this.#closed) return;
     remember(false);
     this.#end();
-    this.#events.lost(code, reason);
+    this.#events._lost(code, reason);
   }
 
   // --- requests
 
   /** Ask. Rejects, and ends the link, when there is no answer or the token is refused twice. */
   async #call(method: string, path: string, init: RequestInit = {}, waitMs = 0, renewed = false): Promise<Answer> {
-    const { base, fetch, runtime, memory, token } = this.#options;
+    const { _base: base, _fetch: fetch = globalThis.fetch, _runtime: runtime } = this.#options;
+    const { _memory: memory, _token: token } = this.#options;
     const headers: Record<string, string> = { ...(init.headers as Record<string, string>) };
     if (token !== undefined) headers.authorization = `Bearer ${token}`;
     if (memory.session !== undefined) headers["pushwire-session"] = memory.session;
@@ -175,12 +223,12 @@ export class PollLink implements Link {
     }
     memory.session = answer.response.headers.get("pushwire-session") ?? memory.session!;
     if (answer.response.status !== 401) return answer;
-    const fresh = renewed ? undefined : await this.#options.renew();
+    const fresh = renewed ? undefined : await this.#options._renew().catch(() => undefined);
     if (fresh === undefined) {
       this.#lose(REJECTED, "unauthorized");
       throw new Error("unauthorized");
     }
-    this.#options.token = fresh;
+    this.#options._token = fresh;
     return this.#call(method, path, init, waitMs, true);
   }
 
@@ -202,9 +250,14 @@ export class PollLink implements Link {
     );
     if (!answer) return;
     const { problem } = answer;
+    if (op === "extend") this.#extended(fields.leases, answer.body);
     const { stale, expires_in_ms } = answer.body as { stale?: string[]; expires_in_ms?: number };
     if (problem) return this.#say({ op: "error", ref, leases: fields.leases, ...problem });
-    if (stale?.length) {
+    if (!Array.isArray(stale)) {
+      // A proxy's success, as above: whether anything was settled is not known.
+      const { leases } = fields;
+      this.#say({ op: "error", ref, code: "unavailable", message: "no outcome in the answer", retryable: true, leases });
+    } else if (stale.length) {
       this.#say({
         op: "error",
         ref,
@@ -218,10 +271,16 @@ export class PollLink implements Link {
     }
   }
 
+  #extended(leases: string[], { expires_in_ms }: { expires_in_ms?: number }): void {
+    if (!Number.isSafeInteger(expires_in_ms)) return;
+    const until = this.#options._runtime.now() + expires_in_ms!;
+    for (const { held } of this.#lines.values()) for (const lease of leases) if (held.has(lease)) held.set(lease, until);
+  }
+
   // --- subscriptions
 
   async #subscribe(op: SubscribeOp): Promise<void> {
-    const line: Line = { op, window: op.prefetch ?? 32, held: new Set(), over: false };
+    const line: Line = { op, window: op.prefetch ?? 32, held: new Map(), over: false };
     const waiting = [...this.#lines.values()].filter((other) => other.op.tail).length;
     const refusal =
       op.private || (op.tail && waiting >= WAITING_MAX / 2)
@@ -252,48 +311,67 @@ export class PollLink implements Link {
 
   async #poll(line: Line): Promise<void> {
     const { topic, group = "default", ack_timeout_ms, sub } = line.op;
+    const { _readable: readable, _runtime: runtime } = this.#options;
     const path = `/v1/topics/${encodeURIComponent(topic)}/groups/${encodeURIComponent(group)}/messages`;
     const timeout = ack_timeout_ms ? `&ack_timeout=${ack_timeout_ms / 1000}` : "";
     while (!line.over) {
-      const room = line.window - line.held.size;
-      if (room <= 0) {
-        await new Promise<void>((resolve) => (line.wake = resolve));
+      const room = this.#room(line);
+      if (room <= 0 || this.#parting) {
+        void this.#leave();
+        const soonest = Math.min(...line.held.values());
+        if (soonest < Infinity) await this.#pause(line, soonest - runtime.now());
+        else await new Promise<void>((resolve) => (line.wake = resolve));
         continue;
       }
       await this.#slot();
+      if (this.#parting) {
+        this.#free();
+        continue;
+      }
+      line.polling = true;
       const wait = this.#lines.size > WAITING_MAX ? 1 : WAIT_S;
       line.abort = new AbortController();
       const { signal } = line.abort;
       const query = `?wait=${wait}&max=${room}${timeout}`;
-      const askedAt = this.#options.runtime.now();
+      const askedAt = runtime.now();
       const answer = await this.#call("GET", path + query, { signal }, wait * 1000)
         .catch(() => undefined)
         .finally(() => this.#free());
+      line.polling = false;
       if (line.over || this.#closed) return;
       if (!answer) continue; // called off, because the window changed
       if (answer.problem) await this.#refused(line, answer.problem);
-      const messages = (answer.body.messages ?? []) as Row[];
-      for (const { lease } of messages) line.held.add(lease!);
-      if (messages.length) this.#events.received([{ op: "messages", sub, messages }]);
+      const rows = Array.isArray(answer.body.messages) ? (answer.body.messages as Row[]) : [];
+      // What the client would not take must not fill the window.
+      const messages = rows.filter((row) => row?.lease && readable({ op: "messages", sub, messages: [row] }));
+      for (const { lease, expires_in_ms } of messages) line.held.set(lease!, runtime.now() + expires_in_ms!);
+      if (messages[0]) this.#events._received([{ op: "messages", sub, messages }]);
       // Nothing, and long before the time was up: something between here and the gateway answers, and would at once
       // again. Without a pause the two would keep each other busy.
-      else if (!answer.problem && this.#options.runtime.now() - askedAt < wait * 500) await this.#pause(line);
+      else if (!answer.problem && runtime.now() - askedAt < wait * 500) await this.#pause(line);
     }
+  }
+
+  /** How many more it may hold. A lease that has run out is held no more, and nobody says so. */
+  #room({ held, window }: Line): number {
+    for (const [lease, at] of held) if (at <= this.#options._runtime.now()) held.delete(lease);
+    return window - held.size;
   }
 
   async #refused(line: Line, problem: Problem): Promise<void> {
     if (!problem.retryable) {
       this.#stop(line.op.sub);
-      this.#events.received([{ op: "error", sub: line.op.sub, ...problem }]);
+      this.#events._received([{ op: "error", sub: line.op.sub, ...problem }]);
       return;
     }
     await this.#pause(line, problem.retry_after_ms);
   }
 
-  async #pause(line: Line, wait = RETRY_MS * (1 + this.#options.runtime.random())): Promise<void> {
+  async #pause(line: Line, asked?: number): Promise<void> {
+    const { _runtime: runtime, _hinted: hinted } = this.#options;
     await new Promise<void>((resolve) => {
       line.wake = resolve;
-      this.#options.runtime.setTimer(resolve, wait);
+      runtime.setTimer(resolve, hinted(asked, RETRY_MS * (1 + runtime.random())));
     });
   }
 
@@ -318,9 +396,9 @@ export class PollLink implements Link {
         const at = id.lastIndexOf(":");
         if (event === "message") {
           const op: MessagesOp = { op: "messages", sub, messages: [data as Row], epoch: id.slice(0, at) };
-          this.#events.received([op]);
+          this.#events._received([op]);
         } else if (event === "gap") {
-          this.#events.received([{ op: "gap", sub, ...(data as { from: number; to: number }) }]);
+          this.#events._received([{ op: "gap", sub, ...(data as { from: number; to: number }) }]);
         }
       }).catch(() => line.over || this.#lose(undefined, "the stream broke"));
       if (!line.over) await this.#pause(line); // the gateway ended it: asked again, it says why
@@ -333,7 +411,7 @@ export class PollLink implements Link {
     if (window <= line.held.size) line.abort?.abort();
   }
 
-  #stop(name: string): Set<string> | undefined {
+  #stop(name: string): Map<string, number> | undefined {
     const line = this.#lines.get(name);
     if (!line) return undefined;
     this.#lines.delete(name);

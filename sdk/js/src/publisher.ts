@@ -4,7 +4,7 @@
  * connection, as a page that only consumes can do without.
  */
 
-import { delayMs } from "./backoff.js";
+import { delayMs, hinted } from "./backoff.js";
 import { PER_OP_MAX } from "./codec.js";
 import { maybeStored } from "./codes.js";
 import { messageFields, refuse } from "./draft.js";
@@ -42,6 +42,12 @@ export interface Outgoing extends Waiter<Receipt[]> {
   maybe?: boolean;
 }
 
+/** Whether these are receipts for so many messages. What a gateway says of a publish is not to be guessed. */
+const fits = (receipts: Receipt[] | undefined, count: number): receipts is Receipt[] =>
+  Array.isArray(receipts) &&
+  receipts.length === count &&
+  receipts.every((receipt) => typeof receipt?.id === "string" && Number.isSafeInteger(receipt.seq));
+
 /** All publishes of one client. */
 export class Publisher {
   #entries = new Set<Outgoing>();
@@ -63,7 +69,7 @@ export class Publisher {
     { timeoutMs, signal }: PublishOptions,
     alone: boolean,
   ): Promise<Receipt[]> {
-    signal?.throwIfAborted();
+    if (signal?.aborted) throw refuse("aborted", String(signal.reason));
     if (drafts.length > PER_OP_MAX) throw refuse("batch_too_large", `at most ${PER_OP_MAX} messages`);
     const parts = drafts.map((draft) => messageFields(draft.data, draft.id ?? uuid7(), draft));
     const fields = alone ? parts[0]! : `"messages":[${parts.map((part) => `{${part}}`)}]`;
@@ -116,9 +122,12 @@ export class Publisher {
     entry.sent = false;
     if (!this.#entries.has(entry)) return; // given up
     if (frame?.op === "ok") {
-      this.#entries.delete(entry);
-      entry.resolve(frame.receipts!);
-      return;
+      if (fits(frame.receipts, entry.count)) {
+        this.#entries.delete(entry);
+        return entry.resolve(frame.receipts);
+      }
+      entry.maybe = true;
+      return this._fail(entry, "internal", "the gateway's receipts do not fit what was published", true);
     }
     entry.maybe ||= !frame || maybeStored(frame.code);
     // Sent again, once that is possible.
@@ -126,7 +135,7 @@ export class Publisher {
     if (!frame.retryable) return this._fail(entry, frame.code, frame.message);
     const { now, random } = this.#exchange._runtime;
     entry.attempts = (entry.attempts ?? -1) + 1;
-    entry.retryAt = now() + (frame.retry_after_ms ?? RETRY.baseMs / 2 + delayMs(RETRY, entry.attempts, random));
+    entry.retryAt = now() + hinted(frame.retry_after_ms, RETRY.baseMs / 2 + delayMs(RETRY, entry.attempts, random));
     this.#exchange._wake();
   }
 

@@ -105,7 +105,7 @@ export class Roster implements Clerk, Shelf {
   }
 
   _gap(op: GapOp): void {
-    (this._members.get(op.sub) as AnyTail | undefined)?._lostRange(op);
+    (this._members.get(op.sub) as AnyTail | undefined)?._lostRange?.(op); // no subscription has gaps
   }
 
   /** Nobody reads it: no more of it until somebody has. Taken up again by another name: some may still be coming. */
@@ -130,23 +130,6 @@ export class Roster implements Clerk, Shelf {
   }
 
   // --- end
-
-  /** The session was taken over, with these leases by subscription. Call `_restore` after it. */
-  _resumed(subs: Record<string, string[]>): void {
-    const unknown: string[] = [];
-    for (const name in subs) {
-      const member = this._members.get(name);
-      if (member instanceof Subscription && member._away) {
-        unknown.push(...member._resumed(subs[name]!));
-        this._setFlow(member);
-      } else {
-        // Left meanwhile, or granted while the connection died: forgotten before it is asked for again.
-        this.#unsubscribe(name, false);
-      }
-    }
-    for (const member of this._subscriptions()) if (member._away) member._void();
-    this._settlements._resumed(unknown);
-  }
 
   /** The connection is gone, and every lease with it; or, with `hold`, they may be reclaimed. */
   _lost(hold: boolean): void {
@@ -175,7 +158,7 @@ export class Roster implements Clerk, Shelf {
 
   /** Give up every subscription at the gateway, so that what is held goes back at once. */
   _abandon(): void {
-    for (const { _phase, _name } of this._subscriptions()) if (_phase !== "opening") this.#unsubscribe(_name, true);
+    for (const { _phase, _name } of this._subscriptions()) if (_phase !== "opening") this._unsubscribe(_name, true);
   }
 
   /** The gateway ended this subscription; its leases are gone. */
@@ -186,11 +169,12 @@ export class Roster implements Clerk, Shelf {
     this.#refused(member, frame);
   }
 
-  #unsubscribe(sub: string, last: boolean): void {
+  /** `last`: after the settlements that it would make stale. */
+  _unsubscribe(sub: string, last: boolean): void {
     this.#exchange._request(
       (ref) => ({ op: "unsubscribe", ref, sub }),
       (frame) => {
-        if (!this.#exchange._again(frame, () => this.#unsubscribe(sub, last))) this.#leaving.delete(sub);
+        if (!this.#exchange._again(frame, () => this._unsubscribe(sub, last))) this.#leaving.delete(sub);
       },
       last,
     );
@@ -198,6 +182,6 @@ export class Roster implements Clerk, Shelf {
 
   #leave(name: string): void {
     this.#leaving.add(name);
-    this.#unsubscribe(name, true);
+    this._unsubscribe(name, true);
   }
 }

@@ -3,7 +3,7 @@
  * lease between a verb and its operation, and the confirmations under way. No I/O, no clock.
  */
 
-import { PER_OP_MAX } from "./codec.js";
+import { ERROR_TEXT_MAX, PER_OP_MAX } from "./codec.js";
 import { leaseLost } from "./errors.js";
 import type { Exchange, Waiter } from "./exchange.js";
 import type { ClientOp, ErrorOp, Ok, Verb } from "./frames.js";
@@ -14,8 +14,11 @@ import type { ClientOp, ErrorOp, Ok, Verb } from "./frames.js";
  */
 const SENT_MAX = 4096;
 
+/** What goes with a verb; the waiter hears of its confirmation. */
+export type How = [delayMs?: number | undefined, error?: string | undefined, waiter?: Waiter | undefined];
+
 /** What is to be said of some leases. */
-interface Batch {
+export interface Batch {
   op: Verb;
   delay_ms: number | undefined;
   error: string | undefined;
@@ -27,10 +30,10 @@ interface Batch {
 export class Settlements {
   /** A drain is under way: every settlement is confirmed. */
   _confirming = false;
-  #batches = new Map<string, Batch>();
+  _batches = new Map<string, Batch>();
   #awaited = 0; // operations sent with a ref and not answered
-  #unsure = new Map<string, Waiter>(); // sent, and the connection was lost before the answer
-  #sent = new Map<string, Batch>();
+  _unsure = new Map<string, Waiter>(); // sent, and the connection was lost before the answer
+  _sent = new Map<string, Batch>();
   #exchange: Exchange;
   #remembers: boolean;
   #onStale: (lease: string) => void;
@@ -42,10 +45,11 @@ export class Settlements {
     this.#onStale = onStale;
   }
 
-  _add(op: Verb, lease: string, delay_ms?: number, error?: string, waiter?: Waiter): void {
+  _add(op: Verb, lease: string, ...[delay_ms, text, waiter]: How): void {
+    const error = text?.slice(0, ERROR_TEXT_MAX);
     const key = [op, !waiter, delay_ms, error].join();
-    let batch = this.#batches.get(key);
-    if (!batch) this.#batches.set(key, (batch = { op, delay_ms, error, leases: new Map() }));
+    let batch = this._batches.get(key);
+    if (!batch) this._batches.set(key, (batch = { op, delay_ms, error, leases: new Map() }));
     batch.leases.set(lease, waiter);
     this.#exchange._wake();
   }
@@ -53,19 +57,19 @@ export class Settlements {
   /** Everything gathered, as operations. */
   _take(): ClientOp[] {
     const ops: ClientOp[] = [];
-    for (const batch of this.#batches.values()) {
+    for (const batch of this._batches.values()) {
       const entries = [...batch.leases];
       while (entries.length) ops.push(this.#say(batch, entries.splice(0, PER_OP_MAX)));
     }
-    this.#batches.clear();
+    this._batches.clear();
     return ops;
   }
 
   #say(batch: Batch, entries: [string, Waiter | undefined][]): ClientOp {
     const { op, delay_ms, error } = batch;
     const leases = entries.map(([lease]) => lease);
-    if (this.#remembers && op !== "extend") for (const lease of leases) this.#sent.set(lease, batch);
-    for (const lease of this.#sent.keys()) if (this.#sent.size > SENT_MAX) this.#sent.delete(lease);
+    if (this.#remembers && op !== "extend") for (const lease of leases) this._sent.set(lease, batch);
+    for (const lease of this._sent.keys()) if (this._sent.size > SENT_MAX) this._sent.delete(lease);
     if (op !== "extend" && !this._confirming && !entries[0]![1]) return { op, leases, delay_ms, error };
     this.#awaited++;
     const ref = this.#exchange._expect((frame) => {
@@ -77,7 +81,7 @@ export class Settlements {
 
   #answered(op: Verb, lease: string, waiter: Waiter | undefined, frame: Ok | ErrorOp | undefined): void {
     if (!frame) {
-      if (waiter) this.#unsure.set(lease, waiter);
+      if (waiter) this._unsure.set(lease, waiter);
     } else if (frame.op === "ok" || frame.leases?.includes(lease) === false) {
       waiter?.resolve();
     } else {
@@ -88,40 +92,25 @@ export class Settlements {
 
   /** Nothing gathered, nothing unconfirmed that was to be confirmed. */
   _quiet(): boolean {
-    return !(this.#batches.size + this.#awaited + this.#unsure.size);
+    return !(this._batches.size + this.#awaited + this._unsure.size);
   }
 
-  /**
-   * The session was taken over and still holds these leases, which no message holds here: what was said of them did not
-   * arrive and is said again; those that never arrived here are given back.
-   */
-  _resumed(unknown: string[]): void {
-    const gathered = [...this.#batches.values()];
-    for (const lease of unknown) {
-      if (gathered.some(({ op, leases }) => op !== "extend" && leases.has(lease))) continue;
-      const { op = "release", delay_ms, error } = this.#sent.get(lease) ?? ({} as Partial<Batch>);
-      this._add(op, lease, delay_ms, error, this.#unsure.get(lease));
-      this.#unsure.delete(lease);
-    }
-    // The rest is gone at the gateway: most likely by our ack, but a lease that ran out looks the same.
-    this.#forget();
-  }
-
-  #forget(): void {
-    for (const waiter of this.#unsure.values()) waiter.reject(leaseLost());
-    this.#unsure.clear();
-    this.#sent.clear();
+  /** Whatever was sent and not answered has no effect that could still be learned of. */
+  _forget(): void {
+    for (const waiter of this._unsure.values()) waiter.reject(leaseLost());
+    this._unsure.clear();
+    this._sent.clear();
   }
 
   /** The connection is gone, and every lease with it. How many settlements were not even sent. */
   _void(): number {
     let unsent = 0;
-    for (const { op, leases } of this.#batches.values()) {
+    for (const { op, leases } of this._batches.values()) {
       if (op !== "extend") unsent += leases.size;
       for (const waiter of leases.values()) waiter?.reject(leaseLost());
     }
-    this.#batches.clear();
-    this.#forget();
+    this._batches.clear();
+    this._forget();
     return unsent;
   }
 }

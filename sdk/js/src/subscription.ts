@@ -6,12 +6,11 @@
 import { wireStart } from "./codec.js";
 import type { Start } from "./codec.js";
 import { Reject, Retry } from "./errors.js";
-import type { Waiter } from "./exchange.js";
 import { Feed } from "./feed.js";
 import type { Keeper } from "./feed.js";
 import type { MessagesOp, Ok, SubscribeOp, Verb } from "./frames.js";
 import { Message } from "./message.js";
-import type { Settlements } from "./settlements.js";
+import type { How, Settlements } from "./settlements.js";
 
 /**
  * Messages one subscription holds at most; what comes above is given back. For a gateway gone mad: it keeps the window.
@@ -60,7 +59,8 @@ export interface Clerk extends Keeper {
 export class Subscription<T = unknown> extends Feed<Message<T>> {
   /** The connection is gone, and its leases may still be reclaimed. @internal */
   _away = false;
-  #leases = new Map<string, Message<T>>(); // queued or handed out, in the order in which they expire
+  /** Queued or handed out, in the order in which they expire. @internal */
+  _leases = new Map<string, Message<T>>();
   #queue: Message<T>[] = []; // arrived and not handed out: at most what the window allows
   #clerk: Clerk;
   #options: SubscribeOptions;
@@ -105,7 +105,7 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
 
   /** In the user's hands, not settled. @internal */
   _handed(): number {
-    return this.#leases.size - this.#queue.length;
+    return this._leases.size - this.#queue.length;
   }
 
   // --- the gateway
@@ -127,15 +127,17 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
   /** @internal */
   override _accept({ prefetch, ack_timeout_ms }: Ok): void {
     this.#prefetch = prefetch || this.#prefetch; // 0 is what a stopped one asked for
-    this.#ackTimeoutMs = ack_timeout_ms ?? this.#ackTimeoutMs;
+    this.#ackTimeoutMs = ack_timeout_ms || this.#ackTimeoutMs;
   }
 
   /** @internal */
   override _deliver({ messages }: MessagesOp): void {
-    const refused = this._phase !== "active" || this.#resting || this.#leases.size + messages.length > HELD_MAX;
+    const refused = this._phase !== "active" || this.#resting || this._leases.size + messages.length > HELD_MAX;
     for (const row of messages) {
+      // Said twice, it is one delivery, which is here; without a lease it is none.
+      if (!row.lease || this._leases.has(row.lease)) continue;
       const message = new Message<T>(this, row);
-      this.#leases.set(message.lease, message);
+      this._leases.set(message.lease, message);
       if (refused) message.release();
       else this.#queue.push(message);
     }
@@ -147,22 +149,14 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
     super._void();
     this._away = false;
     this.#queue = [];
-    for (const message of this.#leases.values()) message._lose();
-    this.#leases.clear();
+    for (const message of this._leases.values()) message._lose();
+    this._leases.clear();
   }
 
   /** @internal */
   override _hold(): void {
     this._away ||= this._phase !== "opening"; // attempts to come back may fail before one does not
     super._void();
-  }
-
-  /** These were reclaimed; whatever else was held is lost. Returns those that are not known here. @internal */
-  _resumed(leases: string[]): string[] {
-    this._away = false;
-    if (this._phase === "opening") this._phase = "active";
-    for (const lease of this.#leases.keys()) if (!leases.includes(lease)) this._lost(lease);
-    return leases.filter((lease) => !this.#leases.has(lease));
   }
 
   /** @internal */
@@ -174,8 +168,8 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
 
   /** The gateway, or the clock, says that this lease is none any more. @internal */
   _lost(lease: string): void {
-    const message = this.#leases.get(lease);
-    this.#leases.delete(lease);
+    const message = this._leases.get(lease);
+    this._leases.delete(lease);
     message?._lose();
     this.#queue = this.#queue.filter((other) => other !== message);
   }
@@ -212,16 +206,16 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
   }
 
   /** @internal */
-  _settle(message: Message, verb: Verb, delayMs?: number, error?: string, waiter?: Waiter): void {
-    this.#leases.delete(message.lease);
-    this.#clerk._settlements._add(verb, message.lease, delayMs, error, waiter);
+  _settle(message: Message, verb: Verb, ...how: How): void {
+    this._leases.delete(message.lease);
+    this.#clerk._settlements._add(verb, message.lease, ...how);
   }
 
   /** @internal */
   _extend(message: Message): true {
     message._expiresAt = this._now() + this.#ackTimeoutMs;
-    this.#leases.delete(message.lease); // to the end: the order is that of expiry
-    this.#leases.set(message.lease, message as Message<T>);
+    this._leases.delete(message.lease); // to the end: the order is that of expiry
+    this._leases.set(message.lease, message as Message<T>);
     this.#clerk._settlements._add("extend", message.lease);
     return true;
   }
@@ -244,14 +238,14 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
   /** When `_tick` has something to do. @internal */
   _dueAt(): number {
     const third = this.#ackTimeoutMs / 3;
-    const [first] = this.#leases.values();
+    const [first] = this._leases.values();
     const expiresAt = first?._expiresAt ?? Infinity;
     if (this.#options.extend) return expiresAt - (this._away ? 0 : 2 * third);
     return Math.min(expiresAt, (this.#queue[0]?._expiresAt ?? Infinity) - third);
   }
 
   #expiring(until: number): Message<T>[] {
-    const messages = [...this.#leases.values()];
+    const messages = [...this._leases.values()];
     const end = messages.findIndex((message) => message._expiresAt > until);
     return end < 0 ? messages : messages.slice(0, end);
   }

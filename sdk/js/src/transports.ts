@@ -11,11 +11,11 @@ const FAILURES = 2;
 export class Transports {
   /** The way that was chosen last. */
   _polling = false;
-  #wanted: "auto" | "websocket" | "poll";
+  readonly _wanted: "auto" | "websocket" | "poll";
   #failures = 0;
 
   constructor(wanted: "auto" | "websocket" | "poll") {
-    this.#wanted = wanted;
+    this._wanted = wanted;
     try {
       if (sessionStorage.getItem(KEY)) this.#failures = FAILURES;
     } catch {
@@ -25,7 +25,7 @@ export class Transports {
 
   /** True: a long poll. */
   _choose(): boolean {
-    return (this._polling = this.#wanted === "poll" || (this.#wanted === "auto" && this.#failures >= FAILURES));
+    return (this._polling = this._wanted === "poll" || (this._wanted === "auto" && this.#failures >= FAILURES));
   }
 
   /** The gateway has said welcome. */
@@ -35,7 +35,7 @@ export class Transports {
 
   /** The connection is gone; `welcomed`: it was one. `silently`: without a close frame, as a blocked one is. */
   _lost(welcomed: boolean, silently: boolean): void {
-    // When a long poll breaks, the network is another one, perhaps, and WebSockets get another chance.
+    // When a long poll breaks, or ends because a WebSocket opened beside it, WebSockets get another chance.
     if (this._polling) this.#failures = 0;
     else if (silently && !welcomed) this.#failures++;
   }

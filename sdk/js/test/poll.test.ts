@@ -279,3 +279,131 @@ test("a success that is not the gateway's is no receipt and ends no subscription
   await world.settle();
   assert.equal((await receipt).seq, 9);
 });
+
+/** A client of "auto" that polls, as two WebSockets came to nothing. */
+async function walled(options: ClientOptions = {}) {
+  const { world, http, client } = make({ transport: "auto", ...options });
+  const held: Message[] = [];
+  client.subscribe("orders", { prefetch: 2, ack: "manual" }, (message) => void held.push(message));
+  for (const wait of [300, 600]) {
+    await world.settle();
+    world.socket.end(1006);
+    await world.pass(wait);
+  }
+  assert.equal(client.transport, "poll");
+  return { world, http, client, held };
+}
+
+/** Let time pass, with nothing to deliver. The last poll waits. */
+async function linger(world: World, http: FakeHttp, ms: number): Promise<void> {
+  for (let left = ms; left > 0; left -= 15_000) {
+    for (const call of http.calls.splice(0)) call.answer({ messages: [] });
+    await world.pass(Math.min(15_000, left));
+  }
+}
+
+test("a WebSocket is tried beside the polls, and one that cannot be had costs nothing", async () => {
+  const { world, http, client } = await walled();
+  await linger(world, http, 590_000);
+  assert.equal(world.sockets.length, 2);
+  await world.pass(15_000);
+  assert.equal(world.sockets.length, 3);
+  assert.equal(http.calls.at(-1)!.aborted, false);
+  world.socket.end(1006);
+  await linger(world, http, 610_000);
+  assert.equal(world.sockets.length, 4);
+  await linger(world, http, 15_001); // swallowed: it neither opens nor fails
+  assert.equal(world.socket.closed, true);
+  await linger(world, http, 610_000);
+  assert.equal(world.sockets.length, 5);
+  assert.deepEqual([client.transport, client.state], ["poll", "connected"]);
+  client.close();
+  assert.equal(world.socket.closed, true);
+});
+
+test("before a WebSocket that was found what is held is settled, and nothing new is taken", async () => {
+  const { world, http, client, held } = await walled();
+  await linger(world, http, 590_000);
+  http.calls.at(-1)!.answer({ messages: [row(1, "a", { expires_in_ms: 60_000 })] });
+  http.calls = [];
+  await world.pass(15_000);
+  const poll = http.take("/messages");
+  world.socket.open();
+  await world.settle();
+  assert.equal(world.socket.closed, true); // it was to see, no more
+  assert.deepEqual(world.socket.said(), []);
+  assert.equal(poll.aborted, true);
+  await world.pass(5000);
+  assert.deepEqual([http.calls, client.state, held[0]!.lost], [[], "connected", false]);
+  const acked = held[0]!.ackConfirmed();
+  await world.settle();
+  http.take("/v1/leases/ack").answer({ settled: 1, stale: [] });
+  await acked;
+  await world.pass(600);
+  assert.equal(client.transport, "websocket");
+  assert.equal(world.sockets.length, 4);
+  const [subscribe] = await world.welcome();
+  assert.equal(subscribe!.op, "subscribe");
+});
+
+test("a handler that takes long keeps its lease: the polls go on, and a WebSocket is tried later", async () => {
+  const { world, http, client, held } = await walled();
+  await linger(world, http, 590_000);
+  http.calls.at(-1)!.answer({ messages: [row(1, "a", { expires_in_ms: 90_000 })] });
+  http.calls = [];
+  await world.pass(15_000);
+  world.socket.open();
+  await world.pass(29_000);
+  assert.equal(http.calls.filter(({ aborted }) => !aborted).length, 0);
+  await world.pass(2000);
+  assert.equal(http.calls.filter(({ aborted }) => !aborted).length, 1);
+  assert.deepEqual([client.transport, client.state, held[0]!.lost], ["poll", "connected", false]);
+  await linger(world, http, 610_000);
+  assert.equal(world.sockets.length, 4);
+});
+
+test("where polls are asked for no WebSocket is tried", async () => {
+  const { world, client } = make();
+  client.subscribe("orders", () => undefined);
+  await world.pass(2_000_000);
+  assert.equal(world.sockets.length, 0);
+});
+
+test("a lease that has run out makes room in the window; one that was extended does not", async () => {
+  const { world, http, client } = make();
+  const held: Message[] = [];
+  client.subscribe("orders", { prefetch: 2, ack: "manual", ackTimeoutMs: 5000 }, (message) => void held.push(message));
+  await world.settle();
+  http.take("/messages").answer({ messages: [1, 2].map((seq) => row(seq, `l${seq}`, { expires_in_ms: 5000 })) });
+  await world.settle();
+  held[1]!.extend();
+  await world.pass(4000);
+  http.take("/v1/leases/extend").answer({ settled: 1, stale: [], expires_in_ms: 9000 });
+  await world.settle();
+  assert.deepEqual(http.calls, []);
+  await world.pass(1001);
+  assert.match(http.take("/messages").path, /max=1&/);
+});
+
+test("what is no delivery does not fill the window, and what is no outcome settles nothing", async () => {
+  const { world, http, client } = make();
+  const held: Message[] = [];
+  client.subscribe("orders", { prefetch: 2, ack: "manual" }, (message) => void held.push(message));
+  await world.settle();
+  const good = row(1, "a");
+  http.take("/messages").answer({ messages: [null, 7, { lease: "x" }, row(2, "b", { seq: "2" }), good] });
+  await world.settle();
+  assert.deepEqual(
+    held.map(({ seq }) => seq),
+    [1],
+  );
+  const poll = http.take("/messages");
+  assert.match(poll.path, /max=1$/);
+  const acked = assert.rejects(held[0]!.ackConfirmed(), { code: "lease_lost" });
+  await world.settle();
+  http.take("/v1/leases/ack").answer({ fine: true });
+  await acked;
+  poll.answer({ messages: "none" });
+  await world.pass(2000);
+  http.take("/messages");
+});

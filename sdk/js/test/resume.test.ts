@@ -25,6 +25,16 @@ async function answer(world: World, more: object): Promise<{ auth: Op; said: Op[
   return { auth: auth!, said: world.socket.said() };
 }
 
+/** Refuse the `auth` of the next attempt, and close with what goodbye says. */
+async function refuse(world: World, error: object, goodbye: { code: number; [field: string]: unknown }): Promise<void> {
+  await world.pass(300);
+  world.socket.open();
+  await world.settle();
+  const [auth] = world.socket.said();
+  world.socket.say({ op: "error", ref: auth!.ref!, ...error }, { op: "goodbye", ...goodbye });
+  world.socket.end(goodbye.code);
+}
+
 async function holding(token?: ClientOptions["token"]) {
   const { world, client } = make(30_000, token);
   const held: Message[] = [];
@@ -86,15 +96,11 @@ test("after the grace nothing is held any more", async () => {
 test("a token that is refused on the way back loses nothing: the next one resumes", async () => {
   const { world, held, sub } = await holding(async () => "t");
   world.socket.end(1006);
-  await world.pass(300);
-  world.socket.open();
-  await world.settle();
-  const [refused] = world.socket.said();
-  world.socket.say(
-    { op: "error", ref: refused!.ref!, code: "unauthorized", message: "not accepted", retryable: false },
-    { op: "goodbye", code: 4401, reason: "unauthorized", reconnect: true },
+  await refuse(
+    world,
+    { code: "unauthorized", message: "not accepted", retryable: false },
+    { code: 4401, reason: "unauthorized", reconnect: true },
   );
-  world.socket.end(4401);
   assert.equal(held[0]!.lost, false);
   await world.pass(600);
   const { auth, said } = await answer(world, { resumed: true, subs: { [sub]: ["a", "b", "c"] } });
@@ -106,15 +112,11 @@ test("a token that is refused on the way back loses nothing: the next one resume
 test("no seat on the way back loses nothing: the next attempt, after the gateway's hint, resumes", async () => {
   const { world, held, sub } = await holding();
   world.socket.end(1006);
-  await world.pass(300);
-  world.socket.open();
-  await world.settle();
-  const [refused] = world.socket.said();
-  world.socket.say(
-    { op: "error", ref: refused!.ref!, code: "too_many_connections", message: "no seat", retryable: true },
-    { op: "goodbye", code: 4429, reason: "too many connections", reconnect: true, retry_after_ms: 2000 },
+  await refuse(
+    world,
+    { code: "too_many_connections", message: "no seat", retryable: true },
+    { code: 4429, reason: "too many connections", reconnect: true, retry_after_ms: 2000 },
   );
-  world.socket.end(4429);
   const before = world.sockets.length;
   await world.pass(1900);
   assert.equal(world.sockets.length, before);

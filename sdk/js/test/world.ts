@@ -8,7 +8,13 @@ import type { WebSocketConstructor, WebSocketLike } from "../src/links.js";
 import type { Runtime } from "../src/runtime.js";
 
 // Loaded by the client when it needs them: here before the first test, as loading takes turns of its own.
-await Promise.all([import("../src/page.js"), import("../src/poll.js"), import("../src/publisher.js")]);
+await Promise.all([
+  import("../src/page.js"),
+  import("../src/poll.js"),
+  import("../src/publisher.js"),
+  import("../src/renewal.js"),
+  import("../src/resume.js"),
+]);
 
 export type Op = Record<string, unknown> & { op: string; ref?: number };
 
@@ -71,9 +77,12 @@ export class Socket implements WebSocketLike {
   }
 
   say(...ops: Op[]): void {
-    (this.onmessage as ((event: { data: string }) => void) | null)?.({
-      data: ops.map((op) => JSON.stringify(op)).join("\n"),
-    });
+    this.hear(ops.map((op) => JSON.stringify(op)).join("\n"));
+  }
+
+  /** Let the client hear this, whatever it is. */
+  hear(data: string): void {
+    (this.onmessage as ((event: { data: string }) => void) | null)?.({ data });
   }
 
   end(code: number, reason = ""): void {
