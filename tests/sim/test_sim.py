@@ -14,15 +14,12 @@ FIRST = 100_000
 
 # With the bug of the story back in the sources, the seed fails. Whoever changes what a seed does looks for new ones.
 REGRESSIONS = [
-    (59, "a scan that met only a later retry told nobody when that was due"),
-    (69, "a due scan that found more than was still wanted forgot the rest"),
-    (341, "a member without window ended the round for those already served"),
-    (416, "a client that showed its token during the drain was still given messages"),
-    (100_064, "what came and was let go of while its key was asked for was forgotten when the answer did not know it"),
-    (101_712, "what fell due below a lane that wanted nothing just then was handed out after its backlog"),
+    (7, "a scan that met only a later retry told nobody when that was due"),
+    (8, "a due scan that found more than was still wanted forgot the rest"),
+    (22, "a member without window ended the round for those already served"),
 ]
 
-EARLIER = (63, 233, 472, 579, 934, 700_014, 700_761)
+EARLIER = (63, 233, 416, 472, 579, 934, 100_064, 101_712, 700_014, 700_761)
 """Seeds that failed while the whole queue was built. What they do has changed since, so that no bug can be named that
 each would find again; they are kept because what they meet is rare."""
 
