@@ -98,6 +98,15 @@ async def test_a_message_comes_when_it_is_due_and_not_before() -> None:
     assert (second.message.id, second.deliveries) == ("late", 1)
 
 
+async def test_a_delay_ends_no_part_of_a_millisecond_early() -> None:
+    parts, ann = await topic_with_group("dead")
+    parts.clock.time += 0.0006 - parts.clock.now() % 0.001  # a millisecond has begun
+    await ann.ok(Publish("t", [Draft("late", b"1", due_ms=-5000)], 2))
+    (message,) = await parts.store.kept("acme", "t")
+    assert message.due_ms is not None
+    assert 0 <= message.due_ms / 1000 - (parts.clock.now() + 5) < 0.001
+
+
 @pytest.mark.parametrize("step_s", [86_400.0, -86_400.0])
 async def test_a_step_of_the_machines_clock_moves_no_due_time_no_ttl_and_no_deadline(
     step_s: float, monkeypatch: pytest.MonkeyPatch
