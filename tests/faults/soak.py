@@ -26,6 +26,7 @@ from typing import Any
 
 from faults import network
 from faults.supervisor import Supervisor, Verdict
+from faults.table import Row, renew
 from faults.toxics import HalfOpen, Latency, ProxyThread, Reset, Slicer, SlowReader, Toxic
 from support.checker import Limits
 from support.gateway_process import GatewayProcess, until
@@ -223,17 +224,30 @@ def _judge(soaked: Soaked, verdict: Verdict, reports: Sequence[Path], gateway: S
     soaked.problems += [f"log: {text} {count} times" for text, count in Counter(found).items()]
 
 
+def row(soaked: Soaked) -> Row:
+    """Its row of the result table."""
+    how = f"{soaked.minutes:g} minutes of load in debug mode, clients that misbehave, one toxic of the network after another"
+    target = (
+        f"median memory of the last minutes at most {MEMORY_MIB_MAX:g} MiB above that after the warm-up; objects within "
+        f"{SHARE_MAX:.0%}, each type too; descriptors, threads and tasks flat; no asyncio warning"
+    )
+    return Row("soak", how, target, soaked.text(), bool(soaked.toxics and soaked.visits), not soaked.problems)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Load with faults on; nothing may grow.")
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of load ({MINUTES:g})")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--keep", type=Path, help="write histories and logs here and keep them")
+    parser.add_argument("--table", type=Path, help="the result table to renew, such as docs/reliability.md")
     options = parser.parse_args(argv)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="pushwire-soak-"))
     print(f"== soak of {options.minutes:g} minutes (seed {options.seed})", flush=True)
     soaked = run(folder, options.minutes, options.seed)
     print("\n".join([soaked.text(), *[f"PROBLEM {problem}" for problem in soaked.problems[:60]]]))
     print(f"visits: {dict(soaked.visits)}; toxics: {dict(soaked.toxics)}")
+    if options.table is not None:
+        renew(options.table, [row(soaked)])
     if soaked.problems:
         print(f"histories and logs: {folder}")
     elif not options.keep:

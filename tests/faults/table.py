@@ -14,7 +14,8 @@ _BARS = re.compile(r"(?<!\\)\|")
 HEAD = """\
 # What the fault runs have shown
 
-Made by `make faults ARGS='--table docs/reliability.md'`; not written by hand. A real gateway, real sockets, real files.
+Made by `make faults ARGS='--table docs/reliability.md'`, the row of the soak by `make soak` with the same; not written by
+hand. A real gateway, real sockets, real files.
 A row counts only if its fault fired; a fault that was not run again keeps the row of its last run. What is promised,
 and which tests hold it, is in [guarantees.md](guarantees.md).
 
@@ -48,6 +49,12 @@ def page(rows: Sequence[Row], about: str) -> str:
 
 def write(path: Path, rows: Sequence[Row], about: str) -> None:
     path.write_text(page(rows, about), encoding="utf-8")
+
+
+def renew(path: Path, rows: Sequence[Row]) -> None:
+    """Put these rows into the page at `path`, which goes on to say what it was run on."""
+    about = path.read_text(encoding="utf-8").partition("\n\n| fault")[0].rpartition("\n\n")[2]
+    write(path, merged(path, rows), about)
 
 
 def merged(path: Path, rows: Sequence[Row]) -> list[Row]:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from faults.journal import CREATE, DIRSYNC, HEAD, RENAME, SYNC, TRUNCATE, UNLINK, WRITE, Disk, Record, read
-from faults.table import Row, merged, page
+from faults.table import Row, merged, page, renew
 
 
 def fed(*records: tuple[int, int, int, bytes]) -> Disk:
@@ -97,3 +97,13 @@ def test_a_row_that_was_not_run_again_stays(tmp_path):
     new = Row("d", "how", "must", "5", fired=True, passed=True)
     assert merged(path, [new, again]) == [rows[0], again, rows[2], new]
     assert merged(tmp_path / "none.md", [new]) == [new]
+
+
+def test_a_row_is_renewed_on_a_page_that_says_of_another_run_what_it_ran_on(tmp_path):
+    path = tmp_path / "page.md"
+    rows = [Row(name, "how", "must", "1", fired=True, passed=True) for name in "ab"]
+    path.write_text(page(rows, "Python 3, seed 8."))
+    renew(path, [Row("b", "how", "must", "2", fired=True, passed=False)])
+    assert path.read_text() == page(
+        [rows[0], Row("b", "how", "must", "2", fired=True, passed=False)], "Python 3, seed 8."
+    )

@@ -86,6 +86,17 @@ describe("a live tail", () => {
     expect(arrivals.take()[0].length).toBeLessThan(9);
   });
 
+  it("draws the newest alone while they rush, and all again after", () => {
+    const many = Array.from({ length: tail.RUSH_ROWS + 1 }, (_, at) => row(at + 1));
+    let buffer = tail.received(tail.EMPTY, many);
+    const drawn = tail.shown(buffer, "").map(({ seq }) => seq);
+    expect([drawn.length, drawn[0], drawn.at(-1)]).toEqual([tail.RUSH_ROWS, tail.RUSH_ROWS + 1, 2]);
+    buffer = tail.received(buffer, []);
+    expect(tail.shown(buffer, "")).toHaveLength(many.length);
+    expect(tail.received(buffer, [])).toBe(buffer);
+    expect(tail.shown(tail.paused(tail.received(buffer, many)), "")).toHaveLength(2 * many.length);
+  });
+
   it("is filtered by words and fields, newest first", () => {
     const buffer = tail.received(tail.EMPTY, [row(1, "red", "ann"), row(2, "red fox", "bob"), row(3, "blue", "ann")]);
     const seqs = (filter: string) => tail.shown(buffer, filter).map(({ seq }) => seq);

@@ -4,6 +4,9 @@
 export const ROWS_MAX = 500;
 /** Characters of bodies that are kept: what a tab holds, and a filter looks through, without becoming slow. */
 export const CHARS_MAX = 8 * 1024 * 1024;
+/** Of messages that come faster than this a drawing, no more are drawn: all of them are new to the page each time, and
+ * nobody reads on while they pass. 500 took up to 150 ms of it. */
+export const RUSH_ROWS = 100;
 
 export interface TailRow {
   seq: number;
@@ -24,11 +27,13 @@ export interface TailBuffer {
   /** Came while paused, newest last; what does not fit pushes the oldest out, and is counted. */
   held: TailRow[];
   paused: boolean;
+  /** More came for the last drawing than are drawn at once. */
+  rush: boolean;
   seen: number;
   dropped: number;
 }
 
-export const EMPTY: TailBuffer = { rows: [], held: [], paused: false, seen: 0, dropped: 0 };
+export const EMPTY: TailBuffer = { rows: [], held: [], paused: false, rush: false, seen: 0, dropped: 0 };
 
 /** As many of the newest as may be kept; the newest always is. */
 function newest(rows: readonly TailRow[]): TailRow[] {
@@ -66,15 +71,16 @@ export class Arrivals {
 
 /** `passed`: how many came before these and are not kept any more. */
 export function received(buffer: TailBuffer, fresh: readonly TailRow[], passed = 0): TailBuffer {
-  if (!fresh.length) return buffer;
+  if (!fresh.length) return buffer.rush ? { ...buffer, rush: false } : buffer;
   const name = buffer.paused ? "held" : "rows";
   const all = [...buffer[name], ...fresh];
   const kept = newest(all);
   const dropped = buffer.dropped + (buffer.paused ? all.length - kept.length + passed : 0);
-  return { ...buffer, [name]: kept, seen: buffer.seen + fresh.length + passed, dropped };
+  const came = fresh.length + passed;
+  return { ...buffer, [name]: kept, rush: !buffer.paused && came > RUSH_ROWS, seen: buffer.seen + came, dropped };
 }
 
-export const paused = (buffer: TailBuffer): TailBuffer => ({ ...buffer, paused: true });
+export const paused = (buffer: TailBuffer): TailBuffer => ({ ...buffer, paused: true, rush: false });
 
 export const resumed = (buffer: TailBuffer): TailBuffer => ({
   ...buffer, paused: false, held: [], rows: newest([...buffer.rows, ...buffer.held]),
@@ -82,10 +88,12 @@ export const resumed = (buffer: TailBuffer): TailBuffer => ({
 
 export const cleared = (buffer: TailBuffer): TailBuffer => ({ ...EMPTY, paused: buffer.paused });
 
-/** Newest first, and only what has every word of the filter somewhere. `key:x`, `id:x` and `seq:x` look there only. */
+/** Newest first, in a rush the first of them, and only what has every word of the filter somewhere. `key:x`, `id:x` and
+ * `seq:x` look there only. */
 export function shown(buffer: TailBuffer, filter: string): TailRow[] {
   const tests = filter.trim().toLowerCase().split(/\s+/).filter(Boolean).map(testOf);
-  return buffer.rows.filter((row) => tests.every((test) => test(row))).toReversed();
+  const found = buffer.rows.filter((row) => tests.every((test) => test(row)));
+  return (buffer.rush ? found.slice(-RUSH_ROWS) : found).toReversed();
 }
 
 function testOf(word: string): (row: TailRow) => boolean {

@@ -44,7 +44,7 @@ function useTail(topic: string, from: From) {
   const [buffer, setBuffer] = useState<TailBuffer>(EMPTY);
   const [following, setFollowing] = useState(false);
   const [error, setError] = useState<unknown>();
-    useEffect(() => {
+  useEffect(() => {
     setBuffer((old) => cleared(old));
     setError(undefined);
     setFollowing(false);
@@ -56,7 +56,7 @@ function useTail(topic: string, from: From) {
     void tail.closed.then((ended) => tail && setError(ended));
     const timer = setInterval(() => {
       const [rows, passed] = arrivals.take();
-      if (rows.length) setBuffer((old) => received(old, rows, passed));
+      setBuffer((old) => received(old, rows, passed)); // the same one again, where nothing came and nothing rushed
     }, DRAW_MS);
     return () => {
       const leaving = tail;
