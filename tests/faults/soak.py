@@ -226,10 +226,10 @@ def _judge(soaked: Soaked, verdict: Verdict, reports: Sequence[Path], gateway: S
 
 def row(soaked: Soaked) -> Row:
     """Its row of the result table."""
-    how = f"{soaked.minutes:g} minutes of load in debug mode, clients that misbehave, one toxic of the network after another"
+    how = f"{soaked.minutes:g} minutes of load in debug mode, misbehaving clients, one toxic of the network after another"
     target = (
-        f"median memory of the last minutes at most {MEMORY_MIB_MAX:g} MiB above that after the warm-up; objects within "
-        f"{SHARE_MAX:.0%}, each type too; descriptors, threads and tasks flat; no asyncio warning"
+        f"median memory of the last minutes at most {MEMORY_MIB_MAX:g} MiB above that after the warm-up; objects "
+        f"within {SHARE_MAX:.0%}, each type too; descriptors, threads and tasks flat; no asyncio warning"
     )
     return Row("soak", how, target, soaked.text(), bool(soaked.toxics and soaked.visits), not soaked.problems)
 

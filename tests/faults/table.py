@@ -14,10 +14,9 @@ _BARS = re.compile(r"(?<!\\)\|")
 HEAD = """\
 # What the fault runs have shown
 
-Made by `make faults ARGS='--table docs/reliability.md'`, the row of the soak by `make soak` with the same; not written by
-hand. A real gateway, real sockets, real files.
-A row counts only if its fault fired; a fault that was not run again keeps the row of its last run. What is promised,
-and which tests hold it, is in [guarantees.md](guarantees.md).
+Made by `make faults ARGS='--table docs/reliability.md'`, the row of the soak by `make soak` with the same; not written
+by hand. A real gateway, real sockets, real files. A row counts only if its fault fired; a fault that was not run again
+keeps the row of its last run. What is promised, and which tests hold it, is in [guarantees.md](guarantees.md).
 
 """
 
