@@ -226,7 +226,8 @@ def _judge(soaked: Soaked, verdict: Verdict, reports: Sequence[Path], gateway: S
 
 def row(soaked: Soaked) -> Row:
     """Its row of the result table."""
-    how = f"{soaked.minutes:g} minutes of load in debug mode, misbehaving clients, one toxic of the network after another"
+    load = "load in debug mode, misbehaving clients, one toxic of the network after another"
+    how = f"{soaked.minutes:g} minutes of {load}"
     target = (
         f"median memory of the last minutes at most {MEMORY_MIB_MAX:g} MiB above that after the warm-up; objects "
         f"within {SHARE_MAX:.0%}, each type too; descriptors, threads and tasks flat; no asyncio warning"
