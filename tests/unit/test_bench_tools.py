@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from bench import framing, naive, report
+from bench import document, framing, naive, report
 from bench.dialects import Answer, Delivered, Done, PushwireV1, Receipt
 from bench.framing import FramingError, Reader
 from bench.links import LoadError
@@ -314,6 +314,24 @@ def test_the_naive_gateway_is_held_against_its_drivers_rate() -> None:
     assert measured.naive_share("three hops") is None  # unknown is not passed
     measured.bounds["three hops"] = [1000.0, 1200.0, 900.0]
     assert measured.naive_share("three hops") == 0.3
+
+
+def test_the_page_says_where_pushwire_is_behind() -> None:
+    def row(system: str, *values: float, metric: str = "rate") -> dict[str, Any]:
+        value = median(values) if values else None
+        return {
+            "scenario": "s", "metric": metric, "system": system, "value": value, "values": values,
+            "higher_is_better": metric == "rate", "failures": [], "void": "not measured",
+        }  # fmt: skip
+
+    rows = [row("pushwire", 2.0), row("slower", 1.0), row("unsure", 1.0, 4.0, 9.0), row("nats", 8.0)]
+    rows += [row("pushwire", metric="memory"), row("nats", 8.0, metric="memory")]
+    rows += [row("pushwire", 6.0, metric="time"), row("nats", 3.0, metric="time")]
+    assert document.behind(rows)[-3:] == [
+        "| s | rate | nats 4.00, unsure 2.00~ |",
+        "| s | memory | *not measured* |",
+        "| s | time | nats 2.00 |",
+    ]
 
 
 def test_a_backlog_is_checked_message_by_message():
