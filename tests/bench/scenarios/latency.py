@@ -68,7 +68,8 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
                 stamps[id] = now
             load.loop.flush()
             if producer.in_flight > UNCONFIRMED_MAX:
-                raise LoadError(f"does not keep {params['rate_per_s']} messages/s")
+                late = f"the load generator was {behind_s * 1e3:.0f} ms late"
+                raise LoadError(f"does not keep {params['rate_per_s']} messages/s; {late}")
         load.notes["behind_schedule_ms_max"] = behind_s * 1e3
 
     pace(params["warm_s"], counted=False)
