@@ -204,7 +204,7 @@ compiler:
 		fi; }
 
 # A quick run has one round of everything in at most 90 s: for the daily look, not for quoting.
-bench: $(STAMP) ## benchmarks beside the peers that are there; QUICK=1 in 90 s, ARGS='...'
+bench: $(STAMP) $(if $(NPM),$(JS_BUILT)) ## benchmarks beside the peers that are there; QUICK=1 in 90 s, ARGS='...'
 	PYTHONPATH=tests $(BIN)/python tests/bench/run.py $(ARGS)
 
 bench-peers: $(STAMP) ## fetch the peers of the benchmark and unpack them under build/peers
