@@ -31,6 +31,10 @@ class LoadError(Exception):
     """The measurement is void: the contestant refused, failed or stalled. The text says what and where."""
 
 
+class TooSlow(LoadError):
+    """It works, and does not keep the rate that was asked of it: no figure, and no failure of the run either."""
+
+
 class Link:
     """One connection. `on_payload` gets each text or binary message, or of a raw target the bytes as they come."""
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.dialects import Dialect, PushwireV1
-from bench.links import LoadError, Loop, Target
+from bench.links import LoadError, Loop, Target, TooSlow
 from bench.protocols.mqtt import Mqtt
 from bench.protocols.nats import Nats
 from bench.protocols.resp import Redis
@@ -44,7 +44,7 @@ DIALECTS: dict[str, Callable[[int], Dialect]] = {
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Figures and notes of one job, or `error` with the reason why there are none."""
+    """Figures and notes of one job, or `too_slow` or `error` with the reason why there are none."""
     dialect = DIALECTS[job["dialect"]](job["body_bytes"])
     loop = Loop(Target(job["host"], job["port"], job["path"], job["subprotocol"], dialect.opcode))
     load = Load(
@@ -57,6 +57,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     )
     try:
         figures = SCENARIOS[job["scenario"]].measure(load, job["params"])
+    except TooSlow as exc:
+        return {"too_slow": str(exc), "notes": load.notes}
     except (LoadError, OSError) as exc:  # OSError: /proc of a broker that died
         return {"error": str(exc) or type(exc).__name__, "notes": load.notes}
     finally:

@@ -25,11 +25,13 @@ NAIVE_SHARE_MIN = 0.30
 
 @dataclass
 class Cell:
-    """One contestant in one case: a dict of figures per round that worked, a reason per round that did not."""
+    """One contestant in one case: a dict of figures per round that worked, a reason per round that did not, or in which
+    it was too slow for what was asked."""
 
     rounds: list[dict[str, float]] = field(default_factory=list)
     notes: list[dict[str, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
 
     def values(self, metric: Metric) -> list[float]:
         return [figures[metric.name] for figures in self.rounds]
@@ -38,6 +40,8 @@ class Cell:
         """Why this figure may not be quoted, or None."""
         if self.failures:
             return f"failed in {len(self.failures)} of {len(self.failures) + len(self.rounds)} rounds"
+        if self.slow:
+            return f"too slow: {self.slow[0]}"
         if not self.rounds:
             return "not measured"
         share = self.note("load_cpu_share")

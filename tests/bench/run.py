@@ -125,6 +125,11 @@ class Bench:
             say(f"{contestant.name}, {case.scenario}: {case.name}: FAILED: {what}\n{output}".rstrip())
             contestant.stop()  # the next measurement begins with a broker that owes nothing to this one
             return
+        if "too_slow" in answer:
+            cell.slow.append(answer["too_slow"])
+            say(f"{contestant.name}, {case.scenario}: {case.name}: too slow: {answer['too_slow']}")
+            contestant.stop()  # what it is behind with is not the next measurement's
+            return
         say(f"{contestant.name}, {case.scenario}: {case.name}: {report.brief(answer['figures'])}")
         cell.rounds.append(answer["figures"])
         cell.notes.append(answer["notes"])
@@ -154,7 +159,7 @@ class Bench:
         for number, stage in enumerate(case.stages):
             ready_s = contestant.restart() if number else 0.0
             answer = self.load(replace(case, params={**case.params, "stage": stage}), contestant)
-            if "error" in answer:
+            if "figures" not in answer:
                 return answer
             figures[stage] = {**answer["figures"], "ready_s": ready_s}
             notes |= {name: max(value, notes.get(name, 0.0)) for name, value in answer["notes"].items()}

@@ -302,6 +302,14 @@ def test_a_failed_round_voids_the_figure_and_is_shown() -> None:
     assert (row["value"], row["rounds"], row["void"]) == (None, 3, "failed in 1 of 4 rounds")
 
 
+def test_who_is_too_slow_has_no_figure_and_has_not_failed() -> None:
+    slow = results(pushwire=[1.0, 2.0, 3.0], naive=[])
+    slow.cell(CASE, "naive").slow.append("does not keep 9 messages/s")
+    assert slow.quoted(CASE, "naive", RATE) is None
+    assert "too slow: does not keep 9 messages/s" in report.table(slow)
+    assert "FAILED" not in report.table(slow)
+
+
 def test_the_table_says_how_many_times_better_or_worse() -> None:
     assert report.factor(RATE, 50.0, 2.0) == "25.0 x better"
     assert report.factor(RATE, 2.0, 50.0) == "25.0 x worse"

@@ -6,7 +6,9 @@ fresh broker for each, so that a row knows nothing of the one before. (Scheduled
 
 from __future__ import annotations
 
+import http.client
 import itertools
+import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +17,7 @@ from bench.dialects import PushwireV1
 from bench.links import LoadError
 from bench.roles import Consumer, Producer
 from bench.scenarios import throughput
-from bench.scenarios.base import DRAIN_S, Case, Load, Metric
+from bench.scenarios.base import DRAIN_S, SETUP_S, Case, Load, Metric
 from bench.stats import Ids, Ledger
 
 SUBSCRIPTIONS_MAX = 125
@@ -32,6 +34,7 @@ DELIVERIES = (
 )
 """Where several groups each get every message."""
 BASE = {"producers": 1, "consumers": 1, **throughput.MODES["batched"]}
+JSON = {"content-type": "application/json"}
 LIMITS_OFF = dict.fromkeys(("PUSHWIRE_PUBLISH_PER_S", "PUSHWIRE_PUBLISH_BYTES_PER_S", "PUSHWIRE_CONTROLS_PER_S"), "0")
 
 
@@ -50,6 +53,8 @@ def cases(quick: bool) -> list[Case]:
     rows += [
         ("4 lanes", {"fields": [f'"priority":{lane},' for lane in range(4)]}, {}),
         ("1,000 keys", {"fields": [f'"key":"k{number}",' for number in range(1000)]}, {}),
+        ("ledger: settled", {"config": {"ledger": "settled"}}, {}),
+        ("ledger: full", {"config": {"ledger": "full"}}, {}),
         ("limits off", {}, LIMITS_OFF),
         ("random ids", {"random_ids": True}, {}),
         ("1,000,000 ids remembered", {"remembered": 1_000_000}, {}),
@@ -87,6 +92,8 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
         if not isinstance(load.dialect, PushwireV1):
             raise LoadError("only pushwire's protocol has these fields")
         load.dialect.rotate([field.encode() for field in params["fields"]])
+    if params.get("config"):
+        _configure(load, params["config"])
     kind = RandomIds if params.get("random_ids") else Ids
     if params.get("topics"):
         _topics(load, params["topics"])
@@ -101,6 +108,19 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
     if params.get("groups"):
         figures["deliveries"] = figures.pop("messages")
     return figures
+
+
+def _configure(load: Load, config: Mapping[str, Any]) -> None:
+    """Make the busy pair's topic with this configuration, as an administrator does."""
+    target, headers = load.loop.target, {"authorization": f"Bearer {next(load.tokens)}"}
+    connection = http.client.HTTPConnection(target.host, target.port, timeout=SETUP_S)
+    try:
+        connection.request("PUT", f"/v1/admin/topics/{load.topic}", json.dumps(config), JSON | headers)
+        answer = connection.getresponse()
+        if answer.status not in (200, 201):
+            raise LoadError(f"the topic was not made: {answer.status} {answer.read(300)!r}")
+    finally:
+        connection.close()
 
 
 class RoundProducer(Producer):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bench.links import LoadError
+from bench.links import TooSlow
 from bench.roles import Consumer, Producer
 from bench.scenarios.base import DRAIN_S, PREFETCH, Case, Load, Meter, Metric
 from bench.stats import Ids, Ledger, percentile
@@ -69,7 +69,7 @@ def measure(load: Load, params: dict[str, Any]) -> dict[str, float]:
             load.loop.flush()
             if producer.in_flight > UNCONFIRMED_MAX:
                 late = f"the load generator was {behind_s * 1e3:.0f} ms late"
-                raise LoadError(f"does not keep {params['rate_per_s']} messages/s; {late}")
+                raise TooSlow(f"does not keep {params['rate_per_s']} messages/s; {late}")
         load.notes["behind_schedule_ms_max"] = behind_s * 1e3
 
     pace(params["warm_s"], counted=False)
