@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import random
-import secrets
 import signal
 import subprocess
 import sys
@@ -250,7 +249,7 @@ class Supervisor:
         for group in GROUPS:
             job = {
                 "name": f"drain-{group}", "group": group, "token": self.gateway.token("drain"),
-                "port": self.gateway.port, "topic": TOPIC, "seed": secrets.randbits(32),
+                "port": self.gateway.port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
                 "history": str(self.folder / "history" / f"drain-{group}.jsonl"),
             }  # fmt: skip
             consumers.append(Consumer(job))
