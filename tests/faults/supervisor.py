@@ -34,6 +34,7 @@ CLIENT_STOP_S = 40.0
 DRAIN_QUIET_S = 2.5
 """The drain is over once nothing has come for this long: more than any back-off, delay or hold of the run."""
 DRAIN_S = 60.0
+"""At most: a run whose messages still come after a minute of nothing but acks has a loop."""
 SLACK_NS = 250_000_000
 """Times are noted by clients that wait for a processor: so far may they be from the gateway's."""
 LIMITS = Limits(10, 50, slack_ns=SLACK_NS)
