@@ -121,8 +121,9 @@ class Engine:
         )
         self.tails = Tails(store, self)
         self.died: Counter[str] = Counter()
-        self.expired_on_disk = 0
         """Dead letters made, by reason."""
+        self.expired_on_disk = 0
+        """Messages whose TTL ended in nobody's hands, one for each group."""
         self._timer: Any = None
         self._timer_at = float("inf")
         self._dirty: dict[Flushed, None] = {}

@@ -201,13 +201,13 @@ class Listener:
         if not self._unswept:
             self._unswept = list(self._hub.live)
             self._state.default_headers = [(b"date", formatdate(now, usegmt=True).encode("ascii"))]
-        rounds = max(1, -(-len(self._hub.live) // SWEEP_SLICE))
+        slices = max(1, -(-len(self._hub.live) // SWEEP_SLICE))
         due, self._unswept = self._unswept[:SWEEP_SLICE], self._unswept[SWEEP_SLICE:]
         live = self._hub.live
         for connection in due:
             if connection in live:
                 self._check(connection, now)
-        self._sweep_timer = self._loop.call_later(SWEEP_S / rounds, self._sweep)
+        self._sweep_timer = self._loop.call_later(SWEEP_S / slices, self._sweep)
 
     def _check(self, connection: Checked, now: float) -> None:
         try:

@@ -29,8 +29,8 @@ from limits.storage import Storage
 from limits.strategies import RateLimiter
 
 KEYS_MAX: Final = 100_000
-"""Buckets one storage holds. Five times the sockets one process may open (20,000), since HTTP publishers need
-none; at about 350 bytes a key that is 35 MB, reached only if so many clients act within one burst time."""
+"""Buckets one storage holds. Ten times the connections of a gateway by default, since HTTP publishers keep none; at
+about 350 bytes a key that is 35 MB, reached only if so many clients act within one burst time."""
 
 EVICTION_PROBES_MAX: Final = 8
 """Buckets looked at when a full storage must give one up: enough to step over a few busy ones; a constant."""

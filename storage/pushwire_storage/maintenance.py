@@ -39,8 +39,6 @@ from .queries import (
 
 FINDINGS_MAX = 100
 """Findings reported one by one; a damaged file can have as many as rows."""
-SEALS_AT = slice(3, 5)
-"""Of the parts of a check, those that look at checksums of rows which nothing reads in time."""
 ROWS_PER_LOOK = 128
 """Rows read in one snapshot, with the interpreter's lock held for most of it: a few ms."""
 PAUSE_S = 0.001
@@ -162,12 +160,15 @@ class _Looking:
         self._more = 0
 
     def run(self, whole: bool) -> None:
+        unread: Sequence[tuple[str, Callable[[], None]]] = (  # checksums of rows that nothing reads in time
+            ("seals", self._seals),
+            ("remembered ids", self._ids),
+        )
         parts: Sequence[tuple[str, Callable[[], None]]] = (
             ("file", lambda: self._report(*_integrity(self._connection))),
             ("counters", self._counters),
             ("orphans", self._orphans),
-            ("seals", self._seals),
-            ("remembered ids", self._ids),
+            *unread,
             ("messages", self._messages),
             ("dead letters", self._letters),
         )
@@ -177,7 +178,7 @@ class _Looking:
             raise
         except Exception as error:
             raise StoreRefused(f"the file is damaged, or no database: {error}") from error
-        for name, part in parts if whole else parts[SEALS_AT]:
+        for name, part in parts if whole else unread:
             try:
                 part()
             except Exception as error:

@@ -23,6 +23,7 @@ _NOTHING = 715_827_882
 
 
 def _sum(*columns: str) -> str:
+    assert len(columns) <= len(_FACTORS), "a column without a factor would have no seal"
     terms = [f"ifnull({name}, {_NOTHING}) % {PRIME} * {by}" for name, by in zip(columns, _FACTORS, strict=False)]
     return f"(({' + '.join(terms)}) % {PRIME})"
 

@@ -29,6 +29,8 @@ WARM = 100
 """Connected before the first reading of memory: what the process needs once is there then."""
 CHURN_SHARE = 0.01
 """Of the clients, leaves each second and comes back at once; half say goodbye, half vanish with RST."""
+DRAWS_MAX = 10_000
+"""For one that is connected: nearly all are, so whoever draws so often in vain has no gateway any more."""
 CONNECTS_PER_S = 1_000
 GATHER_PER_S = 400
 PER_SUBJECT = 10
@@ -218,9 +220,12 @@ def _load(crowd: Crowd, publisher: Publisher, seconds: int, rng: random.Random, 
 
 
 def _someone(crowd: Crowd, rng: random.Random) -> Member:
-    while (member := rng.choice(crowd.members)).state != "up":
-        continue
-    return member
+    """One that is connected. Raises TimeoutError."""
+    for _ in range(DRAWS_MAX):
+        member = rng.choice(crowd.members)
+        if member.state == "up":
+            return member
+    raise TimeoutError(f"{crowd.up} of {len(crowd.members)} are connected: {dict(crowd.lost)}")
 
 
 def _judge(crowd: Crowd, crowded: Crowded) -> None:

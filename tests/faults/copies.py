@@ -31,9 +31,9 @@ class Copied:
 
     copies: int = 0
     receipts: int = 0
-    """Known of before the last copy was asked for."""
+    """Known of before the last copy was asked for; each copy is looked through for those known of by then."""
     owed: int = 0
-    """Of those, looked for among what a group is owed."""
+    """Over all copies: messages with a receipt that a group had not been given yet, and was to be owed."""
     restored: bool = False
     problems: list[str] = field(default_factory=list)
 
@@ -85,10 +85,10 @@ def _compare(copied: Copied, events: list[dict[str, Any]], asked: int, answered:
         dump = database.Dump(connection)
         kept = {(row["grp"], row["mid"]) for row in (*dump.owed(), *dump.dead())}
     lost = [mid for mid, seq in told.items() if ids.get(mid) != seq]
-    gone = [(grp, mid) for grp in GROUPS for mid in told if (grp, mid) not in seen and (grp, mid) not in kept]
-    copied.receipts, copied.owed = len(told), copied.owed + len(GROUPS) * len(told) - len(seen & {
-        (grp, mid) for grp in GROUPS for mid in told
-    })  # fmt: skip
+    owed = {(grp, mid) for grp in GROUPS for mid in told} - seen
+    gone = sorted(owed - kept)
+    copied.receipts = len(told)
+    copied.owed += len(owed)
     late = [mid for mid, seq in ids.items() if seq > dump.last_seqs[TOPIC]]
     for what, found in (
         ("lost", lost),

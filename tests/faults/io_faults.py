@@ -191,7 +191,7 @@ class Case:
         except UNCLEAR:
             return  # the gateway has gone, as it should after an I/O error: `_ended` looks at that
         except asyncio.CancelledError:
-            return
+            return  # given up above, where the reason is noted
 
     def _ended(self) -> None:
         gateway, sweep = self._gateway, self._sweep

@@ -35,7 +35,7 @@ class Migrated:
 
     kills: int = 0
     before: int = 0
-    """After which the file was still of an older schema,"""
+    """Of those, after which the file was still of an older schema."""
     problems: list[str] = field(default_factory=list)
 
     def text(self) -> str:

@@ -55,7 +55,6 @@ class Outcome:
     """Cuts by what was wrong after them."""
     lost_max: int = 0
     examples: list[str] = field(default_factory=list)
-    records: int = 0
     receipts: int = 0
     settled: int = 0
     duplicates: int = 0
@@ -198,7 +197,6 @@ class Judge:
             self._outcome.syncs += record.kind == journal.SYNC
             for _ in range(at[number]):
                 self._cut(disk, told, number)
-        self._outcome.records += len(records)
         self._outcome.receipts += len(told.receipts)
         self._outcome.settled += len(told.settled)
 
@@ -212,7 +210,6 @@ class Judge:
         closely = outcome.cuts % LOOK_CLOSELY_EVERY == 0
         outcome.cuts += 1
         outcome.unsafe += disk.unsafe > 0
-        state = self._rng.getstate()
         with laid_out(disk.cut(self._rng)) as folder:
             found = list(check(folder, told, self._traffic, closely=closely))
             if closely:
@@ -225,7 +222,7 @@ class Judge:
         outcome.lost_max = max(outcome.lost_max, lost)
         if found and len(outcome.examples) < 20:
             kind, text = found[0]
-            outcome.examples.append(f"{self._label}, cut at record {number} (state {hash(state)}): {kind}: {text}")
+            outcome.examples.append(f"{self._label}, cut at record {number}: {kind}: {text}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ wrote. It judges nothing.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import mmap
 import shutil
@@ -49,6 +50,7 @@ def _compiled() -> Path:
     if compiler is None:
         raise ShimMissing("no C compiler (cc, gcc, clang): the shim between gateway and files cannot be built")
     folder = Path(tempfile.mkdtemp(prefix="pushwire-shim-"))
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True))
     library = folder / "shim.so"
     source = Path(__file__).with_name("shim.c")
     command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-lpthread"]

@@ -27,10 +27,11 @@ TOPIC = "faults.reader"
 BODY = "x" * 60_000
 PUBLISHES = 1_300
 """Of BODY: a log longer than what it warns of."""
-LIMIT_BYTES = 16 << 20
+LOG_BYTES_MAX = 16 << 20
 """To which SQLite cuts the log when it begins anew; see `journal_size_limit`."""
 EXIT_CONFIG, EXIT_BROKEN = 3, 74
 EXIT_S_MAX = 3.0
+"""From the order that writes fail: a client has to connect and publish. From the error it is 1 s (io_faults.py)."""
 
 
 @dataclass
@@ -65,9 +66,9 @@ def long_reader(folder: Path) -> Read:
         read.warned = "read transaction" in gateway.log
     finally:
         gateway.stop()
-    if not read.warned or read.grown_bytes <= 2 * LIMIT_BYTES:
+    if not read.warned or read.grown_bytes <= 2 * LOG_BYTES_MAX:
         read.problems.append("the log did not grow, or nobody was told")
-    if read.left_bytes > LIMIT_BYTES:
+    if read.left_bytes > LOG_BYTES_MAX:
         read.problems.append(f"the log keeps {read.left_bytes} bytes")
     return read
 
@@ -176,7 +177,7 @@ def _read_only(path: Path) -> Iterator[None]:
 
 
 def read_only(folder: Path) -> ReadOnly:
-    """Directory, database and lock file that cannot be written at the start; a disk that turns read-only later."""
+    """A directory and a database that cannot be written at the start; a disk that turns read-only later."""
     seen = ReadOnly()
     gateway = GatewayProcess(folder / "start")
     try:

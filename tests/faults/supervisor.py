@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import random
-import secrets
 import signal
 import subprocess
 import sys
@@ -35,6 +34,7 @@ CLIENT_STOP_S = 40.0
 DRAIN_QUIET_S = 2.5
 """The drain is over once nothing has come for this long: more than any back-off, delay or hold of the run."""
 DRAIN_S = 60.0
+"""At most: a run whose messages still come after a minute of nothing but acks has a loop."""
 SLACK_NS = 250_000_000
 """Times are noted by clients that wait for a processor: so far may they be from the gateway's."""
 LIMITS = Limits(10, 50, slack_ns=SLACK_NS)
@@ -250,7 +250,7 @@ class Supervisor:
         for group in GROUPS:
             job = {
                 "name": f"drain-{group}", "group": group, "token": self.gateway.token("drain"),
-                "port": self.gateway.port, "topic": TOPIC, "seed": secrets.randbits(32),
+                "port": self.gateway.port, "topic": TOPIC, "seed": self.rng.getrandbits(32),
                 "history": str(self.folder / "history" / f"drain-{group}.jsonl"),
             }  # fmt: skip
             consumers.append(Consumer(job))
