@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,31 +208,53 @@ def _served(place: Path, snapshot: Snapshot) -> tuple[str, dict[str, str], bool]
         return "refused", {}, False
     try:
         trusted = taker.take_all(TOPIC)
-        reported = taker.reported
+        reported, buried = taker.reported, taker.buried
     finally:
         taker.close()
     if not trusted:
         return "ended by the store", {}, False
-    missing = dict(_missing(snapshot, taker.taken))
+    missing = _unreported(dict(_missing(snapshot, taker.taken)), buried, set(snapshot.receipts.values()))
     whole = {id_: seq for id_, seq in snapshot.receipts.items() if id_ not in snapshot.young}
     told = _found_by_check(place)  # before the next start: that one stores again what it does not know
     forgotten = not told and bool(unrecognised(place, whole, snapshot.bodies))
-    if len(missing) <= reported:
+    if not missing:
         return ("reported at delivery" if reported else "without effect"), {}, forgotten
     if told:
         return ("found by the check behind" if WAL in snapshot.files else "found by `db check`"), {}, False
-    return "missing in silence", missing, forgotten
+    return "missing in silence", dict(missing.values()), forgotten
 
 
-def _missing(snapshot: Snapshot, taken: Mapping[str, Mapping[int, tuple[str, bytes]]]) -> Iterator[tuple[str, str]]:
-    """Messages owed to a group and not handed to it as they were published: their ids, and what to say of each."""
+Place = tuple[str, int]
+"""A group, and a seq that it is owed."""
+
+
+def _unreported(
+    missing: dict[Place, tuple[str, str]], buried: Collection[Place], seqs: Collection[int]
+) -> dict[Place, tuple[str, str]]:
+    """What is missing and not among the corrupt dead letters of its group. A letter whose seq was never given, because
+    the damage hit that, stands for one of them."""
+    left = {place: what for place, what in missing.items() if place not in buried}
+    strange = Counter(group for group, seq in buried if seq not in seqs)
+    return {place: what for place, what in left.items() if not _spend(strange, place[0])}
+
+
+def _spend(counts: Counter[str], name: str) -> bool:
+    counts[name] -= 1
+    return counts[name] >= 0
+
+
+def _missing(
+    snapshot: Snapshot, taken: Mapping[str, Mapping[int, tuple[str, bytes]]]
+) -> Iterator[tuple[Place, tuple[str, str]]]:
+    """Messages owed to a group and not handed to it as they were published: their places, ids, and what to say of
+    each."""
     for id_, seq in snapshot.receipts.items():
         for group in GROUPS:
             if (group, seq) in snapshot.settling:
                 continue
             found = taken.get(group, {}).get(seq)
             if found != (id_, json.dumps(snapshot.bodies[id_], separators=(",", ":")).encode()):
-                yield id_, f"{id_}, seq {seq} for {group}"
+                yield (group, seq), (id_, f"{id_}, seq {seq} for {group}")
 
 
 def _found_by_check(place: Path) -> bool:

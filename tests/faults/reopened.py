@@ -14,6 +14,9 @@ from typing import Any
 from faults.confirmed import TOPIC
 from pushwire_storage.base import PRIORITIES, Append, Batch, Group, Message, StoreError
 from pushwire_storage.inline import InlineSqliteStore
+from pushwire_storage.planning import SEQ_MAX
+
+CORRUPT_LETTERS = "SELECT group_name, pos & ? FROM dead_letters WHERE reason = 'corrupt'"
 
 
 class Nobody:
@@ -79,6 +82,13 @@ class Taker(Nobody):
     def _work(self) -> None:
         while self._store.pending():
             self._store.step()
+
+    @property
+    def buried(self) -> set[tuple[str, int]]:
+        """(group, seq) of those that are with the dead letters because of it."""
+        assert self._store._writer is not None
+        rows = self._store._writer.connection.execute(CORRUPT_LETTERS, (SEQ_MAX,))
+        return {(group, seq) for group, seq in rows}
 
     @property
     def reported(self) -> int:

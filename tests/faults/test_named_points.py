@@ -10,7 +10,7 @@ from faults import crashing, named_points
 
 
 @pytest.mark.slow
-def test_a_kill_at_each_named_point_loses_nothing(tmp_path):
+def test_a_kill_at_four_named_points_loses_nothing(tmp_path):
     dice = random.SystemRandom()
     points = dice.sample(crashing.POINTS, 4)
     verdict, killed = named_points.run(tmp_path, 1, dice.randrange(1 << 32), points)
