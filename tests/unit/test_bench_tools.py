@@ -303,7 +303,7 @@ def test_a_failed_round_voids_the_figure_and_is_shown() -> None:
 
 
 def test_who_is_too_slow_has_no_figure_and_has_not_failed() -> None:
-    slow = results(pushwire=[1.0, 2.0, 3.0], naive=[])
+    slow = results(pushwire=[1.0, 2.0, 3.0], naive=[1.0, 1.0])
     slow.cell(CASE, "naive").slow.append("does not keep 9 messages/s")
     assert slow.quoted(CASE, "naive", RATE) is None
     assert "too slow: does not keep 9 messages/s" in report.table(slow)
