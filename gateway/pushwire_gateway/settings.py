@@ -173,6 +173,9 @@ class Settings(BaseSettings):
     # --- rates (0: no limit) ---
     publish_per_s: int = _int(100, 0, 10_000_000, "messages a second of one subject")
     publish_burst: int = _int(200, 1, 10_000_000, "messages at once of one subject")
+    publish_per_s_max: int = _int(
+        10_000, 0, 10_000_000, "messages a second a token may claim for its subject; never below publish_per_s; 0: any"
+    )
     publish_bytes_per_s: int = _int(MIB, 0, 10 * GIB, "published bytes a second of one subject")
     publish_bytes_burst: int = _int(4 * MIB, MIB, 10 * GIB, "published bytes at once of one subject")
     connects_per_s_per_ip: int = _int(5, 0, 1_000_000, "new connections a second of one address")

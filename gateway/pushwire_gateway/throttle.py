@@ -361,24 +361,25 @@ class Throttle:
     """Every rate limit of a gateway: publishes by subject, connects by address and in all, control frames.
 
     A rate of 0 turns that limit off. Each kind has its own storage of `keys_max` keys, so that a crowd of
-    addresses, which anybody can have, does not push out publishers, who had to show a token.
+    addresses, which anybody can have, does not push out publishers, who had to show a token. What the limits are by
+    default is the settings' to say: a limit that nobody gives here is an error, not a second default.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per setting, each with its unit in its name
         self,
         clock: Callable[[], float],
         *,
-        publish_per_s: float = 100,
-        publish_burst: int = 200,
-        publish_per_s_max: float = 10_000,
-        publish_bytes_per_s: float = 1024 * 1024,
-        publish_bytes_burst: int = 4 * 1024 * 1024,
-        connects_per_s_per_ip: float = 5,
-        connects_burst_per_ip: int = 20,
-        controls_per_s: float = 10,
-        controls_burst: int = 128,
-        connects_per_s_total: float = 200,
-        connects_burst_total: int = 400,
+        publish_per_s: float,
+        publish_burst: int,
+        publish_per_s_max: float,
+        publish_bytes_per_s: float,
+        publish_bytes_burst: int,
+        connects_per_s_per_ip: float,
+        connects_burst_per_ip: int,
+        connects_per_s: float,
+        connects_burst: int,
+        controls_per_s: float,
+        controls_burst: int,
         keys_max: int = KEYS_MAX,
     ) -> None:
         """`clock` gives monotonic seconds. `publish_per_s_max` caps what a token may claim for itself (0: no
@@ -389,7 +390,7 @@ class Throttle:
         self._messages = _limit("publish", publish_per_s, publish_burst)
         self._bytes = _limit("publish_bytes", publish_bytes_per_s, publish_bytes_burst)
         self._connects_per_ip = _limit("connects_per_ip", connects_per_s_per_ip, connects_burst_per_ip)
-        self._connects_total = _limit("connects_total", connects_per_s_total, connects_burst_total)
+        self._connects_total = _limit("connects", connects_per_s, connects_burst)
         self._controls = _limit("controls", controls_per_s, controls_burst)
         capped = publish_per_s > 0 and publish_per_s_max > 0
         self._publish_per_s_max = max(publish_per_s, publish_per_s_max) if capped else math.inf
