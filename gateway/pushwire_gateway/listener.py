@@ -131,7 +131,7 @@ class Listener:
             stats.refused[admission] += 1
             self._turn_away(transport, Refusal("too_many_connections", retry_after_ms=BUSY_RETRY_MS))
             return None
-        verdict = None if proxied else gateway.throttle.connect(ip)
+        verdict = None if proxied else gateway.throttle.connect(admission.network)
         if verdict is not None and not verdict.allowed:
             admission.release()
             stats.refused["rate"] += 1

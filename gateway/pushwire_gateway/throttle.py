@@ -17,7 +17,6 @@ the "virtual scheduling" form of the generic cell rate algorithm, ITU-T I.371), 
 from __future__ import annotations
 
 import math
-import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -438,20 +437,19 @@ class Throttle:
         unit_s, burst, _ = self._messages if rate_per_s is None else self._claimed(rate_per_s)
         return (0, 0) if unit_s == 0.0 else (round(1 / unit_s), int(burst))
 
-    def connect(self, ip: str) -> Verdict:
-        """May `ip` open one more connection? IPv6 counts by /64, all of which one client may own.
+    def connect(self, network: Hashable) -> Verdict:
+        """May there be one more connection of the address that counts as `network` (`Admission.network`)?
 
         Charges the address and the node, or neither: a flood from one address cannot use up what all others
-        share. Whatever is no address shares one bucket.
+        share.
         """
-        key = _address_key(ip)
         per_ip, total = self._connects_per_ip, self._connects_total
         node_wait_s = self._node.waits(None, total.unit_s, total.burst_s)[0]
         # The node is asked first, so that addresses it refuses take no memory.
-        if node_wait_s <= 0.0 and self._addresses.take(key, per_ip.unit_s, per_ip.burst_s):
+        if node_wait_s <= 0.0 and self._addresses.take(network, per_ip.unit_s, per_ip.burst_s):
             self._node.take(None, total.unit_s, total.burst_s)
             return ALLOWED
-        ip_wait_s = self._addresses.waits(key, per_ip.unit_s, per_ip.burst_s)[0]
+        ip_wait_s = self._addresses.waits(network, per_ip.unit_s, per_ip.burst_s)[0]
         self.refused["connect"] += 1
         return _refused("rate_limited", max(ip_wait_s, node_wait_s))
 
@@ -468,18 +466,3 @@ class Throttle:
             raise ValueError("rate_per_s must not be negative")
         per_s = min(rate_per_s or math.inf, self._publish_per_s_max)
         return _OFF if per_s == math.inf else _Limit(1 / per_s, TOKEN_BURST_S * per_s, TOKEN_BURST_S)
-
-
-_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
-"""::ffff:0:0/96, IPv4 as an IPv6 socket sees it (RFC 4291, section 2.5.5.2)."""
-
-
-def _address_key(ip: str) -> bytes:
-    """4 bytes for IPv4, the 8 of the /64 for IPv6, none for what is neither."""
-    try:
-        if ":" not in ip:
-            return socket.inet_pton(socket.AF_INET, ip)
-        packed = socket.inet_pton(socket.AF_INET6, ip.partition("%")[0])
-    except (OSError, ValueError):  # ValueError: NUL or a lone surrogate
-        return b""
-    return packed[12:] if packed.startswith(_MAPPED_PREFIX) else packed[:8]

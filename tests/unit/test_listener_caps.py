@@ -355,18 +355,26 @@ async def test_behind_a_trusted_proxy_each_client_counts_by_its_own_address():
             assert "101" in await again.head()
 
 
-async def test_the_rate_of_new_connections_counts_for_the_client_behind_the_proxy():
+@pytest.mark.parametrize(
+    ("first", "same", "other"),
+    [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.3"),
+        ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.3"),
+        ("2001:db8:1:2::1", "2001:db8:1:2:3::9", "2001:db8:1:3::1"),
+    ],
+)
+async def test_the_rate_of_new_connections_counts_for_the_client_behind_the_proxy(first, same, other):
     async with (
         open_port(trusted_proxies=["127.0.0.0/8"], connects_burst_per_ip=1, connects_per_s_per_ip=1) as port,
         await port.client() as one,
         await port.client() as two,
         await port.client() as three,
     ):
-        await one.send(forwarded("192.0.2.1"))
+        await one.send(forwarded(first))
         assert "101" in await one.head()
-        await two.send(forwarded("192.0.2.1"))
+        await two.send(forwarded(same))
         assert (await two.response())[2]["code"] == "rate_limited"
-        await three.send(forwarded("192.0.2.3"))
+        await three.send(forwarded(other))
         assert "101" in await three.head()
 
 

@@ -325,23 +325,6 @@ def test_starts_no_thread(clock):
 # -- connects and control frames
 
 
-@pytest.mark.parametrize(
-    ("same", "other"),
-    [
-        (["192.0.2.1", "::ffff:192.0.2.1", "::ffff:c000:201"], "192.0.2.2"),
-        (["2001:db8:1:2::1", "2001:DB8:1:2:ffff::", "2001:db8:1:2:3:4:5:6%eth0"], "2001:db8:1:3::1"),
-        (["", "unix:", "a\0b", "\ud800", "1.2.3", "999.1.1.1"], "0.0.0.0"),
-    ],
-)
-def test_addresses_are_grouped_by_who_can_own_them(clock, same, other):
-    throttle = default_throttle(clock, connects_burst_per_ip=2 * len(same))
-    for ip in same * 2:
-        assert throttle.connect(ip) is ALLOWED
-    for ip in same:
-        assert throttle.connect(ip).code == "rate_limited"
-    assert throttle.connect(other) is ALLOWED
-
-
 def test_a_flood_from_one_address_takes_nothing_from_the_node(clock):
     throttle = default_throttle(clock, connects_burst=25, connects_burst_per_ip=20)
     assert sum(throttle.connect("192.0.2.1").allowed for _ in range(1000)) == 20
@@ -351,9 +334,9 @@ def test_a_flood_from_one_address_takes_nothing_from_the_node(clock):
 def test_a_crowd_of_addresses_is_held_to_the_nodes_rate_and_takes_no_memory(clock):
     throttle = default_throttle(clock)
     accepted = 0
-    for number in range(10_000):  # 5 s at 2,000/s, each from a /64 of its own
+    for number in range(10_000):  # 5 s at 2,000/s, each with a network of its own
         clock.step(1 / 2000)
-        accepted += throttle.connect(f"2001:db8:{number >> 8:x}:{number & 255:x}::1").allowed
+        accepted += throttle.connect(number).allowed
     assert accepted == pytest.approx(200 * 5 + 400, rel=0.01)
     assert throttle.keys_held <= accepted + 1
 
