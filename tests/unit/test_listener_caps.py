@@ -199,6 +199,7 @@ def authority(tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "key.pem").chmod(0o600)
     for chain, blob in enumerate(certificate.cert_chain_pems):
         blob.write_to_path(tmp_path / "cert.pem", append=chain > 0)
     return authority
@@ -282,6 +283,16 @@ def test_tls_is_version_1_2_or_newer_and_asked_for_by_two_files(files):
     files["tls_key_file"].write_text("no key")
     with pytest.raises(ConfigError, match="tls_key_file"):
         tls_context(load(**files))
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_tls_key_that_others_can_read_is_refused(mode, files):
+    files["tls_key_file"].chmod(mode)
+    with pytest.raises(ConfigError, match=r"tls_key_file: key\.pem .*chmod 600"):
+        tls_context(load(**files))
+    files["tls_key_file"].chmod(0o400)
+    files["tls_cert_file"].chmod(0o644)  # everybody may see that one: it is sent to everybody
+    assert tls_context(load(**files)) is not None
 
 
 async def test_tls_connections_count_before_their_handshake(files):
