@@ -81,7 +81,7 @@ def _drain(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 
 def _migration(folder: Path, options: argparse.Namespace) -> list[Row]:
-    migrated = migrating.run(folder, options.stride)
+    migrated = migrating.run(folder, options.stride, options.seed)
     _said(migrated.text(), migrated.problems)
     how = "SIGKILL before each statement of each migration, from the golden file of each older schema"
     target = "the next start completes it, and makes of the file what an undisturbed one makes"
