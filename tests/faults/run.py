@@ -42,6 +42,7 @@ from faults import (
     times,
 )
 from faults.table import Row, merged, write
+from support.bounded import exit_on_sigterm
 
 KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES, POINT_TIMES, BACKUPS = 200, 30, 10_000, 1_800, 5, 20
 """Damages: so many that 1,000 of them change something, besides those of a log younger than its mark."""
@@ -372,4 +373,5 @@ def _scenario(name: str, options: argparse.Namespace) -> list[Row]:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())
