@@ -171,9 +171,16 @@ faults: $(STAMP) compiler ## hurt a real gateway, at most 60 minutes; ARGS='...'
 soak: $(STAMP) ## half an hour of load with faults on: nothing may grow; ARGS='--minutes N'
 	PYTHONPATH=tests $(BIN)/python tests/faults/soak.py $(ARGS)
 
-fuzz: $(STAMP) ## coverage-guided fuzzing of codec and tokens (atheris, where it installs); ARGS='--seconds 60 codec'
-	@[ -d build/fuzz/atheris ] || $(BIN)/python $(INSTALL) --target build/fuzz -r .ci/fuzz.txt || \
+FUZZ := build/fuzz/.installed-$(shell sha256sum < .ci/fuzz.txt 2>/dev/null | cut -c1-16)
+
+$(FUZZ): .ci/fuzz.txt | $(STAMP)
+	@echo "make: installing what 'make fuzz' runs"
+	@rm -rf build/fuzz
+	@$(BIN)/python $(INSTALL) --target build/fuzz -r .ci/fuzz.txt || \
 		{ echo "make: atheris does not install here: nothing was fuzzed" >&2; exit 1; }
+	@touch $@
+
+fuzz: $(FUZZ) ## coverage-guided fuzzing of codec and tokens (atheris, where it installs); ARGS='--seconds 60 codec'
 	PYTHONPATH=build/fuzz:tests $(BIN)/python tests/faults/fuzz.py $(ARGS)
 
 mutants: $(STAMP) compiler ## break the gateway on purpose: the fault runs must notice (minutes)

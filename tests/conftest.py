@@ -14,7 +14,7 @@ SERIAL_FOLDERS = ("browser", "e2e", "faults")
 PAIRED_FILES = {
     f"e2e/test_{name}.py"
     for name in ("canary", "cli", "cli_admin", "demo", "examples", "examples_web", "golden", "http", "tail_resume")
-} | {f"faults/test_{name}.py" for name in ("migrating", "network", "readers")}
+} | {f"faults/test_{name}.py" for name in ("migrating", "network", "readers", "sigterm")}
 
 # No deadline: asyncio's debug mode and a busy machine make single examples slow. Under CI the examples are
 # the same each time, so that a verdict belongs to the commit; elsewhere each run looks at new ones.

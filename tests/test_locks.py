@@ -107,6 +107,16 @@ def test_every_install_of_make_checks_hashes():
     assert others == [ours]
 
 
+@pytest.mark.parametrize("name", ["tools", "fuzz"])
+def test_another_lock_is_another_install(name):
+    """The stamp's name carries what is locked, so an environment made from an older lock is made anew."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    stamp = f"{name.upper()} := build/{name}/.installed-$(shell sha256sum < .ci/{name}.txt 2>/dev/null | cut -c1-16)"
+    lines = text.splitlines()
+    assert stamp in lines
+    assert f"$({name.upper()}): .ci/{name}.txt | $(STAMP)" in lines
+
+
 def test_a_package_with_another_hash_is_refused(tmp_path):
     """pip itself says so, of a file that is there: nothing is fetched."""
     wheel = tmp_path / "thing-1.0-py3-none-any.whl"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Hashable
-from ipaddress import IPv6Address, ip_address
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final, Literal
 
 from .settings import Settings
@@ -22,6 +22,9 @@ CONNECTIONS_MIN: Final = 16
 
 IPV6_SITE_BITS: Final = 64
 """One client may own the lower 64 bits of an IPv6 address (RFC 6177 §2), so the upper 64 are what is counted."""
+
+_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
+"""::ffff:0:0/96, IPv4 as an IPv6 socket sees it (RFC 4291 §2.5.5.2)."""
 
 PROXY: Final = "proxy"
 """What a connection is counted as that comes from a trusted proxy, until its head names a client: limits by address
@@ -40,17 +43,16 @@ def open_files_max() -> int:
     return hard
 
 
-def network_of(ip: str) -> Hashable:
-    """What an address is counted as: IPv4 itself, also in its IPv6 form; IPv6 its /64; anything else as one."""
+def network_of(ip: str) -> bytes:
+    """What an address counts as, for every limit by address: IPv4 itself (4 bytes), also in its IPv6 form; IPv6 its /64
+    (8 bytes), in whatever zone; anything else as one (none)."""
     try:
-        address = ip_address(ip.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is None:
-            return 6, int(address) >> IPV6_SITE_BITS
-        address = address.ipv4_mapped
-    return 4, int(address)
+        if ":" not in ip:
+            return inet_pton(AF_INET, ip)
+        packed = inet_pton(AF_INET6, ip.partition("%")[0])
+    except (OSError, ValueError):  # ValueError: NUL or a lone surrogate
+        return b""
+    return packed[12:] if packed.startswith(_MAPPED_PREFIX) else packed[: IPV6_SITE_BITS // 8]
 
 
 class _Counts:
@@ -98,29 +100,30 @@ class Admission:
     """One accepted connection's place: among all, among those of its address and, at first, among those that have
     shown no token."""
 
-    __slots__ = ("_caps", "_network", "_unauthenticated")
+    __slots__ = ("_caps", "_unauthenticated", "network")
 
     def __init__(self, caps: Caps, network: Hashable) -> None:
         self._caps: Caps | None = caps
-        self._network = network
+        self.network = network
+        """What its address counts as; for rates, too."""
         self._unauthenticated = True
 
     def authenticated(self) -> None:
         """The client has shown a good token. Only the first call has an effect, and none after `release`."""
         if self._caps is not None and self._unauthenticated:
             self._unauthenticated = False
-            self._caps.authenticate(self._network)
+            self._caps.authenticate(self.network)
 
     def locate(self, ip: str) -> Scope | None:
         """The client's address, now that its proxy has named it. Returns the limit that is reached, and then counts
         as before."""
         caps, network = self._caps, network_of(ip)
-        if caps is None or network == self._network:
+        if caps is None or network == self.network:
             return None
         full = caps.full_at(network)
         if full is None:
-            caps.move(self._network, network, unauthenticated=self._unauthenticated)
-            self._network = network
+            caps.move(self.network, network, unauthenticated=self._unauthenticated)
+            self.network = network
         return full
 
     def release(self) -> None:
@@ -128,8 +131,8 @@ class Admission:
         caps, self._caps = self._caps, None
         if caps is not None:
             if self._unauthenticated:
-                caps.authenticate(self._network)
-            caps.leave(self._network)
+                caps.authenticate(self.network)
+            caps.leave(self.network)
 
 
 class Caps:

@@ -368,7 +368,7 @@ class HttpProtocol(HttpToolsProtocol):
         if full is not None:
             stats.refused[full] += 1
             return Refusal("too_many_connections", retry_after_ms=BUSY_RETRY_MS)
-        verdict = gateway.throttle.connect(ip)
+        verdict = gateway.throttle.connect(self._admission.network)
         if not verdict.allowed:
             stats.refused["rate"] += 1
             return Refusal("rate_limited", retry_after_ms=verdict.retry_after_ms)

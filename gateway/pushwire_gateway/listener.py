@@ -25,7 +25,7 @@ from .outbox import TRANSPORT_HIGH_BYTES, TRANSPORT_LOW_BYTES
 from .ports import Gateway
 from .problems import raw_response
 from .refusal import BUSY_RETRY_MS, Refusal
-from .settings import ConfigError, Settings
+from .settings import ConfigError, Settings, refuse_shared
 from .tcp import tune_listening
 
 ACCEPTS_PER_TURN_MAX: Final = 128
@@ -62,6 +62,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             path.open("rb").close()
         except OSError as exc:  # which file it was, load_cert_chain would not say
             raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
+    refuse_shared("tls_key_file", settings.tls_key_file)
     try:
         context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password=_no_password)
     except (OSError, ValueError) as exc:
@@ -131,7 +132,7 @@ class Listener:
             stats.refused[admission] += 1
             self._turn_away(transport, Refusal("too_many_connections", retry_after_ms=BUSY_RETRY_MS))
             return None
-        verdict = None if proxied else gateway.throttle.connect(ip)
+        verdict = None if proxied else gateway.throttle.connect(admission.network)
         if verdict is not None and not verdict.allowed:
             admission.release()
             stats.refused["rate"] += 1

@@ -6,7 +6,7 @@ written, tested and replaced without each other. Times are seconds of the gatewa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pushwire.wire.codec import Codec
@@ -87,8 +87,8 @@ class SessionLike(Protocol):
 class Throttled(Protocol):
     """What the listener asks of the rate limits."""
 
-    def connect(self, ip: str) -> Verdict:
-        """May this address open one more connection?"""
+    def connect(self, network: Hashable) -> Verdict:
+        """May the address that counts as this open one more connection?"""
 
 
 class Verifier(Protocol):

@@ -77,14 +77,15 @@ def make_throttle(settings: Settings, clock: Clock) -> Throttle:
         clock.now,
         publish_per_s=settings.publish_per_s,
         publish_burst=settings.publish_burst,
+        publish_per_s_max=settings.publish_per_s_max,
         publish_bytes_per_s=settings.publish_bytes_per_s,
         publish_bytes_burst=settings.publish_bytes_burst,
         connects_per_s_per_ip=settings.connects_per_s_per_ip,
         connects_burst_per_ip=settings.connects_burst_per_ip,
+        connects_per_s=settings.connects_per_s,
+        connects_burst=settings.connects_burst,
         controls_per_s=settings.controls_per_s,
         controls_burst=settings.controls_burst,
-        connects_per_s_total=settings.connects_per_s,
-        connects_burst_total=settings.connects_burst,
     )
 
 

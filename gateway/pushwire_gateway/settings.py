@@ -25,6 +25,12 @@ class ConfigError(ValueError):
     """The configuration cannot be used. The text names the setting and what is wrong with it, never a secret."""
 
 
+def refuse_shared(setting: str, path: Path) -> None:
+    """A secret in a file is its owner's alone. Raises ConfigError if it is not, OSError if that cannot be seen."""
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"{setting}: {path.name} can be read by others: chmod 600 it")
+
+
 class KeySettings(BaseModel):
     """One key that signs tokens. HS256: a secret of at least 32 bytes. RS256, ES256: the public key as PEM."""
 
@@ -52,9 +58,10 @@ class KeySettings(BaseModel):
         path = self.secret_file or self.pem_file
         assert path is not None  # _one_source
         try:
-            if self.secret_file is not None and path.stat().st_mode & 0o077:
-                raise ConfigError(f"keys: {path.name} can be read by others: chmod 600 it")
-            return path.read_bytes().strip() if self.secret_file is not None else path.read_bytes()
+            if self.secret_file is None:
+                return path.read_bytes()
+            refuse_shared("keys", path)
+            return path.read_bytes().strip()
         except OSError as exc:
             raise ConfigError(f"keys: cannot read {path.name}: {exc.strerror}") from None
 
@@ -88,7 +95,7 @@ class Settings(BaseSettings):
     ballast_bytes: int = _int(16 * MIB, 0, GIB, "reserved on the disk for settlements when it is full; 0: nothing")
     node: str = Field("n1", pattern=r"^[a-z0-9]{1,8}$", description="node id; begins every session and lease")
     tls_cert_file: Path | None = Field(None, description="certificate chain (PEM); with tls_key_file turns TLS on")
-    tls_key_file: Path | None = Field(None, description="private key (PEM)")
+    tls_key_file: Path | None = Field(None, description="its private key (PEM), readable by its owner only")
     origins: tuple[Origin, ...] = Field(
         (), description="exact Origins that may connect; * allows all; empty: same origin"
     )
@@ -173,6 +180,9 @@ class Settings(BaseSettings):
     # --- rates (0: no limit) ---
     publish_per_s: int = _int(100, 0, 10_000_000, "messages a second of one subject")
     publish_burst: int = _int(200, 1, 10_000_000, "messages at once of one subject")
+    publish_per_s_max: int = _int(
+        10_000, 0, 10_000_000, "messages a second a token may claim for its subject; never below publish_per_s; 0: any"
+    )
     publish_bytes_per_s: int = _int(MIB, 0, 10 * GIB, "published bytes a second of one subject")
     publish_bytes_burst: int = _int(4 * MIB, MIB, 10 * GIB, "published bytes at once of one subject")
     connects_per_s_per_ip: int = _int(5, 0, 1_000_000, "new connections a second of one address")

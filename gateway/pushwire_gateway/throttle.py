@@ -17,7 +17,6 @@ the "virtual scheduling" form of the generic cell rate algorithm, ITU-T I.371), 
 from __future__ import annotations
 
 import math
-import socket
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -361,24 +360,25 @@ class Throttle:
     """Every rate limit of a gateway: publishes by subject, connects by address and in all, control frames.
 
     A rate of 0 turns that limit off. Each kind has its own storage of `keys_max` keys, so that a crowd of
-    addresses, which anybody can have, does not push out publishers, who had to show a token.
+    addresses, which anybody can have, does not push out publishers, who had to show a token. What the limits are by
+    default is the settings' to say: a limit that nobody gives here is an error, not a second default.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per setting, each with its unit in its name
         self,
         clock: Callable[[], float],
         *,
-        publish_per_s: float = 100,
-        publish_burst: int = 200,
-        publish_per_s_max: float = 10_000,
-        publish_bytes_per_s: float = 1024 * 1024,
-        publish_bytes_burst: int = 4 * 1024 * 1024,
-        connects_per_s_per_ip: float = 5,
-        connects_burst_per_ip: int = 20,
-        controls_per_s: float = 10,
-        controls_burst: int = 128,
-        connects_per_s_total: float = 200,
-        connects_burst_total: int = 400,
+        publish_per_s: float,
+        publish_burst: int,
+        publish_per_s_max: float,
+        publish_bytes_per_s: float,
+        publish_bytes_burst: int,
+        connects_per_s_per_ip: float,
+        connects_burst_per_ip: int,
+        connects_per_s: float,
+        connects_burst: int,
+        controls_per_s: float,
+        controls_burst: int,
         keys_max: int = KEYS_MAX,
     ) -> None:
         """`clock` gives monotonic seconds. `publish_per_s_max` caps what a token may claim for itself (0: no
@@ -389,7 +389,7 @@ class Throttle:
         self._messages = _limit("publish", publish_per_s, publish_burst)
         self._bytes = _limit("publish_bytes", publish_bytes_per_s, publish_bytes_burst)
         self._connects_per_ip = _limit("connects_per_ip", connects_per_s_per_ip, connects_burst_per_ip)
-        self._connects_total = _limit("connects_total", connects_per_s_total, connects_burst_total)
+        self._connects_total = _limit("connects", connects_per_s, connects_burst)
         self._controls = _limit("controls", controls_per_s, controls_burst)
         capped = publish_per_s > 0 and publish_per_s_max > 0
         self._publish_per_s_max = max(publish_per_s, publish_per_s_max) if capped else math.inf
@@ -437,20 +437,19 @@ class Throttle:
         unit_s, burst, _ = self._messages if rate_per_s is None else self._claimed(rate_per_s)
         return (0, 0) if unit_s == 0.0 else (round(1 / unit_s), int(burst))
 
-    def connect(self, ip: str) -> Verdict:
-        """May `ip` open one more connection? IPv6 counts by /64, all of which one client may own.
+    def connect(self, network: Hashable) -> Verdict:
+        """May there be one more connection of the address that counts as `network` (`Admission.network`)?
 
         Charges the address and the node, or neither: a flood from one address cannot use up what all others
-        share. Whatever is no address shares one bucket.
+        share.
         """
-        key = _address_key(ip)
         per_ip, total = self._connects_per_ip, self._connects_total
         node_wait_s = self._node.waits(None, total.unit_s, total.burst_s)[0]
         # The node is asked first, so that addresses it refuses take no memory.
-        if node_wait_s <= 0.0 and self._addresses.take(key, per_ip.unit_s, per_ip.burst_s):
+        if node_wait_s <= 0.0 and self._addresses.take(network, per_ip.unit_s, per_ip.burst_s):
             self._node.take(None, total.unit_s, total.burst_s)
             return ALLOWED
-        ip_wait_s = self._addresses.waits(key, per_ip.unit_s, per_ip.burst_s)[0]
+        ip_wait_s = self._addresses.waits(network, per_ip.unit_s, per_ip.burst_s)[0]
         self.refused["connect"] += 1
         return _refused("rate_limited", max(ip_wait_s, node_wait_s))
 
@@ -467,18 +466,3 @@ class Throttle:
             raise ValueError("rate_per_s must not be negative")
         per_s = min(rate_per_s or math.inf, self._publish_per_s_max)
         return _OFF if per_s == math.inf else _Limit(1 / per_s, TOKEN_BURST_S * per_s, TOKEN_BURST_S)
-
-
-_MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
-"""::ffff:0:0/96, IPv4 as an IPv6 socket sees it (RFC 4291, section 2.5.5.2)."""
-
-
-def _address_key(ip: str) -> bytes:
-    """4 bytes for IPv4, the 8 of the /64 for IPv6, none for what is neither."""
-    try:
-        if ":" not in ip:
-            return socket.inet_pton(socket.AF_INET, ip)
-        packed = socket.inet_pton(socket.AF_INET6, ip.partition("%")[0])
-    except (OSError, ValueError):  # ValueError: NUL or a lone surrogate
-        return b""
-    return packed[12:] if packed.startswith(_MAPPED_PREFIX) else packed[:8]

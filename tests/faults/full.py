@@ -11,14 +11,14 @@ import errno
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults import database
 from pushwire_storage.space import BALLAST, Space
-from support.gateway_process import GatewayProcess
+from support.gateway_process import GatewayProcess, until_async
 from support.ws_client import WsClient
 
 MIB = 1 << 20
@@ -90,7 +90,7 @@ async def _fill(gateway: GatewayProcess, disk: Path, filled: Filled) -> None:
         await client.publish(TOPIC, {"n": number, "pad": "x" * 500})
     leases = [row["lease"] for row in await client.take(MESSAGES)]
     ballast = disk / "data" / BALLAST
-    await _until(ballast.exists, "a ballast")
+    await until_async(ballast.exists, "a ballast", RECOVER_S_MAX)
     _leave(disk, FREE_BYTES_MIN // 2)
     for _ in range(5):
         answer = await client.ask({"op": "publish", "topic": TOPIC, "data": "x"})
@@ -112,7 +112,7 @@ async def _fill(gateway: GatewayProcess, disk: Path, filled: Filled) -> None:
     filled.recovered_s = time.monotonic() - began
     (row,) = await client.take(1)
     await client.ok({"op": "ack", "leases": [row["lease"]]})
-    await _until(ballast.exists, "the ballast again")
+    await until_async(ballast.exists, "the ballast again", RECOVER_S_MAX)
     client.abort()
 
 
@@ -130,11 +130,3 @@ def _leave(disk: Path, free_bytes: int) -> None:
                 if error.errno != errno.ENOSPC:
                     raise
     raise TimeoutError(f"the disk was not full after {FILLS_MAX} attempts")
-
-
-async def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + RECOVER_S_MAX
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {RECOVER_S_MAX} s")
-        await asyncio.sleep(0.02)

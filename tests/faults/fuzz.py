@@ -10,15 +10,20 @@ import argparse
 import importlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support.bounded import exit_on_sigterm, run_bounded
+
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT / "build" / "fuzz-corpus"
 LENGTH_MAX = 4096
+INPUT_S_MAX = 30
+"""An input that takes longer is a finding, and is kept as one."""
+START_S_MAX = 90
+"""What a target may take beyond its time and its last input: instrumenting what it imports takes seconds."""
 DONE = re.compile(r"Done (\d+) runs")
 
 Target = Callable[[bytes], None]
@@ -104,7 +109,8 @@ def fuzz(name: str, seconds: int) -> None:
         target = TARGETS[name]()
     for number, seed in enumerate(seeds(name)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options = [f"-max_total_time={seconds}", f"-max_len={LENGTH_MAX}", f"-artifact_prefix={corpus.parent}/{name}-"]
+    options = [f"-max_total_time={seconds}", f"-max_len={LENGTH_MAX}", f"-timeout={INPUT_S_MAX}"]
+    options += [f"-artifact_prefix={corpus.parent}/{name}-"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], target)
     atheris.Fuzz()
 
@@ -119,14 +125,18 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
     if options.inside:
         fuzz(options.targets[0], options.seconds)
+    exit_on_sigterm()
     failed = []
     for name in options.targets or TARGETS:
         command = [sys.executable, __file__, name, "--inside", "--seconds", str(options.seconds)]
-        ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        done = DONE.search(ran.stdout)
-        if ran.returncode or done is None:
+        within_s = options.seconds + INPUT_S_MAX + START_S_MAX
+        code, output = run_bounded(command, within_s)  # the fuzzer ends at SIGTERM by itself
+        done = DONE.search(output)
+        if code != 0 or done is None:
             failed.append(name)
-            print(ran.stdout[-3000:])
+            print(output[-3000:])
+        if code is None:
+            print(f"{name}: not over after {within_s} s, ended")
         print(
             f"{name}: {done[1] if done else '?'} inputs: {'FAILED' if name in failed else 'nothing found'}", flush=True
         )

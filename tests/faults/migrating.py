@@ -28,6 +28,8 @@ from pushwire_storage.queries import Connection, Cursor
 from pushwire_storage.sqlite import DATABASE
 from support.gateway_process import clean_env
 
+DIES_S_MAX = 60
+
 
 @dataclass
 class Migrated:
@@ -60,9 +62,9 @@ class Deadly:
         return self._connection.execute(*statement)
 
 
-def run(folder: Path, stride: int = 1) -> Migrated:
-    """Every `stride`-th statement of what brings each older golden file up to date."""
-    result = Migrated()
+def run(folder: Path, stride: int, seed: int) -> Migrated:
+    """Every `stride`-th statement of what brings each older golden file up to date, from one of the first on."""
+    result, rng = Migrated(), random.Random(seed)
     newest = len(schema.MIGRATIONS)
     for version in range(1, newest):
         whole = _laid_out(folder / "whole", version)
@@ -70,7 +72,7 @@ def run(folder: Path, stride: int = 1) -> Migrated:
         wanted = _dump(whole)
         # BEGIN, the statements, the version, COMMIT: of each migration; the first kill comes before the first BEGIN.
         steps = sum(len(statements) + 3 for statements in schema.MIGRATIONS[version:])
-        for nth in range(1 + random.randrange(stride), steps + 1, stride):
+        for nth in range(1 + rng.randrange(stride), steps + 1, stride):
             _case(folder / "case", version, nth, wanted, result)
     return result
 
@@ -78,7 +80,8 @@ def run(folder: Path, stride: int = 1) -> Migrated:
 def _case(place: Path, version: int, nth: int, wanted: list[str], result: Migrated) -> None:
     _laid_out(place, version)
     command = [sys.executable, "-m", "faults.migrating", str(place), str(nth)]
-    died = subprocess.run(command, env={**clean_env(), "PYTHONPATH": os.pathsep.join(sys.path)}, check=False)
+    env = {**clean_env(), "PYTHONPATH": os.pathsep.join(sys.path)}
+    died = subprocess.run(command, env=env, check=False, timeout=DIES_S_MAX)
     where = f"schema {version}, statement {nth}"
     if died.returncode != -signal.SIGKILL:
         result.problems.append(f"{where}: ended with {died.returncode} instead of being killed")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import subprocess
+import signal
 import sys
 import tempfile
 import time
@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sim.mutate import ROOTS, Patch, apply_patch, copy_sources, read_patch
+from support.bounded import exit_on_sigterm, run_bounded
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests" / "mutants" / "faults"
 MUTANT_S_MAX = 400
+ENDS_S_MAX = 60.0
+"""From being told to end to having ended a gateway, which may drain, and its clients."""
 HEAD = re.compile(r"(?P<story>.+)\nBy: (?P<by>(faults|pytest) .+)\nSeen: (?P<seen>.+)", re.DOTALL)
 
 
@@ -62,18 +65,13 @@ def notice(mutant: Mutant) -> str | None:
         tool, *words = mutant.by.split()
         tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
         command = [sys.executable, *([str(ROOT / "tests/faults/run.py")] if tool == "faults" else tests), *words]
-        with subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        ) as ran:  # fmt: skip
-            try:
-                output, _ = ran.communicate(timeout=MUTANT_S_MAX)
-            except subprocess.TimeoutExpired:
-                ran.terminate()
-                return f"not over after {MUTANT_S_MAX} s"
-    if ran.returncode == 1 and re.search(mutant.seen, output):
+        asked = signal.SIGTERM if tool == "faults" else signal.SIGINT  # at which pytest ends its fixtures
+        code, output = run_bounded(command, MUTANT_S_MAX, asked=asked, grace_s=ENDS_S_MAX, cwd=ROOT, env=env)
+    if code is None:
+        return f"not over after {MUTANT_S_MAX} s\n{output[-1500:]}"
+    if code == 1 and re.search(mutant.seen, output):
         return None
-    return f"exit code {ran.returncode}, not seen: {mutant.seen}\n{output[-1500:]}"
+    return f"exit code {code}, not seen: {mutant.seen}\n{output[-1500:]}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -93,4 +91,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,12 @@ from faults.consumers import Consumer
 from faults.history import Recorder, stream
 from faults.supervisor import SETTINGS, SLACK_NS
 from support.checker import Limits, Report, check
-from support.gateway_process import GatewayProcess
+from support.gateway_process import GatewayProcess, until_async
 from support.ws_client import Op, WsClient
 
 TOPIC, GROUP = "faults.pause", "main"
 ACK_TIMEOUT_MS = 500
 MESSAGES = 60
-POLL_S = 0.01
 HELD = 30
 """Leases that the first consumer holds when the gateway stops; the rest goes to the second one."""
 
@@ -64,23 +62,15 @@ def _consumer(kind: type[Consumer], folder: Path, gateway: GatewayProcess, name:
     return kind(job)
 
 
-async def _until(condition: Callable[[], Any], what: str, within_s: float = 10.0) -> None:
-    for _ in range(int(within_s / POLL_S)):
-        if condition():
-            return
-        await asyncio.sleep(POLL_S)
-    raise TimeoutError(what)
-
-
 async def _story(folder: Path, gateway: GatewayProcess, record: Recorder) -> None:
     holder = _consumer(Holder, folder, gateway, "holder", 1)
     worker = _consumer(Worker, folder, gateway, "worker", 2)
     running = [asyncio.ensure_future(holder.run())]
-    await _until(lambda: holder.cid, "the holder subscribes")
+    await until_async(lambda: holder.cid, "the holder subscribes")
     await _publish(gateway, record)
-    await _until(lambda: len(holder.held) == HELD, "the holder has its leases")
+    await until_async(lambda: len(holder.held) == HELD, "the holder has its leases")
     running.append(asyncio.ensure_future(worker.run()))
-    await _until(lambda: worker.cid and not worker.held, "the worker is done with the rest")
+    await until_async(lambda: worker.cid and not worker.held, "the worker is done with the rest")
 
     gateway.signal(signal.SIGSTOP)
     await asyncio.sleep(2 * ACK_TIMEOUT_MS / 1000)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from faults.clock import STEPS_S
 from faults.preload import ShimmedGateway
-from pushwire_gateway.throttle import KEYS_MAX, Throttle
+from pushwire_gateway.throttle import KEYS_MAX
 from support.gateway_process import EVERYTHING, clean_env
+from support.throttles import default_throttle
 from support.ws_client import WsClient
 
 SOCKETS = 20
@@ -169,7 +170,7 @@ def _resident_mib() -> float:
 
 def _measure() -> None:
     subjects = [f"subject-{number}" for number in range(KEYS_MAX)]
-    throttle = Throttle(time.monotonic)
+    throttle = default_throttle(time.monotonic)
     before_mib = _resident_mib()
     for subject in subjects:
         # More than comes back until the end, so that no bucket is full and given up meanwhile.

@@ -42,6 +42,7 @@ from faults import (
     times,
 )
 from faults.table import Row, merged, write
+from support.bounded import exit_on_sigterm
 
 KILL_CYCLES, DRAIN_CYCLES, POWER_CUTS, DAMAGES, POINT_TIMES, BACKUPS = 200, 30, 10_000, 1_800, 5, 20
 """Damages: so many that 1,000 of them change something, besides those of a log younger than its mark."""
@@ -81,7 +82,7 @@ def _drain(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 
 def _migration(folder: Path, options: argparse.Namespace) -> list[Row]:
-    migrated = migrating.run(folder, options.stride)
+    migrated = migrating.run(folder, options.stride, options.seed)
     _said(migrated.text(), migrated.problems)
     how = "SIGKILL before each statement of each migration, from the golden file of each older schema"
     target = "the next start completes it, and makes of the file what an undisturbed one makes"
@@ -372,4 +373,5 @@ def _scenario(name: str, options: argparse.Namespace) -> list[Row]:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

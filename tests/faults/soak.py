@@ -28,6 +28,7 @@ from faults import network
 from faults.supervisor import Supervisor, Verdict
 from faults.table import Row, renew
 from faults.toxics import HalfOpen, Latency, ProxyThread, Reset, Slicer, SlowReader, Toxic
+from support.bounded import exit_on_sigterm
 from support.checker import Limits
 from support.gateway_process import GatewayProcess, until
 
@@ -257,4 +258,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     sys.exit(main())

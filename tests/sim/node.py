@@ -23,10 +23,9 @@ from pushwire_gateway.engine import Engine
 from pushwire_gateway.gateway import Gateway
 from pushwire_gateway.revocation import Revocations
 from pushwire_gateway.rights import Principal
-from pushwire_gateway.server import LateCatalog
+from pushwire_gateway.server import LateCatalog, make_throttle
 from pushwire_gateway.session import Leases, Session
 from pushwire_gateway.settings import Settings
-from pushwire_gateway.throttle import Throttle
 from pushwire_gateway.tickets import Tickets
 from pushwire_gateway.tokens import Tokens
 from pushwire_storage.base import (
@@ -202,14 +201,7 @@ class Node:
         self.engine.world = self.world
         self.engine.watch_changes()
         _finish(self.engine.start())
-        throttle = Throttle(
-            clock.now,
-            publish_per_s=settings.publish_per_s,
-            publish_burst=settings.publish_burst,
-            connects_per_s_per_ip=0,
-            controls_per_s=settings.controls_per_s,
-            controls_burst=settings.controls_burst,
-        )
+        throttle = make_throttle(settings, clock)
         tokens = self._tokens()
         _finish(tokens.start())
         self.gateway = Gateway(settings, clock, self.engine, throttle, tokens, Caps(settings, 4096))

@@ -19,10 +19,9 @@ from pushwire_gateway.gateway import Gateway
 from pushwire_gateway.outbox import Outbox
 from pushwire_gateway.revocation import Revocations
 from pushwire_gateway.rights import Principal
-from pushwire_gateway.server import LateCatalog
+from pushwire_gateway.server import LateCatalog, make_throttle
 from pushwire_gateway.session import Session
 from pushwire_gateway.settings import load
-from pushwire_gateway.throttle import Throttle
 from pushwire_gateway.tickets import Tickets
 from pushwire_gateway.tokens import Tokens
 from pushwire_storage.base import Message, StoreError
@@ -189,15 +188,7 @@ class Parts:
         judge = verifier("HS256", revoked=revocations.affected)
         self.tokens = Tokens(judge, None, revocations, Tickets(chosen.node), self.clock.now)
         self.engine = Engine(self.store, self.clock, self.loop, chosen, self.broken.append, rng=lambda: 0.5)
-        throttle = Throttle(
-            self.clock.now,
-            publish_per_s=chosen.publish_per_s,
-            publish_burst=chosen.publish_burst,
-            publish_bytes_per_s=chosen.publish_bytes_per_s,
-            publish_bytes_burst=chosen.publish_bytes_burst,
-            controls_per_s=chosen.controls_per_s,
-            controls_burst=chosen.controls_burst,
-        )
+        throttle = make_throttle(chosen, self.clock)
         self.gateway = Gateway(chosen, self.clock, self.engine, throttle, self.tokens, Caps(chosen, 4096))
         self.admin = Admin(self.gateway)
 

@@ -6,6 +6,7 @@ Owns the process, its folder and the tokens it accepts. Must end no process but 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -70,6 +71,16 @@ def until(condition: Callable[[], T], what: str, within_s: float = 10.0) -> T:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {within_s} s")
         time.sleep(POLL_S)
+    return value
+
+
+async def until_async(condition: Callable[[], T], what: str, within_s: float = 10.0) -> T:
+    """As `until`, and the event loop goes on meanwhile."""
+    deadline = time.monotonic() + within_s
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {within_s} s")
+        await asyncio.sleep(POLL_S)
     return value
 
 

@@ -21,8 +21,8 @@ from pushwire_gateway.ports import Link, PublishDone, ServerCodec
 from pushwire_gateway.refusal import Refusal
 from pushwire_gateway.revocation import Revocations
 from pushwire_gateway.rights import Principal
+from pushwire_gateway.server import make_throttle
 from pushwire_gateway.settings import Settings, load
-from pushwire_gateway.throttle import Throttle
 from pushwire_gateway.tickets import Tickets
 from pushwire_gateway.tokens import Tokens
 from support.tokens import KeptRevocations
@@ -108,13 +108,7 @@ class SmallGateway:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
         self.clock = clock
-        self.throttle = Throttle(
-            clock.now,
-            connects_per_s_per_ip=settings.connects_per_s_per_ip,
-            connects_burst_per_ip=settings.connects_burst_per_ip,
-            connects_per_s_total=settings.connects_per_s,
-            connects_burst_total=settings.connects_burst,
-        )
+        self.throttle = make_throttle(settings, clock)
         ring = build_ring([VerifyKey("main", "HS256", SECRET)])
         verifier = TokenVerifier(ring, audience="pushwire", issuer="pushwire")
         revocations = Revocations(KeptRevocations(), "pushwire")

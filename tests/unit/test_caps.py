@@ -21,19 +21,21 @@ def admitted(counters: Caps, ip: str) -> Admission:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("network", "addresses"),
     [
-        ("192.0.2.1", "192.0.2.2", False),
-        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
-        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
-        ("::ffff:192.0.2.1", "192.0.2.1", True),
-        ("fe80::1%eth0", "fe80::2%eth1", True),
-        ("", "not an address", True),
-        ("0.0.0.1", "::1", False),
+        ("c0000201", ["192.0.2.1", "::ffff:192.0.2.1", "::FFFF:c000:201", "::ffff:192.0.2.1%eth0"]),
+        ("c0000202", ["192.0.2.2"]),
+        ("20010db800010002", ["2001:db8:1:2::1", "2001:DB8:1:2:ffff::9", "2001:db8:1:2:3:4:5:6%eth0"]),
+        ("20010db800010003", ["2001:db8:1:3::1"]),
+        ("fe80000000000000", ["fe80::1%eth0", "fe80::2%eth1", "fe80::3"]),
+        ("00000001", ["0.0.0.1"]),
+        ("0000000000000000", ["::1", "::"]),
+        ("00000000", ["0.0.0.0"]),
+        ("", ["", "unix:", "a\0b", "\ud800", "1.2.3", "01.2.3.4", "999.1.1.1", "1.2.3.4%eth0", "1::2::3"]),
     ],
 )
-def test_an_ipv6_site_and_a_mapped_ipv4_address_count_as_one(one, other, same):
-    assert (network_of(one) == network_of(other)) is same
+def test_an_ipv6_site_and_a_mapped_ipv4_address_count_as_one(network, addresses):
+    assert {network_of(address) for address in addresses} == {bytes.fromhex(network)}
 
 
 def test_each_cap_refuses_by_its_name_and_opens_again():

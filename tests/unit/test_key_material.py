@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -21,7 +22,7 @@ from jose.backends.native import HMACKey as PlainHMACKey
 
 from pushwire_gateway.auth import SigningKey, TokenVerifier, VerifyKey, build_ring, mint
 from pushwire_gateway.key_material import Alg
-from pushwire_gateway.settings import ConfigError
+from pushwire_gateway.settings import ConfigError, KeySettings
 from support.tokens import (
     ALGS,
     AUDIENCE,
@@ -175,6 +176,23 @@ def test_a_password_on_a_signing_key_is_refused() -> None:
     locked = private_key("ES256").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     with pytest.raises(ConfigError, match="without a password"):
         mint(SigningKey("k", "ES256", locked), {})
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
+def test_a_secret_file_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "signing.secret"
+    path.write_bytes(b" 0123456789abcdef0123456789abcdef\n")
+    path.chmod(mode)
+    key = KeySettings(secret_file=path)
+    with pytest.raises(ConfigError, match=r"^keys: signing\.secret can be read by others: chmod 600 it$"):
+        key.material()
+    path.chmod(0o600)
+    assert key.material() == b"0123456789abcdef0123456789abcdef"
+
+
+def test_a_secret_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^keys: cannot read absent\.secret: "):
+        KeySettings(secret_file=tmp_path / "absent.secret").material()
 
 
 def test_verifying_warns_of_nothing() -> None:

@@ -199,6 +199,7 @@ def authority(tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "key.pem").chmod(0o600)
     for chain, blob in enumerate(certificate.cert_chain_pems):
         blob.write_to_path(tmp_path / "cert.pem", append=chain > 0)
     return authority
@@ -284,6 +285,16 @@ def test_tls_is_version_1_2_or_newer_and_asked_for_by_two_files(files):
         tls_context(load(**files))
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
+def test_a_tls_key_that_others_can_read_is_refused(mode, files):
+    files["tls_key_file"].chmod(mode)
+    with pytest.raises(ConfigError, match=r"tls_key_file: key\.pem .*chmod 600"):
+        tls_context(load(**files))
+    files["tls_key_file"].chmod(0o400)
+    files["tls_cert_file"].chmod(0o644)  # everybody may see that one: it is sent to everybody
+    assert tls_context(load(**files)) is not None
+
+
 async def test_tls_connections_count_before_their_handshake(files):
     async with open_port(**files, connections_max=1) as port, await port.client() as silent:
         async with await port.client() as other:
@@ -355,18 +366,26 @@ async def test_behind_a_trusted_proxy_each_client_counts_by_its_own_address():
             assert "101" in await again.head()
 
 
-async def test_the_rate_of_new_connections_counts_for_the_client_behind_the_proxy():
+@pytest.mark.parametrize(
+    ("first", "same", "other"),
+    [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.3"),
+        ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.3"),
+        ("2001:db8:1:2::1", "2001:db8:1:2:3::9", "2001:db8:1:3::1"),
+    ],
+)
+async def test_the_rate_of_new_connections_counts_for_the_client_behind_the_proxy(first, same, other):
     async with (
         open_port(trusted_proxies=["127.0.0.0/8"], connects_burst_per_ip=1, connects_per_s_per_ip=1) as port,
         await port.client() as one,
         await port.client() as two,
         await port.client() as three,
     ):
-        await one.send(forwarded("192.0.2.1"))
+        await one.send(forwarded(first))
         assert "101" in await one.head()
-        await two.send(forwarded("192.0.2.1"))
+        await two.send(forwarded(same))
         assert (await two.response())[2]["code"] == "rate_limited"
-        await three.send(forwarded("192.0.2.3"))
+        await three.send(forwarded(other))
         assert "101" in await three.head()
 
 

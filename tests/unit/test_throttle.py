@@ -16,6 +16,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pushwire_gateway.clock import AnchoredClock
+from pushwire_gateway.server import make_throttle
+from pushwire_gateway.settings import load
 from pushwire_gateway.throttle import (
     ALLOWED,
     BATCH_TOO_LARGE,
@@ -25,6 +28,7 @@ from pushwire_gateway.throttle import (
     TokenBucketStorage,
     Verdict,
 )
+from support.throttles import default_throttle
 
 MIB = 1024 * 1024
 
@@ -81,7 +85,7 @@ def test_an_underloaded_key_is_never_refused(clock):
 @pytest.mark.parametrize("rate_per_s", [None, 20, 100, 1000])
 def test_callers_of_one_subject_share_its_rate_and_leave_others_alone(clock, rate_per_s):
     """20 connections of one subject, interleaved, 5 s at 10 times its limit; another within its own."""
-    throttle = Throttle(clock, publish_bytes_per_s=0)
+    throttle = default_throttle(clock, publish_bytes_per_s=0)
     rate, burst = rate_per_s or 100, 2 * (rate_per_s or 100)
     offered_per_s, accepted, refused_to_other = rate * 10, [0] * 20, 0
     for turn in range(offered_per_s * 5):
@@ -116,7 +120,7 @@ def test_every_decision_is_that_of_an_exact_token_bucket(rate, burst, steps):
 
 
 def test_a_batch_of_n_costs_n(clock):
-    throttle = Throttle(clock, publish_per_s=100, publish_burst=200)
+    throttle = default_throttle(clock, publish_per_s=100, publish_burst=200)
     assert throttle.publish("t", "s", 150, 0).allowed
     assert not throttle.publish("t", "s", 51, 0).allowed
     assert throttle.publish("t", "s", 50, 0).allowed
@@ -129,7 +133,7 @@ def test_a_batch_of_n_costs_n(clock):
 
 
 def test_a_refusal_for_bytes_takes_no_messages_and_the_other_way_round(clock):
-    throttle = Throttle(clock, publish_burst=10, publish_bytes_burst=1000)
+    throttle = default_throttle(clock, publish_burst=10, publish_bytes_burst=1000)
     assert throttle.publish("t", "s", 1, 900).allowed
     for _ in range(50):
         assert throttle.publish("t", "s", 1, 200).code == "rate_limited_bytes"
@@ -141,7 +145,7 @@ def test_a_refusal_for_bytes_takes_no_messages_and_the_other_way_round(clock):
 
 
 def test_bytes_are_limited_to_rate_times_time_plus_burst(clock):
-    throttle = Throttle(clock, publish_per_s=0)
+    throttle = default_throttle(clock, publish_per_s=0)
     size = 64 * 1024
     accepted = admitted(clock, lambda: throttle.publish("t", "s", 1, size).allowed, 160, 20)
     assert accepted * size == pytest.approx(20 * MIB + 4 * MIB, rel=0.01)
@@ -149,14 +153,14 @@ def test_bytes_are_limited_to_rate_times_time_plus_burst(clock):
 
 def test_single_bytes_add_up_on_a_clock_that_has_run_for_years(clock):
     clock.now = 1e8
-    throttle = Throttle(clock, publish_per_s=0, publish_bytes_per_s=1000, publish_bytes_burst=100)
+    throttle = default_throttle(clock, publish_per_s=0, publish_bytes_per_s=1000, publish_bytes_burst=100)
     accepted = admitted(clock, lambda: throttle.publish("t", "s", 1, 1).allowed, 10_000, 3)
     assert accepted == pytest.approx(3100, rel=0.01)
 
 
 @pytest.mark.parametrize(("count", "size_bytes", "rate_per_s"), [(201, 0, None), (1, 4 * MIB + 1, None), (21, 0, 10)])
 def test_a_batch_beyond_the_burst_can_never_pass(clock, count, size_bytes, rate_per_s):
-    throttle = Throttle(clock)
+    throttle = default_throttle(clock)
     verdict = throttle.publish("t", "s", count, size_bytes, rate_per_s)
     assert verdict == Verdict(allowed=False, code="batch_too_large", retryable=False, retry_after_ms=None)
     assert throttle.keys_held == 0
@@ -164,14 +168,16 @@ def test_a_batch_beyond_the_burst_can_never_pass(clock, count, size_bytes, rate_
 
 
 def test_the_limit_that_lasts_longer_names_the_refusal(clock):
-    throttle = Throttle(clock, publish_per_s=1, publish_burst=1, publish_bytes_per_s=10, publish_bytes_burst=100)
+    throttle = default_throttle(
+        clock, publish_per_s=1, publish_burst=1, publish_bytes_per_s=10, publish_bytes_burst=100
+    )
     assert throttle.publish("t", "s", 1, 100).allowed
     assert throttle.publish("t", "s", 1, 5) == Verdict(allowed=False, code="rate_limited", retry_after_ms=1000)
     assert throttle.publish("t", "s", 1, 50) == Verdict(allowed=False, code="rate_limited_bytes", retry_after_ms=5000)
 
 
 def test_tenants_and_subjects_do_not_collide(clock):
-    throttle = Throttle(clock, publish_burst=1)
+    throttle = default_throttle(clock, publish_burst=1)
     for tenant, subject in [
         ("a/b", "c"),
         ("a", "b/c"),
@@ -188,7 +194,7 @@ def test_tenants_and_subjects_do_not_collide(clock):
 
 
 def test_a_tokens_rate_counts_up_to_the_cap_with_twice_itself_as_burst(clock):
-    throttle = Throttle(clock, publish_per_s=100, publish_burst=500, publish_per_s_max=1000)
+    throttle = default_throttle(clock, publish_per_s=100, publish_burst=500, publish_per_s_max=1000)
     for subject, rate_per_s, burst in [
         ("low", 5, 10),
         ("high", 400, 800),
@@ -206,18 +212,23 @@ def test_a_tokens_rate_counts_up_to_the_cap_with_twice_itself_as_burst(clock):
 
 
 def test_the_cap_never_cuts_below_the_setting_and_goes_with_the_limit(clock):
-    generous = Throttle(clock, publish_per_s=50_000, publish_burst=100_000, publish_per_s_max=10)
+    generous = default_throttle(clock, publish_per_s=50_000, publish_burst=100_000, publish_per_s_max=10)
     assert generous.publish("t", "s", 100_000, 0, 10**6).allowed
-    assert Throttle(clock, publish_per_s=0).publish_limit(None) == (0, 0)
-    for off in (Throttle(clock, publish_per_s=0), Throttle(clock, publish_per_s_max=0)):
+    assert default_throttle(clock, publish_per_s=0).publish_limit(None) == (0, 0)
+    for off in (default_throttle(clock, publish_per_s=0), default_throttle(clock, publish_per_s_max=0)):
         assert off.publish_limit(0) == (0, 0)
         assert off.publish("t", "s", 2 * 10**6, 0, 10**6).allowed
         assert off.publish("t", "s", 1, 0, 10**6).code == "rate_limited"  # but what the token says holds
         assert off.publish("t", "s", 10**9, 0, 0).allowed
 
 
+@pytest.mark.parametrize(("settings", "limit"), [({}, (10_000, 20_000)), ({"publish_per_s_max": 700}, (700, 1400))])
+def test_what_a_token_may_claim_is_a_setting(settings, limit):
+    assert make_throttle(load(**settings), AnchoredClock()).publish_limit(10**9) == limit
+
+
 def test_several_tokens_of_a_subject_do_not_add_up(clock):
-    throttle = Throttle(clock)
+    throttle = default_throttle(clock)
     turns = iter(range(10**6))
 
     def hit() -> bool:
@@ -268,7 +279,7 @@ def drained_node(throttle: Throttle) -> Callable[[], Verdict]:
     ],
 )
 def test_retry_after_is_exact_to_the_millisecond(clock, drain, wait_ms):
-    attempt = drain(Throttle(clock))
+    attempt = drain(default_throttle(clock))
     clock.step(0.0004)  # so that waits are no whole milliseconds; announced ones are rounded up
     refusal = attempt()
     assert not refusal.allowed
@@ -289,7 +300,7 @@ def test_retry_after_is_exact_to_the_millisecond(clock, drain, wait_ms):
 )
 def test_whoever_waits_as_told_passes_and_one_millisecond_earlier_does_not(rate, byte_rate, history, count, size_bytes):
     clock = SteppedClock(now=1e7)
-    throttle = Throttle(
+    throttle = default_throttle(
         clock, publish_per_s=rate, publish_burst=99, publish_bytes_per_s=byte_rate, publish_bytes_burst=99
     )
     for step_ms, history_count, history_bytes in [*history, (0, 99, 99)]:
@@ -310,7 +321,7 @@ def test_whoever_waits_as_told_passes_and_one_millisecond_earlier_does_not(rate,
 
 def test_steps_of_the_wall_clock_change_nothing(clock, monkeypatch):
     def trace() -> list[Verdict]:
-        throttle = Throttle(SteppedClock())
+        throttle = default_throttle(SteppedClock())
         steps = random.Random(7)
         verdicts = []
         for turn in range(300):
@@ -329,7 +340,7 @@ def test_steps_of_the_wall_clock_change_nothing(clock, monkeypatch):
 
 
 def test_a_clock_that_steps_back_neither_freezes_nor_refills(clock):
-    throttle = Throttle(clock, publish_bytes_per_s=0)
+    throttle = default_throttle(clock, publish_bytes_per_s=0)
 
     def hit() -> bool:
         return throttle.publish("t", "s", 1, 0).allowed
@@ -342,7 +353,7 @@ def test_a_clock_that_steps_back_neither_freezes_nor_refills(clock):
 
 
 def test_a_clock_that_steps_forward_grants_one_burst_and_no_more(clock):
-    throttle = Throttle(clock, publish_bytes_per_s=0)
+    throttle = default_throttle(clock, publish_bytes_per_s=0)
 
     def hit() -> bool:
         return throttle.publish("t", "s", 1, 0).allowed

@@ -16,6 +16,7 @@ from pushwire.wire.frames import SUBPROTOCOL
 from pushwire.wire.jsonv1 import JsonServerCodec, codec_for
 from pushwire_gateway import throttle
 from pushwire_storage import base
+from support.throttles import default_throttle
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
@@ -153,7 +154,7 @@ def test_what_the_throttle_says_is_a_code_of_the_wire_with_its_flag() -> None:
     assert set(typing.get_args(throttle.Code)) <= set(ERRORS)
     assert throttle.BATCH_TOO_LARGE.code in ERRORS
     assert throttle.BATCH_TOO_LARGE.retryable is ERRORS["batch_too_large"].retryable
-    verdict = throttle.Throttle(lambda: 1.0, publish_per_s=1, publish_burst=1)
+    verdict = default_throttle(lambda: 1.0, publish_per_s=1, publish_burst=1)
     first, second = (verdict.publish("t", "s", 1, 1) for _ in range(2))
     assert first.allowed
     assert second.code == "rate_limited"
