@@ -186,6 +186,12 @@ class Batcher:
             self._waiting or self._settlements or self._changes or self._callbacks or self._events or self._tick
         )
 
+    def end(self, error: StoreError) -> None:
+        """The store can no longer be trusted: nothing is confirmed from here on. Told once, however often it is met."""
+        if self.broken is None:
+            self.broken = error
+            self._on_broken(error)
+
     # --- what comes out ----------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
@@ -240,13 +246,12 @@ class Batcher:
         confirmations: list[Callback],
     ) -> None:
         self._in_flight = None
-        error = batch.error
+        error = batch.error or self.broken  # after that nothing is confirmed, committed or not
         if error is None:
             self._settled_bytes[1] = 0
             self._count(batch)
         elif isinstance(error, StoreBroken) or not error.definite:
-            self.broken = error
-            self._on_broken(error)
+            self.end(error)
         else:
             self.failed += 1
             self._owe(batch, confirmations)

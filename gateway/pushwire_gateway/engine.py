@@ -200,6 +200,8 @@ class Engine:
 
     def turn(self) -> None:
         """End of an entry point: carry out what the core decided, write once to each connection, arm the timer."""
+        if self.store.broken is not None:
+            self.batcher.end(self.store.broken)
         self._drain()
         for callback, group in list(self._looking.items()):
             if callback in self._looking and not self.coming(group):

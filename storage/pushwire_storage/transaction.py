@@ -186,9 +186,14 @@ class Writer:
             self.space.release()
             self.hungry = True
         if isinstance(verdict, StoreBroken):
+            self.give_up(verdict, error)
+        return verdict
+
+    def give_up(self, verdict: StoreBroken, error: BaseException | None = None) -> None:
+        """Nothing is written any more. From any thread; the first reason is the one that is kept."""
+        if self.broken is None:
             log.error("the store is broken: %s", verdict, exc_info=error)
             self.broken = verdict
-        return verdict
 
     # -- scans
 
