@@ -425,7 +425,8 @@ class Engine:
     # --- the end -----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """No timer any more. The batcher may still have work."""
+        """No timer any more, and no batch after the one under way."""
+        self.batcher.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

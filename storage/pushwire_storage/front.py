@@ -34,6 +34,8 @@ class _Nobody:
 class Engine(Protocol):
     """What does the work. Never raises: each answer says what failed."""
 
+    closing: bool
+
     @property
     def broken(self) -> StoreError | None: ...
     def run(self, batch: Batch, passing: Passing) -> Outcome: ...
@@ -42,6 +44,8 @@ class Engine(Protocol):
 
 class _Closed:
     """The engine of a store that is not open, or not any more."""
+
+    closing = True
 
     def __init__(self, broken: StoreError | None = None) -> None:
         """`broken`: what had ended the engine before."""
@@ -95,6 +99,7 @@ class StoreFront(ABC):
 
     def _shut(self) -> None:
         """Nothing is accepted from here on; what was accepted is still answered."""
+        self._engine.closing = True
         self._engine = _Closed(self.broken)
 
     def _worked(self) -> None:
