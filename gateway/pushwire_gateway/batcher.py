@@ -74,6 +74,7 @@ class Batcher:
         self._in_flight: Batch | None = None
         self._scheduled = False
         self._resting = False
+        self._stopped = False
         self._relieved: dict[Callable[[], None], None] = {}
         self._settled_bytes = [0, 0]  # of settlements that wait, and of those in flight
         self.waiting_messages = 0
@@ -186,6 +187,16 @@ class Batcher:
             self._waiting or self._settlements or self._changes or self._callbacks or self._events or self._tick
         )
 
+    def end(self, error: StoreError) -> None:
+        """The store can no longer be trusted: nothing is confirmed from here on. Told once, however often it is met."""
+        if self.broken is None:
+            self.broken = error
+            self._on_broken(error)
+
+    def stop(self) -> None:
+        """The store is about to be closed: nothing more is written. The batch under way still has its end."""
+        self._stopped = True
+
     # --- what comes out ----------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
@@ -196,7 +207,7 @@ class Batcher:
     def _submit(self) -> None:
         """Write what is waiting. Deferred to the end of the loop turn, so that all sockets read in it share a group."""
         self._scheduled = False
-        if self._in_flight is not None or self._resting or self.idle:
+        if self._in_flight is not None or self._resting or self._stopped or self.idle:
             return
         appends, self._waiting = self._cut()
         changes, self._changes = self._changes, []
@@ -240,13 +251,12 @@ class Batcher:
         confirmations: list[Callback],
     ) -> None:
         self._in_flight = None
-        error = batch.error
+        error = batch.error or self.broken  # after that nothing is confirmed, committed or not
         if error is None:
             self._settled_bytes[1] = 0
             self._count(batch)
         elif isinstance(error, StoreBroken) or not error.definite:
-            self.broken = error
-            self._on_broken(error)
+            self.end(error)
         else:
             self.failed += 1
             self._owe(batch, confirmations)

@@ -200,6 +200,8 @@ class Engine:
 
     def turn(self) -> None:
         """End of an entry point: carry out what the core decided, write once to each connection, arm the timer."""
+        if self.store.broken is not None:
+            self.batcher.end(self.store.broken)
         self._drain()
         for callback, group in list(self._looking.items()):
             if callback in self._looking and not self.coming(group):
@@ -423,7 +425,8 @@ class Engine:
     # --- the end -----------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """No timer any more. The batcher may still have work."""
+        """No timer any more, and no batch after the one under way."""
+        self.batcher.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -42,6 +42,10 @@ SWEEP_SLICE: Final = 500
 TLS_HANDSHAKE_S: Final = 5.0
 """As the time for the HTTP head, which begins behind it."""
 
+ABORTED_S: Final = 0.5
+"""For connections that were cut off to report their end. The transports do it in the next turns, without any I/O; one
+that does not must not keep the store from being closed in time."""
+
 _log = logging.getLogger("pushwire.listener")
 
 
@@ -239,7 +243,11 @@ class Listener:
             async with asyncio.timeout_at(deadline):
                 await self._hub.empty.wait()
         cut = self.abort()
-        await self._hub.empty.wait()  # the transports report their end in the next turns, without any I/O
+        try:
+            async with asyncio.timeout(ABORTED_S):
+                await self._hub.empty.wait()
+        except TimeoutError:
+            _log.error("%d connections that were cut off are still there", self.connections)
         return cut
 
     def abort(self) -> int:

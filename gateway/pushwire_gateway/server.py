@@ -37,6 +37,9 @@ GOODBYE_SPREAD_MS = 3000
 ANSWER_SHARE = 0.25
 """Of a drain: the longest wait for the commit under way before anybody is told. Longer, by default, than a foreign
 writer may hold the database (`BUSY_TIMEOUT_S`)."""
+CLOSING_SHARE = 0.3
+"""Of a drain: what is kept back from everybody else for the end of the store. While that is closed, a foreign writer is
+waited for once more; by default this is longer than that by a second, for the disk and for connections that are cut."""
 
 COLLECT_AFTER = (10_000, 5, 2)
 """Objects made and not yet gone after which the youngest are looked at, and how many such rounds for the older ones.
@@ -174,13 +177,13 @@ class Server:
         log.info("draining", connections=len(self.gateway.sessions))
         self.gateway.draining = True
         began = asyncio.get_running_loop().time()
-        deadline = began + self.settings.drain_s
+        deadline = began + self.settings.drain_s * (1 - CLOSING_SHARE)
         await self.listener.stop_accepting()
         # A goodbye ends the connection, so whoever waits for a receipt is answered first.
         await self.engine.committed(began + self.settings.drain_s * ANSWER_SHARE)
         self.gateway.drain(lambda: int(random.random() * GOODBYE_SPREAD_MS))
         await self.engine.settled(deadline)
-        await self.listener.drain(deadline)
+        await self.listener.drain(deadline if self._exit_code() == EXIT_OK else began)
         self.gateway.stop()
         self.engine.stop()
         await self.tokens.close()

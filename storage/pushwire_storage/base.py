@@ -199,6 +199,12 @@ class Store(Protocol):
     topics: dict[tuple[str, str], Topic]
     """(tenant, name) -> topic, as of the last commit."""
 
+    @property
+    def broken(self) -> StoreError | None:
+        """The I/O error or damage after which every batch fails, once there was one: in a batch, or in anything else
+        that is done with the files. Whatever it was, `turn_over` is called in the turn of the loop that learns of it.
+        A close alone breaks nothing."""
+
     async def open(self, consumer: Consumer, now_ms: int) -> None:
         """Take the files. Raises StoreLocked, StoreRefused, StoreBroken."""
 

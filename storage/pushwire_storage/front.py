@@ -34,6 +34,8 @@ class _Nobody:
 class Engine(Protocol):
     """What does the work. Never raises: each answer says what failed."""
 
+    closing: bool
+
     @property
     def broken(self) -> StoreError | None: ...
     def run(self, batch: Batch, passing: Passing) -> Outcome: ...
@@ -41,13 +43,17 @@ class Engine(Protocol):
 
 
 class _Closed:
-    """The engine of a store that is not open."""
+    """The engine of a store that is not open, or not any more."""
 
-    broken = StoreBroken("the store is not open")
+    closing = True
+
+    def __init__(self, broken: StoreError | None = None) -> None:
+        """`broken`: what had ended the engine before."""
+        self.broken = broken
 
     def run(self, batch: Batch, passing: Passing) -> Outcome:
-        batch.error = self.broken
-        return Outcome(error=self.broken)
+        batch.error = self.broken or StoreBroken("the store is not open")
+        return Outcome(error=batch.error)
 
     def scan(self, scan: Scan) -> Scanned:
         return Scanned(failed=True, cursor=scan.cursor, horizon=scan.horizon)
@@ -73,7 +79,7 @@ class StoreFront(ABC):
 
     @property
     def broken(self) -> StoreError | None:
-        """The error after which the store refuses everything, if there was one."""
+        """See `base.Store`."""
         return self._engine.broken
 
     @abstractmethod
@@ -93,7 +99,13 @@ class StoreFront(ABC):
 
     def _shut(self) -> None:
         """Nothing is accepted from here on; what was accepted is still answered."""
-        self._engine = _Closed()
+        self._engine.closing = True
+        self._engine = _Closed(self.broken)
+
+    def _worked(self) -> None:
+        """Something beside the batches and scans is over: if that has broken the store, nothing else would say so."""
+        if self.broken is not None:
+            self._consumer.turn_over()
 
     def write(self, batch: Batch, done: Callable[[Batch], None]) -> None:
         assert not self._outstanding, "at most one batch may be outstanding"

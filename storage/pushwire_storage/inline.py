@@ -95,6 +95,7 @@ class InlineSqliteStore(StoreFront):
             then(work())
             if writer is not None:
                 writer.maintain()
+            self._worked()
 
         self._queue.append(job)
 
@@ -110,7 +111,7 @@ class InlineSqliteStore(StoreFront):
         reading, writer, options = self._reading, self._writer, self._options
         if reading is None or writer is None:
             raise StoreBroken("the store is not open")
-        places = InlinePlaces(reading, writer, options.connect, options.driver.classify)
+        places = InlinePlaces(reading, writer, options.connect, options.driver.classify, self._worked)
         return SqliteCatalog(places, options.database, lambda: writer.state.now_ms)
 
     # -- the coroutines of `base.Store`

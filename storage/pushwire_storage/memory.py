@@ -80,7 +80,7 @@ class MemoryStore(StoreFront):
 
     def catalog(self) -> SqliteCatalog:
         connection, writer = self._memory()
-        places = InlinePlaces(connection, writer, self._connect, self._driver.classify)
+        places = InlinePlaces(connection, writer, self._connect, self._driver.classify, self._worked)
         return SqliteCatalog(places, MEMORY, lambda: writer.state.now_ms)
 
     def _connect(self, path: Path, mode: str) -> Connection:

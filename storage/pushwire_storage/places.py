@@ -111,7 +111,11 @@ class ThreadedPlaces:
 class InlinePlaces:
     """The same without threads: everything is done when it is asked for. The coroutines never suspend."""
 
-    def __init__(self, reading: Connection, writer: Writer, connect: Connect, classify: Classify) -> None:
+    def __init__(
+        self, reading: Connection, writer: Writer, connect: Connect, classify: Classify, worked: Callable[[], None]
+    ) -> None:
+        """`worked` is called after each piece of the writer's work."""
+        self._worked = worked
         self._reading = reading
         self._writer = writer
         self._connect = connect
@@ -121,7 +125,10 @@ class InlinePlaces:
         return self._classified(lambda: question(self._reading))
 
     async def change(self, work: Callable[[Execute], T]) -> T:
-        return self._writer.transact(work)
+        try:
+            return self._writer.transact(work)
+        finally:
+            self._worked()
 
     async def apart(self, work: Callable[[Job], T]) -> T:
         return self._classified(lambda: work(Job(self._connect)))

@@ -90,6 +90,7 @@ ROLLBACK = "ROLLBACK"
 CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 QUICK_CHECK = "PRAGMA quick_check(1)"
 CHECKPOINT_AND_EMPTY = "PRAGMA wal_checkpoint(TRUNCATE)"
+WAIT_FOR_NOBODY = "PRAGMA busy_timeout = 0"
 
 # -- registry
 

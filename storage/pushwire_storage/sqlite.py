@@ -105,6 +105,11 @@ class Driver:
                 return StoreFull(text)
         return StoreBroken(text)
 
+    def is_fatal(self, error: Exception) -> bool:
+        """Whether what a mere read has met says that the device fails, or that the file is damaged."""
+        name = getattr(error, "sqlite_errorname", None) or ""
+        return name.startswith(("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
     def damage(self, error: Exception) -> StoreError:
         """What an error while opening means."""
         if getattr(error, "sqlite_errorname", None) in {"SQLITE_NOTADB", "SQLITE_CORRUPT"}:
@@ -296,12 +301,6 @@ def run_on(connection: aiosqlite.Connection, function: Callable[[], T]) -> async
     return future
 
 
-def _surface(future: asyncio.Future[None]) -> None:
-    """Nothing is expected to fail here; what does is the loop's exception handler's."""
-    if not future.cancelled():
-        future.result()
-
-
 class SqliteStore(StoreFront):
     """Messages in one directory, on this machine's disk, for one process. See `base.Store`."""
 
@@ -361,12 +360,18 @@ class SqliteStore(StoreFront):
         if writer is None or self._writing is None or self._closing is not None:
             return
         self._marking = self._loop.call_later(MARK_S, self._mark)
-        if identity(self._options) != self._identity and writer.broken is None:
+        if identity(self._options) != self._identity:
             # SQLite would go on, and confirm what no name leads to.
-            writer.broken = StoreBroken("the database or its log was deleted or replaced while it was open")
-            log.error("the store is broken: %s", writer.broken)
+            writer.give_up(StoreBroken("the database or its log was deleted or replaced while it was open"))
+            self._worked()
         if writer.unmarked or writer.hungry:
-            run_on(self._writing, writer.remember).add_done_callback(_surface)
+            run_on(self._writing, writer.remember).add_done_callback(self._surface)
+
+    def _surface(self, future: asyncio.Future[None]) -> None:
+        """Nothing is expected to fail here; what does is the loop's exception handler's."""
+        self._worked()
+        if not future.cancelled():
+            future.result()
 
     async def _check(self, *, unclean: bool) -> None:
         """Beside the work: after an unclean end look at everything, else at what nothing reads until it is too late."""
@@ -390,14 +395,14 @@ class SqliteStore(StoreFront):
             try:
                 answer = work()
             except BaseException as error:  # noqa: BLE001 - nothing may leave a batch without its verdict
-                writer.broken = writer.broken or StoreBroken(f"the writer stopped: {error!r}")
+                writer.give_up(StoreBroken(f"the writer stopped: {error!r}"), error)
                 answer = work()  # says so
             # From here, not from the future below: that would be a turn of the loop later.
             loop.call_soon_threadsafe(then, answer)
             del work, then  # aiosqlite's thread holds this function, and with it a batch, until it has the next one
             writer.maintain()
 
-        run_on(self._writing, job).add_done_callback(_surface)
+        run_on(self._writing, job).add_done_callback(self._surface)
 
     async def read(self, topic: Topic, after_seq: int, limit: int, bytes_max: int = READ_BYTES_MAX) -> Page:
         # No further than the loop has heard: what is committed and not yet announced is announced by `tailed`.
@@ -428,14 +433,20 @@ class SqliteStore(StoreFront):
         try:
             return await run_on(reading, lambda: question(reading._conn))  # noqa: SLF001 - on its own thread
         except Exception as error:
-            raise self._options.driver.classify(error) from error
+            verdict = self._options.driver.classify(error)
+            if isinstance(verdict, StoreBroken) and self._writer is not None and self._options.driver.is_fatal(error):
+                self._writer.give_up(verdict, error)
+                self._worked()
+            raise verdict from error
 
     def _tell(self, work: Callable[[Writer], T]) -> Awaitable[T]:
         """Run something on the writer's thread, behind what is queued there."""
         writer = self._writer
         if writer is None or self._writing is None or self._closing is not None:
             raise StoreBroken("the store is not open")
-        return run_on(self._writing, lambda: work(writer))
+        told = run_on(self._writing, lambda: work(writer))
+        told.add_done_callback(lambda _: self._worked())  # before whoever waits for it goes on
+        return told
 
     async def stats(self) -> StoreStats:
         if self._writer is None:

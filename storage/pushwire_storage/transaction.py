@@ -14,7 +14,17 @@ from . import changes, chores, dead, highwater, ledger, loading, scheduling, sea
 from .appending import append_all
 from .base import Append, Batch, Dead, Message, Refused, StoreBroken, StoreBusy, StoreError, StoreFull, Topic
 from .planning import Limits, Outcome, reset
-from .queries import BEGIN, CHECKPOINT, CHECKPOINT_AND_EMPTY, COMMIT, ROLLBACK, SELECT_META, Connection, Execute
+from .queries import (
+    BEGIN,
+    CHECKPOINT,
+    CHECKPOINT_AND_EMPTY,
+    COMMIT,
+    ROLLBACK,
+    SELECT_META,
+    WAIT_FOR_NOBODY,
+    Connection,
+    Execute,
+)
 from .scanning import Scanner, tolerantly
 from .scans import Passing, Scan, Scanned
 from .settling import settle_all
@@ -82,6 +92,8 @@ class Writer:
         """Whether a commit is safe when it returns. If not, only a checkpoint makes it so."""
         self.unmarked = True
         """Whether something was committed since the last mark."""
+        self.closing = False
+        """Whether the end has been asked for. It has a deadline, so who is in the way is then waited for once more."""
 
     def load(self, now_ms: int) -> dict[tuple[str, str], Topic]:
         """Read the registry; the backlog stays where it is. Returns the topics."""
@@ -185,10 +197,22 @@ class Writer:
         if isinstance(verdict, StoreFull) and self.space is not None:
             self.space.release()
             self.hungry = True
+        if isinstance(verdict, StoreBusy):
+            self._waited()
         if isinstance(verdict, StoreBroken):
+            self.give_up(verdict, error)
+        return verdict
+
+    def _waited(self) -> None:
+        """Another process was in the way for as long as one is waited for: at the end the next one is not."""
+        if self.closing:
+            self._execute(WAIT_FOR_NOBODY).fetchone()
+
+    def give_up(self, verdict: StoreBroken, error: BaseException | None = None) -> None:
+        """Nothing is written any more. From any thread; the first reason is the one that is kept."""
+        if self.broken is None:
             log.error("the store is broken: %s", verdict, exc_info=error)
             self.broken = verdict
-        return verdict
 
     # -- scans
 
@@ -265,11 +289,14 @@ class Writer:
             if safe:  # a checkpoint that a reader stopped has made nothing safe
                 self.mark.write(highwater.Mark(number, self.epoch))
                 self.unmarked = False
+            else:
+                self._waited()
         except Exception as error:  # noqa: BLE001 - classified; a broken store refuses every later batch
             log.warning("no mark: %s", self._failed(error))
 
     def finish(self) -> None:
-        """The last act before closing: leave everything in the database itself."""
+        """The last act before closing: leave everything in the database itself, as far as nobody is in the way."""
+        self.closing = True
         self.remember()
         if self.broken is None:
             try:

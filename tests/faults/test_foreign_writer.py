@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from support.gateway_process import GatewayProcess
 from support.ws_client import WsClient
 
 TOPIC = "faults.foreign"
+DRAIN_S = 10.0
+"""The promise, and the default of `drain_s`."""
 
 
 @pytest.fixture
@@ -68,3 +71,27 @@ async def test_it_waits_its_time_then_refuses_and_goes_on(gateway):
     assert (await client.publish(TOPIC, 2))["seq"] == 2
     client.abort()
     gateway.check_log()
+
+
+@pytest.mark.slow
+async def test_a_drain_ends_in_time_whoever_holds_the_lock(gateway):
+    """What is owed to the disk then, a settlement, waits for its whole time; nothing may wait as long again."""
+    client = await WsClient.open(gateway.port, gateway.token())
+    await client.subscribe(TOPIC, group="g", sub="s", start="earliest")
+    await client.publish(TOPIC, 0)
+    [delivery] = await client.take(1)
+    with locked(gateway):
+        acked = client.asked({"op": "ack", "leases": [delivery["lease"]]})
+        await _read_by_the_gateway(client)
+        began = time.monotonic()
+        gateway.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(gateway.wait) == 0, gateway.last_words()
+        assert time.monotonic() - began <= DRAIN_S
+    await asyncio.wait([acked], timeout=5)
+    assert acked.exception() is not None, "an ack that is not stored is not confirmed"
+    gateway.check_log()
+    await asyncio.to_thread(gateway.start)
+    again = await WsClient.open(gateway.port, gateway.token())
+    await again.subscribe(TOPIC, group="g", sub="s")
+    assert [row["data"] for row in await again.take(1)] == [0], "it was not confirmed, so it comes again"
+    again.abort()

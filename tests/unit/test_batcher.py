@@ -237,3 +237,19 @@ def test_a_broken_store_is_told_once_and_nothing_more_is_written():
     assert w.broken == [error]
     assert w.batcher.full
     assert len(w.store.batches) == 1
+
+
+def test_after_the_stop_nothing_more_is_written():
+    """The store is being closed by then: what it said of a batch would end the process as if it were broken."""
+    w, log = World(), []
+    w.publish(log=log, name="under way")
+    w.batcher.settle([Done(GROUP, [])], 0)
+    w.run()
+    w.publish(log=log, name="waits")
+    w.batcher.stop()
+    w.store.finish(StoreBusy("held"))
+    assert [name for name, _ in log] == ["under way"]
+    for rested in w.later:
+        rested()
+    w.run()
+    assert (len(w.store.batches), w.broken) == (1, [])

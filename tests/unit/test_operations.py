@@ -25,6 +25,7 @@ class StuckStore:
     """A store whose batches end when the test says so."""
 
     epoch = version = "stuck"
+    broken = None
 
     def __init__(self):
         self.topics = {}
