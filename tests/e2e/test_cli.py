@@ -276,7 +276,12 @@ def test_a_token_that_no_gateway_would_take_is_not_made_and_one_without_rights_i
 
 def test_a_tls_file_that_cannot_be_used_is_named_by_check_config_and_serve(tmp_path):
     (tmp_path / "no.pem").write_text("nothing")
-    for cert, says in (("none.pem", "none.pem: No such file"), ("no.pem", "are no PEM chain")):
+    for cert, mode, says in (
+        ("none.pem", 0o600, "none.pem: No such file"),
+        ("no.pem", 0o644, "no.pem can be read by others"),
+        ("no.pem", 0o600, "are no PEM chain"),
+    ):
+        (tmp_path / "no.pem").chmod(mode)
         env = {
             **KEYS,
             "PUSHWIRE_TLS_CERT_FILE": str(tmp_path / cert),
