@@ -52,6 +52,10 @@ def _said(text: str, problems: list[str]) -> None:
     print("\n".join([text, *[f"PROBLEM {problem}" for problem in problems[:40]]]))
 
 
+def _every(stride: int, what: str) -> str:
+    return f"every {what}" if stride == 1 else f"one {what} in {stride}"
+
+
 def _kill(folder: Path, options: argparse.Namespace) -> list[Row]:
     verdict = kill.run(folder, options.cycles or KILL_CYCLES, options.seed)
     print(verdict.text())
@@ -192,7 +196,7 @@ def _io(folder: Path, options: argparse.Namespace) -> list[Row]:
     sweep = io_faults.run(folder, options.stride, options.seed)
     options.seen["exit_after_io_error"] += sweep.ends["exit 74"]
     print(sweep.text())
-    how = f"EIO and ENOSPC, once and for good, every {options.stride}. operation of a start and of a short run"
+    how = f"EIO and ENOSPC, once and for good, {_every(options.stride, 'operation')} of a start and of a short run"
     target = "nothing confirmed after an I/O error, exit 74 within 1 s, clean restart; full disk: back within 5 s"
     return [Row("n-th file operation fails", how, target, sweep.summary(), sweep.fired > 0, not sweep.problems)]
 
@@ -200,7 +204,7 @@ def _io(folder: Path, options: argparse.Namespace) -> list[Row]:
 def _points(folder: Path, options: argparse.Namespace) -> list[Row]:
     sweep = io_faults.kill_everywhere(folder, options.stride, options.seed)
     print(sweep.text())
-    how = f"SIGKILL instead of every {options.stride}. operation of a start and of a short run"
+    how = f"SIGKILL instead of {_every(options.stride, 'operation')} of a start and of a short run"
     target = "nothing confirmed is lost, with the power or without; clean restart"
     return [Row("killed at each point", how, target, sweep.summary(), sweep.fired > 0, not sweep.problems)]
 
@@ -268,7 +272,7 @@ def _network(folder: Path, options: argparse.Namespace) -> list[Row]:
 def _cuts(folder: Path, options: argparse.Namespace) -> list[Row]:
     swept, _ = cuts.run(folder, options.stride)
     _said(swept.text(), swept.problems)
-    how = f"a session cut after every {options.stride}. byte of either direction, by FIN and by RST"
+    how = f"a session cut after {_every(options.stride, 'byte')} of either direction, by FIN and by RST"
     target = "after reconnecting nothing is lost, stored twice or confirmed as acked twice"
     return [Row("connection cut", how, target, swept.text(), swept.cuts > 0, not swept.problems)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -59,9 +60,12 @@ def _node(load: Load, params: dict[str, Any]) -> dict[str, float]:
     }  # fmt: skip
     command = [node, str(PAIR), str(JS), json.dumps(job)]
     within_s = params["measure_s"] + DRAIN_S + 10
-    meter = Meter(load)
+    meter, before = Meter(load), os.times()
     done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False)
     meter.stop()
+    after = os.times()
+    node_s = after.children_user + after.children_system - before.children_user - before.children_system
+    load.notes["load_cpu_share"] = node_s / meter.wall_s  # the load generator itself only waits
     answer = json.loads(done.stdout) if done.stdout else {"error": done.stderr[-300:]}
     if "error" in answer:
         raise LoadError(answer["error"])

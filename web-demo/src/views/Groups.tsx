@@ -38,7 +38,7 @@ export function Groups({ topic, onChange }: { topic: TopicDetail; onChange(): vo
       },
     },
     { id: "members", title: "Members", numeric: true, value: (g) => g.member_count, cell: (g) => count(g.member_count) },
-    { id: "ready", title: "Ready", numeric: true, value: (g) => g.ready, cell: (g) => count(g.ready ?? 0) },
+    { id: "ready", title: "Ready in memory", numeric: true, value: (g) => g.ready, cell: (g) => count(g.ready ?? 0) },
     { id: "in_flight", title: "In flight", numeric: true, value: (g) => g.in_flight, cell: (g) => count(g.in_flight) },
     { id: "start", title: "Starts after", numeric: true, value: (g) => g.start_seq, cell: (g) => count(g.start_seq) },
     { id: "verbs", title: "", cell: (group) => <Verbs group={group} lastSeq={topic.last_seq} onChange={onChange} /> },

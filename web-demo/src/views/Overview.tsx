@@ -67,7 +67,7 @@ export function Overview() {
 function levelTiles({ last }: Series): Tile[] {
   if (!last) return [];
   return [
-    { label: "Ready", value: count(last.ready ?? 0), note: "next to be pushed" },
+    { label: "Ready", value: count(last.ready ?? 0), note: "in memory, next to be pushed" },
     { label: "In flight", value: count(last.in_flight), note: "under a lease" },
     { label: "Delayed", value: count(last.scheduled), note: "their time has not come" },
     { label: "Dead letters", value: count(last.dead_letters), tone: last.dead_letters ? "bad" : undefined,
