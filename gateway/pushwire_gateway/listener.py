@@ -66,7 +66,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             path.open("rb").close()
         except OSError as exc:  # which file it was, load_cert_chain would not say
             raise ConfigError(f"cannot read {path}: {exc.strerror}") from None
-    refuse_shared("tls_key_file", settings.tls_key_file)
+    # Debian keeps such keys readable by a group (ssl-cert), as mounts into containers do.
+    refuse_shared("tls_key_file", settings.tls_key_file, group_may_read=True)
     try:
         context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password=_no_password)
     except (OSError, ValueError) as exc:

@@ -25,10 +25,12 @@ class ConfigError(ValueError):
     """The configuration cannot be used. The text names the setting and what is wrong with it, never a secret."""
 
 
-def refuse_shared(setting: str, path: Path) -> None:
-    """A secret in a file is its owner's alone. Raises ConfigError if it is not, OSError if that cannot be seen."""
-    if path.stat().st_mode & 0o077:
-        raise ConfigError(f"{setting}: {path.name} can be read by others: chmod 600 it")
+def refuse_shared(setting: str, path: Path, *, group_may_read: bool = False) -> None:
+    """A secret in a file is its owner's alone, or may be read by a group that its owner has chosen. Raises ConfigError
+    if it is not, OSError if that cannot be seen."""
+    if path.stat().st_mode & (0o037 if group_may_read else 0o077):
+        mode = "640" if group_may_read else "600"
+        raise ConfigError(f"{setting}: {path.name} can be read or changed by others: chmod {mode} it")
 
 
 class KeySettings(BaseModel):
@@ -95,7 +97,9 @@ class Settings(BaseSettings):
     ballast_bytes: int = _int(16 * MIB, 0, GIB, "reserved on the disk for settlements when it is full; 0: nothing")
     node: str = Field("n1", pattern=r"^[a-z0-9]{1,8}$", description="node id; begins every session and lease")
     tls_cert_file: Path | None = Field(None, description="certificate chain (PEM); with tls_key_file turns TLS on")
-    tls_key_file: Path | None = Field(None, description="its private key (PEM), readable by its owner only")
+    tls_key_file: Path | None = Field(
+        None, description="its private key (PEM), readable by its owner and at most a group"
+    )
     origins: tuple[Origin, ...] = Field(
         (), description="exact Origins that may connect; * allows all; empty: same origin"
     )

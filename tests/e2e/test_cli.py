@@ -278,7 +278,7 @@ def test_a_tls_file_that_cannot_be_used_is_named_by_check_config_and_serve(tmp_p
     (tmp_path / "no.pem").write_text("nothing")
     for cert, mode, says in (
         ("none.pem", 0o600, "none.pem: No such file"),
-        ("no.pem", 0o644, "no.pem can be read by others"),
+        ("no.pem", 0o644, "no.pem can be read or changed by others"),
         ("no.pem", 0o600, "are no PEM chain"),
     ):
         (tmp_path / "no.pem").chmod(mode)

@@ -184,7 +184,7 @@ def test_a_secret_file_that_others_can_read_is_refused(mode: int, tmp_path: Path
     path.write_bytes(b" 0123456789abcdef0123456789abcdef\n")
     path.chmod(mode)
     key = KeySettings(secret_file=path)
-    with pytest.raises(ConfigError, match=r"^keys: signing\.secret can be read by others: chmod 600 it$"):
+    with pytest.raises(ConfigError, match=r"^keys: signing\.secret can be read or changed by others: chmod 600 it$"):
         key.material()
     path.chmod(0o600)
     assert key.material() == b"0123456789abcdef0123456789abcdef"
