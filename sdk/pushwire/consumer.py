@@ -1,7 +1,7 @@
 """One subscription as a state machine: what it holds, hands out, gives back and loses.
 
-Owns the local queue and the leases. Pure: no I/O, no clock; the session feeds it frames and time, the subscription of
-the user takes messages out of it.
+Owns the local queue and the leases. Pure: no I/O; the session feeds it frames and time, the subscription of the user
+takes messages out of it. The clock it is given is for what user code asks of a message between two turns.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Consumer:
         topic: str,
         group: str,
         *,
+        clock: Callable[[], float],
         prefetch: int | None = None,
         ack_timeout_ms: int | None = None,
         start: Start | None = None,
@@ -61,6 +62,7 @@ class Consumer:
         self.name = name
         self.topic = topic
         self.group = group
+        self.now = clock
         self.asked = Subscribe(
             topic,
             group,
@@ -225,7 +227,9 @@ class Consumer:
         return True
 
     def tick(self, now: float) -> None:
-        """What is due: extend what is held, give back what has waited too long, lose what has run out."""
+        """What is due: lose what has run out, extend what is held, give back what has waited too long."""
+        for message in self._expiring(now):
+            self.lost(message.lease)
         if self.extends and not self.away:
             for message in self._expiring(now + self.ack_timeout_s * 2 / 3):
                 self.renewed(message, now)
@@ -238,8 +242,6 @@ class Consumer:
             while count < len(self.queue) and self.queue[count].expires_at <= late:
                 count += 1
             self._give_back(count)
-        for message in self._expiring(now):
-            self.lost(message.lease)
 
     def due_at(self) -> float:
         """When `tick` has something to do."""

@@ -7,6 +7,7 @@ and leave, together with the others of the same turn of the event loop, in one f
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -42,6 +43,8 @@ class Holder(Protocol):
 
     topic: str
     request_timeout_s: float
+    now: Callable[[], float]
+    """The clock of `expires_at`."""
 
     def ack(self, lease: str) -> None: ...
     def ack_confirmed(self, lease: str, waiter: Waiter, /) -> None: ...
@@ -115,7 +118,7 @@ class Message(Content):
 
     def ack(self) -> None:
         """Done: never deliver this again. Not confirmed: an ack that a crash swallows means one more delivery."""
-        if self._state:
+        if not self._is_held():
             self._refuse()
         self._state = _SETTLED
         self._holder.ack(self._delivery.lease)
@@ -123,7 +126,7 @@ class Message(Content):
     async def ack_confirmed(self) -> None:
         """As `ack`, and returns after the gateway committed it. Raises LeaseLost when it did not or cannot be known,
         RequestTimeout after the client's `request_timeout_s`. Cancelled, the ack still stands."""
-        if self._state:
+        if not self._is_held():
             self._refuse()
         self._state = _SETTLED
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -137,7 +140,7 @@ class Message(Content):
     def nack(self, delay_s: float | None = None, error: str | None = None) -> None:
         """Failed: deliver it again, after the gateway's back-off, or after `delay_s` seconds (at most 15 minutes). The
         failure counts; `error` is kept with the dead letter should it become one."""
-        if self._state:
+        if not self._is_held():
             self._refuse()
         delay_ms = None if delay_s is None else round(delay_s * 1000)
         if delay_ms is not None and not 0 <= delay_ms <= DELAY_MS_MAX:
@@ -147,7 +150,7 @@ class Message(Content):
 
     def reject(self, error: str | None = None) -> None:
         """It can never succeed: to the dead letters, with `error` as the reason."""
-        if self._state:
+        if not self._is_held():
             self._refuse()
         self._state = _SETTLED
         self._holder.reject(self._delivery.lease, _clip(error))
@@ -155,16 +158,20 @@ class Message(Content):
     def release(self) -> None:
         """Give it back unworked, to its old position. No failure is counted; this client does not get it again for a
         second."""
-        if self._state:
+        if not self._is_held():
             self._refuse()
         self._state = _SETTLED
         self._holder.release(self._delivery.lease)
 
     def extend(self) -> None:
         """Hold it for one more ack timeout, from now. `expires_at` changes once it was sent."""
-        if self._state:
+        if not self._is_held():
             self._refuse()
         self._holder.extend(self)
+
+    def _is_held(self) -> bool:
+        """Neither settled nor lost; by the clock too, as timers are late where something has blocked the event loop."""
+        return self._state == _HELD and self._holder.now() < self._expires_at
 
     def _refuse(self) -> None:
         if self._state == _SETTLED:
@@ -187,7 +194,7 @@ class Message(Content):
         elif isinstance(error, Reject):
             self.reject(error.reason)
             return True
-        elif self._state == _HELD:  # with the lease gone there is nothing to say; the handler's own error goes on
+        elif self._is_held():  # with the lease gone there is nothing to say; the handler's own error goes on
             if isinstance(error, Exception):
                 self.nack(error=f"{type(error).__name__}: {error}")
             else:

@@ -315,6 +315,7 @@ class Shell:
             self._session.roster.new_name(),
             topic,
             check_name("group", group),
+            clock=self._now,
             prefetch=check_prefetch(prefetch),
             ack_timeout_ms=ack_timeout_ms(ack_timeout_s),
             start=None if start is None else wire_start("start", start),

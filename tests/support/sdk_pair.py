@@ -152,7 +152,8 @@ class Pair:
         return told
 
     def consumer(self, topic: str = "orders", group: str = "default", **options: Any) -> Consumer:
-        return Consumer(self.session.settlements, self.session.roster.new_name(), topic, group, **options)
+        name = self.session.roster.new_name()
+        return Consumer(self.session.settlements, name, topic, group, clock=lambda: self.now, **options)
 
     def subscribe(self, topic: str = "orders", group: str = "default", **options: Any) -> tuple[Consumer, Told]:
         told = Told()

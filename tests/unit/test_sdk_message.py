@@ -330,6 +330,48 @@ def test_a_lease_that_ran_out_is_lost_to_its_handler():
         message.ack()
 
 
+@pytest.mark.parametrize("extend", [False, True])
+async def test_what_ran_out_while_the_loop_was_blocked_is_lost_to_every_verb(extend):
+    pair, (first, second), _ = held(2, extend=extend)
+    pair.now += 29.999
+    first.ack()
+    pair.now += 0.001  # no timer has run since
+    for verb in (second.ack, second.nack, second.reject, second.release, second.extend):
+        with pytest.raises(LeaseLost):
+            verb()
+    with pytest.raises(LeaseLost):
+        await second.ack_confirmed()
+    with pytest.raises(AlreadySettled):
+        first.ack()
+    assert not second.settled
+    pair.step(0)
+    assert second.lost.is_set()
+    assert settled(pair) == [("ack", 1)]
+    assert not pair.link.of(frames.Extend)
+
+
+async def block_and_raise(pair: Pair, message: Message, raised: type[BaseException]) -> None:
+    async with message:
+        pair.now += 30
+        raise raised
+
+
+@pytest.mark.parametrize("raised", [ValueError, asyncio.CancelledError])
+async def test_a_failure_that_blocked_the_loop_for_too_long_comes_out_as_it_is(raised):
+    pair, (message,), _ = held()
+    with pytest.raises(raised):
+        await block_and_raise(pair, message, raised)
+    assert not message.settled
+    assert settled(pair) == []
+
+
+async def test_success_that_blocked_the_loop_for_too_long_is_not_silent():
+    pair, (message,), _ = held()
+    with pytest.raises(LeaseLost):
+        async with message:
+            pair.now += 30
+
+
 def test_what_waited_too_long_here_is_given_back_uncounted():
     pair = Pair()
     pair.peer.fill("orders", 3)

@@ -92,7 +92,7 @@ export class Message<T = unknown> extends Content<T> {
   declare readonly lease: string;
   /** @internal */
   declare _expiresAt: number;
-  #state: "" | "settled" | "lost" = "";
+  #settled = false;
   #abort: AbortController | undefined;
   #holder: Holder;
 
@@ -112,17 +112,17 @@ export class Message<T = unknown> extends Content<T> {
 
   /** How long the lease still lasts (milliseconds). */
   get expiresInMs(): number {
-    return this.lost ? 0 : Math.max(0, this._expiresAt - this.#holder._now());
+    return Math.max(0, this._expiresAt - this.#holder._now());
   }
 
   /** A verb has ended the lease. */
   get settled(): boolean {
-    return this.#state === "settled";
+    return this.#settled;
   }
 
-  /** The lease is gone without a verb. */
+  /** The lease is gone without a verb. By the clock too, as timers are late where a page was blocked. */
   get lost(): boolean {
-    return this.#state === "lost";
+    return !this.#settled && !this.expiresInMs;
   }
 
   /** Aborted once the lease is lost: give it to `fetch`, or look at it in a long handler. Made on first use. */
@@ -165,13 +165,13 @@ export class Message<T = unknown> extends Content<T> {
   }
 
   #held(): boolean {
-    if (this.settled) throw new PushwireError("already_settled", `message ${this.seq} was settled before`);
+    if (this.#settled) throw new PushwireError("already_settled", `message ${this.seq} was settled before`);
     return !this.lost;
   }
 
   #end(verb: Verb, ...how: How): boolean {
     if (!this.#held()) return false;
-    this.#state = "settled";
+    this.#settled = true;
     this.#holder._settle(this, verb, ...how);
     return true;
   }
@@ -181,7 +181,7 @@ export class Message<T = unknown> extends Content<T> {
    * @internal
    */
   _lose(): void {
-    this.#state ||= "lost";
-    if (this.lost) this.#abort?.abort(leaseLost());
+    this._expiresAt = -Infinity;
+    this.#abort?.abort(leaseLost());
   }
 }

@@ -178,7 +178,7 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
 
   /** @internal */
   override _has(): boolean {
-    return this.#queue.length > 0;
+    return !!this.#queue[0];
   }
 
   /** @internal */
@@ -222,8 +222,9 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
 
   // --- time
 
-  /** What is due: extend what is held, give back what has waited too long, lose what has run out. @internal */
+  /** What is due: lose what has run out, extend what is held, give back what has waited too long. @internal */
   _tick(now: number): void {
+    for (const message of this.#expiring(now)) this._lost(message.lease);
     const third = this.#ackTimeoutMs / 3;
     if (!this.#options.extend) {
       // Two thirds of its time spent in the local queue: given back, it goes to whoever is free, and nobody counts a
@@ -232,7 +233,6 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
     } else if (!this._away) {
       for (const message of this.#expiring(now + 2 * third)) this._extend(message);
     }
-    for (const message of this.#expiring(now)) this._lost(message.lease);
   }
 
   /** When `_tick` has something to do. @internal */
@@ -245,9 +245,7 @@ export class Subscription<T = unknown> extends Feed<Message<T>> {
   }
 
   #expiring(until: number): Message<T>[] {
-    const messages = [...this._leases.values()];
-    const end = messages.findIndex((message) => message._expiresAt > until);
-    return end < 0 ? messages : messages.slice(0, end);
+    return [...this._leases.values()].filter(({ _expiresAt }) => _expiresAt <= until);
   }
 
   #giveBack(until: number): void {

@@ -111,12 +111,13 @@ export class Tail<T = unknown> extends Feed<TailMessage<T>> {
 
   /** Tells the gaps that are next, then whether a message is. @internal */
   override _has(): boolean {
-    for (let next = this.#queue[0]; next && !(next instanceof TailMessage); next = this.#queue[0]) {
+    let next;
+    while ((next = this.#queue[0]) && !(next instanceof TailMessage)) {
       this.#queue.shift();
       this.#read = next.to;
       this._emit("gap", next);
     }
-    return this.#queue.length > 0;
+    return !!next;
   }
 
   /** @internal */

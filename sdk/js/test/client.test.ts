@@ -163,6 +163,31 @@ test("what waits too long in the queue is given back, what runs out is lost", as
   assert.equal(held[0]!.lost, true);
 });
 
+for (const extend of [false, true]) {
+  test(`what ran out while the page was blocked is lost to every verb, extend: ${extend}`, async () => {
+    const { world, client } = make();
+    const held: Message[] = [];
+    client.subscribe("orders", { ack: "manual", extend }, (message) => void held.push(message));
+    const { sub } = await world.subscribed();
+    world.socket.say(push(sub, row(1, "a"), row(2, "b"), row(3, "c")));
+    await world.settle();
+    const [first, second, third] = held as [Message, Message, Message];
+    world.time += 29_999;
+    assert.deepEqual([first.expiresInMs, first.lost, first.ack()], [1, false, true]);
+    world.time += 1; // no timer has run since
+    assert.deepEqual([second.expiresInMs, second.lost, second.settled], [0, true, false]);
+    const verbs = [second.ack(), second.nack(), second.reject(), second.release(), second.extend()];
+    assert.deepEqual(verbs, [false, false, false, false, false]);
+    await assert.rejects(second.ackConfirmed(), { code: "lease_lost" });
+    assert.throws(() => first.ack(), { code: "already_settled" });
+    assert.equal(third.signal.aborted, true);
+    await world.pass(1);
+    const said = world.socket.said().filter(({ op }) => op !== "ping");
+    assert.deepEqual(said, [{ op: "ack", leases: ["a"] }]);
+    assert.deepEqual([second.lost, second.extend()], [true, false]);
+  });
+}
+
 test("extend renews what is held, and notices what the gateway has lost", async () => {
   const { world, client } = make();
   const held: Message[] = [];
