@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from .backoff import Reason
+from .errors import AuthError, PushwireError, from_reply
 from .exchange import Exchange
 from .liveness import INFINITY
 from .states import Effect, Note, WantToken
@@ -21,15 +22,28 @@ REFRESH_RETRY_S_MIN = 1.0
 """Between two tokens asked for, so that a gateway that refuses them all is not a busy loop."""
 
 
+def final_error(frame: Error) -> PushwireError | None:
+    """The error of an answer to `auth` that would come each time. A token that is not accepted is none: another one may
+    be (PROTOCOL.md §1)."""
+    return None if frame.retryable or frame.code == "unauthorized" else from_reply(frame, AuthError)
+
+
 class Credentials:
     """Keeps one client authorised."""
 
     def __init__(
-        self, exchange: Exchange, effects: list[Effect], on_renewed: Callable[[], None], *, refreshable: bool
+        self,
+        exchange: Exchange,
+        effects: list[Effect],
+        on_renewed: Callable[[], None],
+        on_final: Callable[[PushwireError, float], None],
+        *,
+        refreshable: bool,
     ) -> None:
         self._exchange = exchange
         self._effects = effects
         self._on_renewed = on_renewed
+        self._on_final = on_final
         self.refreshable = refreshable
         """Whether asking for another token can give another one."""
         self.authorised = False
@@ -81,8 +95,9 @@ class Credentials:
         if isinstance(frame, Ok):
             self.welcomed(frame.expires_in_ms, now)
             self._on_renewed()
+        elif frame is not None and (error := final_error(frame)) is not None:
+            self._on_final(error, now)
         elif frame is not None:
             # The old token may still have time. When it has none, the gateway closes, and the reconnect decides.
             self._effects.append(Note(logging.WARNING, f"the token could not be refreshed: {frame.code}"))
-            if frame.retryable or frame.code == "unauthorized":
-                self._exchange.at(self._exchange.retry_at(frame, now), partial(self._want, "rejected"))
+            self._exchange.at(self._exchange.retry_at(frame, now), partial(self._want, "rejected"))

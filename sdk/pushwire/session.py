@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from .backoff import Loss, Reason, Reconnector
 from .consumer import Consumer
-from .credentials import Credentials
+from .credentials import Credentials, final_error
 from .errors import ClientClosed, NotConnected, PushwireError
 from .exchange import Exchange
 from .liveness import INFINITY, Liveness
@@ -62,7 +62,9 @@ class Session:
         self.publisher = Publisher(random, on_room)
         self.settlements = Settlements(wake)
         self.roster = Roster(self._exchange, self.settlements, lambda: self.credentials)
-        self.credentials = Credentials(self._exchange, self.effects, self._on_renewed, refreshable=refreshable)
+        self.credentials = Credentials(
+            self._exchange, self.effects, self._on_renewed, self.fail, refreshable=refreshable
+        )
         self.liveness = Liveness()
         self._resumption = Resumption(resume_grace_s)
         self.settlements.remembers = resume_grace_s > 0
@@ -99,6 +101,8 @@ class Session:
         self.liveness.heard(now)
         for frame in self._codec.feed(data):
             self._handlers[type(frame)](self, frame, now)
+            if not self._open:
+                break  # it has ended the client
         if self._watchers:
             self._check_watchers()
 
@@ -321,6 +325,9 @@ class Session:
             return
         if isinstance(frame, Error) and frame.retryable:
             self._exchange.at(self._exchange.retry_at(frame, now), self._resume)
+            return
+        if isinstance(frame, Error) and (error := final_error(frame)) is not None:
+            self.fail(error, now)
             return
         held = None
         if isinstance(frame, Error):

@@ -22,11 +22,13 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 async def fetch_token(source: TokenSource, reason: Reason) -> str | None:
     """Raises whatever the user's function raises, and Unauthorized for what is no token."""
+    if source is None:
+        return None
     token: Any = source
     if callable(token):
         token = token(reason)
         if inspect.isawaitable(token):
             token = await token
-    if token is not None and not (isinstance(token, str) and _TOKEN.fullmatch(token)):
+    if not (isinstance(token, str) and _TOKEN.fullmatch(token)):
         raise Unauthorized("the token is not a string of printable ASCII")
     return token

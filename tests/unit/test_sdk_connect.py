@@ -171,7 +171,7 @@ async def test_a_callable_that_fails_is_asked_again_and_its_failure_logged(caplo
         assert sum("no token" in record.message for record in caplog.records) >= 2
 
 
-@pytest.mark.parametrize("bad", ["two\r\nlines", "", "a b", 7, b"bytes"])
+@pytest.mark.parametrize("bad", ["two\r\nlines", "", "a b", 7, b"bytes", None])
 async def test_what_is_no_token_never_reaches_a_header(bad):
     async with serving() as server, client_of(server, lambda reason: bad) as client:
         with pytest.raises(Unauthorized) as caught:

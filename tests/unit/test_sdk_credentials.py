@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushwire import State, Unauthorized
+from pushwire import AuthError, Forbidden, State, Unauthorized
 from pushwire.wire import frames
 from support.sdk_pair import Pair, numbers
 from support.sdk_peer import Peer
@@ -49,6 +49,33 @@ def test_a_fresh_token_that_is_refused_is_fetched_once_more():
     pair.step(2)
     assert pair.wanted == ["expiring", "rejected"]
     assert pair.session.connected
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("bad_request", AuthError), ("forbidden", Forbidden), ("a_code_of_later", AuthError)]
+)
+@pytest.mark.parametrize("answered_with", [(), (frames.Welcome("s", "peer", "e1", 0, 0, 0, {}),)])
+def test_a_fresh_token_that_is_refused_for_good_ends_the_client(code, kind, answered_with):
+    pair = Pair(Peer(expires_in_ms=100_000), refreshable=True)
+    pair.peer.refuse = lambda op: frames.Error(code, "the text") if type(op) is frames.Auth else None
+    consumer, _ = pair.subscribe()
+    pair.step(80.1)
+    link, told = pair.link, pair.publish()
+    pair.session.credentials.renew("fresh")
+    for message in pair.session.data_to_send(pair.now):
+        link.feed(message)
+    for frame in answered_with:
+        link.say(frame)
+    pair.pump()
+    assert pair.link is None
+    assert pair.session.state is State.CLOSED
+    assert pair.session.next_attempt() is None
+    assert pair.wanted == ["expiring"]
+    assert pair.changes[-1].error is pair.session.error
+    with pytest.raises(kind) as caught:
+        consumer.over()
+    for error in (caught.value, told.error, pair.session.error):
+        assert (type(error), error.code, error.retryable, str(error)) == (kind, code, False, "the text")
 
 
 def test_a_fresh_token_for_a_connection_that_is_gone_is_ignored():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pushwire import LeaseLost
+from pushwire import AuthError, LeaseLost, State
 from pushwire import settlements as module
 from pushwire.consumer import Phase
 from pushwire.wire import frames
@@ -73,6 +73,29 @@ def test_nothing_of_leases_is_said_before_the_session_is_back(pair):
     pair.step(1)
     assert pair.peer.acked() == [1]
     assert [op.topic for op in pair.link.of(frames.Subscribe)] == ["other"]
+
+
+def test_a_session_that_is_asked_for_in_a_way_that_is_refused_for_good_ends_the_client(pair):
+    consumer, _ = pair.subscribe()
+    message = pair.take(consumer)[0]
+    pair.cut()
+    pair.peer.refuse = lambda op: frames.Error("bad_request", "no") if type(op) is frames.Auth else None
+    pair.connect()
+    assert pair.session.state is State.CLOSED
+    assert message.lost.is_set()
+    with pytest.raises(AuthError, match="no"):
+        consumer.over()
+
+
+def test_a_session_whose_token_is_not_accepted_any_more_begins_anew(pair):
+    consumer, _ = pair.subscribe()
+    message = pair.take(consumer)[0]
+    pair.cut()
+    pair.peer.refuse = lambda op: frames.Error("unauthorized", "no") if type(op) is frames.Auth else None
+    pair.connect()
+    assert message.lost.is_set()
+    assert pair.session.connected
+    assert pair.link.of(frames.Subscribe)
 
 
 def test_a_second_loss_before_the_return_keeps_the_first_deadline(pair):

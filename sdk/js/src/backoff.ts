@@ -3,7 +3,7 @@
  * uptime, hints and the one token refresh after a rejection. Pure: `now` and chance are handed in.
  */
 
-import { NO_CLOSE_FRAME, REJECTED, shouldReconnect } from "./codes.js";
+import { REJECTED, shouldReconnect } from "./codes.js";
 import { PushwireError, Unauthorized } from "./errors.js";
 import type { Goodbye } from "./frames.js";
 
@@ -26,12 +26,7 @@ export interface Backoff {
 export interface Loss {
   code: number;
   reason: string;
-  /** Set when trying again cannot help. */
-  fatal?: PushwireError;
 }
-
-/** A loss without a close frame. */
-export const lostFor = (reason: string): Loss => ({ code: NO_CLOSE_FRAME, reason });
 
 /** Full jitter, so that clients that lost the same gateway do not come back together. */
 export const delayMs = ({ baseMs, capMs }: Backoff, attempt: number, random: () => number): number =>
@@ -81,7 +76,6 @@ export class Reconnector {
     this.#upAt = Infinity;
     // The close frame may not arrive (1006 then); goodbye came before it and says the same.
     const { code, reason } = goodbye ?? loss;
-    if (loss.fatal) return loss.fatal;
     if (code === REJECTED) {
       if (this.#rejected || !refreshable) return new Unauthorized();
       this.#rejected = true;

@@ -4,7 +4,7 @@
  */
 
 import type { Loss, TokenReason } from "./backoff.js";
-import { hinted, lostFor } from "./backoff.js";
+import { hinted } from "./backoff.js";
 import { NO_CLOSE_FRAME } from "./codes.js";
 import { readable } from "./codec.js";
 import type { Draft } from "./draft.js";
@@ -59,16 +59,13 @@ export class Client extends Emitter<ClientEvents> {
   constructor(url: string, options: ClientOptions = {}) {
     super();
     const { WebSocket } = globalThis as { WebSocket?: WebSocketConstructor };
-    const given = { WebSocket, ...DEFAULTS, ...options };
+    const backoff = { baseMs: 500, capMs: 20_000, ...options.backoff };
+    const given = { WebSocket, ...DEFAULTS, ...options, backoff };
     this.#options = given as Options;
     this.#place = placeOf(url);
     this.#runtime = { ...defaultRuntime(), ...options.runtime };
     this.#transports = new Transports(given.WebSocket ? (options.transport ?? "auto") : "poll");
-    const backoff = { baseMs: 500, capMs: 20_000, ...options.backoff };
-    this.#core = new Core(this.#runtime, this, {
-      ...this.#options,
-      backoff,
-    });
+    this.#core = new Core(this.#runtime, this, given);
     if (options.page !== false) void this.#watch(options.page ?? globalThis);
   }
 
@@ -293,7 +290,7 @@ export class Client extends Emitter<ClientEvents> {
       const events: LinkEvents = {
         _opened: () => {
           cancel();
-          this.#core._opened(token, !shown && !poll);
+          this.#core._opened(token, !(poll || (shown && token)));
         },
         _received: (ops) => {
           if (!current()) return;
@@ -331,13 +328,14 @@ export class Client extends Emitter<ClientEvents> {
   /** @internal */
   async _token(reason: TokenReason): Promise<string | undefined> {
     const { token } = this.#options;
-    return typeof token === "function" ? token({ reason }) : token;
+    // One that was asked for and is none is shown, so that its refusal ends the client.
+    return typeof token === "function" ? ((await token({ reason })) ?? "") : token;
   }
 
   /** No token, or no link, could be had. @internal */
   _failed(thrown: unknown): void {
-    const loss = lostFor(asError(thrown).message);
-    this.#lost(thrown instanceof Unauthorized ? { ...loss, fatal: thrown } : loss);
+    if (thrown instanceof Unauthorized) this.#core._finish(thrown);
+    else this._drop(asError(thrown).message);
   }
 
   /** The connection is gone, or is to be. */
@@ -369,7 +367,9 @@ export class Client extends Emitter<ClientEvents> {
     if (core._dueAt() <= now) core._tick();
     this.#flush();
     core._check();
-    const idle = core._wanted() && !this.#link && !this.#connecting && !this.#offline;
+    const wanted = core._wanted();
+    if (!wanted) this.#cut();
+    const idle = wanted && !this.#link && !this.#connecting && !this.#offline;
     if (idle && core._connectAt <= now) void this.#connect();
     this.#arm(Math.min(core._dueAt(), idle && core._connectAt > now ? core._connectAt : Infinity));
   }
@@ -397,7 +397,7 @@ export class Client extends Emitter<ClientEvents> {
 
   /** @internal */
   _drop(reason: string): void {
-    this.#lost(lostFor(reason));
+    this.#lost({ code: NO_CLOSE_FRAME, reason });
   }
 
   /** @internal */

@@ -138,15 +138,16 @@ export class Core {
    */
   #authenticate(): void {
     const token = this._token;
-    if (!token) return;
+    if (token == null) return;
     const { resumeGraceMs } = this.#options;
-    this._exchange._resuming = resumeGraceMs > 0;
-    const resume = resumeGraceMs > 0 && { session: this.#secret, resume_grace_ms: resumeGraceMs };
+    const resuming = (this._exchange._resuming = resumeGraceMs > 0);
+    const resume = resuming && { session: this.#secret, resume_grace_ms: resumeGraceMs };
     this._exchange._request(
       (ref) => ({ op: "auth", ref, token, ...resume }),
       (frame) => {
-        // Before the welcome the only answer is a refusal, and the gateway closes after it (4401, 4429).
-        if (!frame || !this._exchange._resuming || !this._exchange._connected) return;
+        if (!frame || this._refused(frame)) return;
+        // Before the welcome the only answer is a refusal, and the gateway closes after it (4401, 4408, 4429).
+        if (!this._exchange._resuming || !this._exchange._connected) return;
         if (!this._exchange._again(frame, () => this.#authenticate())) this.#resumed(frame);
       },
     );
@@ -174,7 +175,7 @@ export class Core {
     // A connection that ended before its welcome never served the session: its goodbye is not about the leases.
     const ours = !goodbye || !this._exchange._connected || stillOurs(goodbye.code);
     this.#down();
-    if (this.#secret && !loss.fatal && ours) {
+    if (this.#secret && ours) {
       this.#holdUntil = Math.min(this.#holdUntil, now() + resumeGraceMs);
       this._roster._lost(true);
     } else {
@@ -214,7 +215,7 @@ export class Core {
     this.#change("suspended");
   }
 
-  /** Nothing can help, or everything is done. */
+  /** Nothing can help, or everything is done. The link, if there is one, ends with this turn. */
   _finish(error?: PushwireError): void {
     this.#down();
     this._error = error;
@@ -301,7 +302,7 @@ export class Core {
     this.#heardAt = this.#runtime.now();
     if (this._exchange._connected) this.#dropAt = Infinity;
     this.#probing = false;
-    for (const op of ops.filter(readable)) this.#on(op);
+    for (const op of ops.filter(readable)) if (this.#open) this.#on(op); // one may end it
     this.#host._wake();
   }
 
@@ -344,6 +345,13 @@ export class Core {
   }
 
   // --- the token
+
+  /** Whether this answer to `auth` would come each time, which ends the client. Another token may be accepted. */
+  _refused(frame: Ok | ErrorOp): boolean {
+    if (frame.op === "ok" || frame.retryable || frame.code === "unauthorized") return false;
+    this._finish(new PushwireError(frame.code, frame.message));
+    return true;
+  }
 
   /** The gateway has accepted one. */
   _authorise(expiresInMs = 0): void {

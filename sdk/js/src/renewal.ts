@@ -73,7 +73,7 @@ export class Renewal {
   /** None could be had: asked again in half the time that is left. */
   #show(token: string | undefined): void {
     this.#asking = false;
-    if (!token) return this.#later(Math.max(RETRY_MS, (this.#endsAt - this.#now()) / 2), "expiring");
+    if (token == null) return this.#later(Math.max(RETRY_MS, (this.#endsAt - this.#now()) / 2), "expiring");
     const core = this.#core;
     core._token = token;
     core._exchange._request(
@@ -82,7 +82,7 @@ export class Renewal {
         if (frame?.op === "ok") {
           core._authorise(frame.expires_in_ms);
           core._roster._restore();
-        } else if (frame) {
+        } else if (frame && !core._refused(frame)) {
           // The old token may still have time. When it has none, the gateway closes, and the reconnect decides.
           this.#source._emit("warning", frame);
           this.#later(RETRY_MS, "rejected");
