@@ -23,6 +23,7 @@ from jose.backends.base import Key
 from jose.backends.cryptography_backend import CryptographyECKey, CryptographyHMACKey, CryptographyRSAKey
 from jose.exceptions import JWKError
 
+from pushwire.wire.decode import TOKEN_CHARS_MAX
 from pushwire_gateway.key_material import (
     Alg,
     SigningKey,
@@ -74,7 +75,6 @@ REFUSED_TEXT: Final = "unauthorized: no valid token"
 KEYS_MAX: Final = 3  # the old key, the new one and one spare: more means that rotation has stopped removing keys
 PUBLISHED_KEYS_MAX: Final = 32  # of an issuer's JWK set; large issuers publish about ten
 TOKEN_CHARS_MIN: Final = 20
-TOKEN_CHARS_MAX: Final = 4096  # a header line of the listener holds 8 KiB; checked before any work is done
 LEEWAY_S_MAX: Final = 120
 LIFETIME_S_MAX: Final = 24 * 3600  # the most that an operator may configure
 TEXT_CHARS_MAX: Final = 255  # sub and jti

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pushwire.wire.decode import TOKEN_CHARS_MAX
 from pushwire_gateway.auth import (
     REFUSED_TEXT,
     SigningKey,
@@ -89,6 +90,16 @@ def test_a_header_may_say_less(head: dict[str, Any]) -> None:
 )
 def test_claims_at_the_edge_of_what_is_good(changes: dict[str, Any], field: str, value: object) -> None:
     assert getattr(verifier("HS256").verify(token(payload=claims(**changes)), NOW), field) == value
+
+
+def test_a_token_may_be_as_long_as_the_protocol_says() -> None:
+    def padded(chars: int) -> str:
+        return token(payload=claims(note="x" * chars))
+
+    chars = next(count for count in range(4000, TOKEN_CHARS_MAX) if len(padded(count + 1)) > TOKEN_CHARS_MAX)
+    judge = verifier("HS256")
+    assert refusal(judge, padded(chars), NOW) is None
+    assert refusal(judge, padded(chars + 1), NOW) == "malformed"
 
 
 def test_bytes_are_as_good_as_text() -> None:
@@ -238,7 +249,7 @@ def test_mint_signs_what_it_is_given() -> None:
         {"limits": Limits(prefetch=0)},
         {"allow": ["publish"]},
         {"allow": ["publish:a@b"]},
-        {"allow": [f"publish:{'x' * 200}.{number}" for number in range(20)]},
+        {"allow": [f"publish:{'x' * 200}.{number}" for number in range(40)]},
         {"key": SigningKey("k", "HS256", b"short")},
         {"key": SigningKey("k", "RS256", tokens.SECRET)},
         {"key": SigningKey("k", "RS256", signing_key("ES256").secret_or_pem)},

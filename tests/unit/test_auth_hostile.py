@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pushwire.wire.decode import TOKEN_CHARS_MAX
 from pushwire_gateway.auth import REASONS, REFUSED_TEXT, TokenVerifier, Unauthorized
 from pushwire_gateway.key_material import Alg
 from support import tokens
@@ -230,7 +231,7 @@ def wrong_signatures() -> list[Case]:
 def wrong_shapes() -> list[Case]:
     good = token()
     head, payload, sign = good.split(".")
-    long_payload = claims(note="x" * 3000)
+    long_payload = claims(note="x" * TOKEN_CHARS_MAX)
     malformed: dict[str, Any] = {
         "nothing": "",
         "a word": "token",
@@ -258,7 +259,7 @@ def wrong_shapes() -> list[Case]:
         "2 MB": head + "." + "A" * 2_000_000 + "." + sign,
         "2 MB of dots": "." * 2_000_000,
         "too long by a claim": token(payload=long_payload),
-        "4,097 characters": good + "A" * (4097 - len(good)),
+        "a character too long": good + "A" * (TOKEN_CHARS_MAX + 1 - len(good)),
         "a full-width letter": "\uff25" + good[1:],
         "a Greek letter": good[:-1] + "\u0391",
         "a lone surrogate": good + "\ud800",

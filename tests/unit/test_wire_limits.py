@@ -215,6 +215,13 @@ def test_a_settlement_takes_a_whole_window(op: str) -> None:
     assert PREFETCH_MAX <= LEASES_PER_OP_MAX
 
 
+@pytest.mark.parametrize("token", ["", "t" * (TOKEN_CHARS_MAX + 1), 7, None])
+def test_the_refusal_of_a_token_says_what_one_is(token: Any) -> None:
+    assert (
+        feed({"op": "auth", "token": token}).message == f"token must be a string of 1 to {TOKEN_CHARS_MAX} characters"
+    )
+
+
 @pytest.mark.parametrize(
     "message", [{"priority": 4}, {"ttl_ms": 0}, {"key": ""}, {"id": "a b"}, {"data_text": "two bodies"}]
 )

@@ -287,7 +287,7 @@ def _ack(op: dict[str, Any], ref: Ref | None) -> Ack:
 def _auth(op: dict[str, Any], ref: Ref | None) -> Auth:
     token = op.get("token")
     if type(token) is not str or not 0 < len(token) <= TOKEN_CHARS_MAX:
-        raise Invalid("token must be a string")
+        raise Invalid(f"token must be a string of 1 to {TOKEN_CHARS_MAX} characters")
     grace_ms = _integer(op, "resume_grace_ms", 0, RESUME_GRACE_MS_MAX)
     return Auth(token, ref, _opaque(op, "session", SESSION_CHARS_MAX), grace_ms)
 
