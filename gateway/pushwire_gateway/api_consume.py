@@ -187,7 +187,7 @@ class _Consumer:
                 session.admit(principal)
             try:
                 stale, deadline = gateway.settle(held, frame, now)
-                shown: dict[str, object] = {"settled": len(frame.leases) - len(stale), "stale": list(stale)}
+                shown: dict[str, object] = {"settled": len(set(frame.leases)) - len(stale), "stale": list(stale)}
                 if type(frame) is Extend:
                     shown["expires_in_ms"] = max(0, to_ms(deadline - now)) if shown["settled"] else 0
                     gateway.engine.turn()

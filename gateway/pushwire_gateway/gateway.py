@@ -321,6 +321,8 @@ class Gateway:
         """Carry out a settlement or an extension. Returns the leases that were stale, and the earliest deadline of the
         extended ones. Confirm it after `engine.after_commit`."""
         leases = frame.leases
+        if len(leases) > 1:
+            leases = list(dict.fromkeys(leases))  # one that is named twice counts once
         if held is None:
             return ([frame.through] if isinstance(frame, Ack) and frame.through is not None else leases), now
         core, session, tally = self.engine.core, held.core, self.tally(held.principal.tenant)

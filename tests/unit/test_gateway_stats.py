@@ -10,6 +10,7 @@ from pushwire.wire.frames import (
     Auth,
     Draft,
     Error,
+    Extend,
     Nack,
     Ok,
     Publish,
@@ -58,6 +59,21 @@ async def test_the_numbers_come_once_a_second_and_rise_in_seq() -> None:
     assert {name: seen[name] for name in expected} == expected
     assert (seen["published"], seen["delivered"], seen["acked"]) == (3, 2, 0)
     assert seen["by_topic"]["t"]["last_seq"] == 3
+
+
+async def test_a_lease_that_one_operation_names_twice_is_settled_once_and_counted_once() -> None:
+    parts = await Parts().start()
+    bob = await parts.client("bob")
+    await bob.ok(Subscribe("t", "g", ref=1))
+    await bob.ok(Publish("t", [Draft("", b"1") for _ in range(3)], 2))
+    one, two, three = [delivery.lease for delivery in await bob.delivered(3)]
+    assert (await bob.ok(Extend([three, three], 3))).expires_in_ms == 30_000
+    assert (await bob.ok(Ack([one, two, one], None, 4))).ref == 4
+    assert (await bob.ok(Nack([three, three], None, None, 5))).ref == 5
+    twice = await bob.error(Ack([one, "n1.none", one], None, 6))
+    assert (twice.code, twice.leases) == ("stale_lease", [one, "n1.none"])
+    seen = await parts.admin.stats(parts.principal("root"))
+    assert [seen[name] for name in ("extended", "acked", "nacked", "stale")] == [1, 2, 1, 2]
 
 
 async def test_pushes_are_counted_by_how_long_their_newest_message_took() -> None:
