@@ -41,11 +41,13 @@ async def count_replies(client: WsClient, count: int) -> int:
 
 async def test_a_flood_of_the_smallest_operations_holds_up_nobody(gateway: GatewayProcess):
     bystander = await WsClient.open(gateway.port, gateway.token("bystander"))
-    for line in (b'{"op":"ping"}', b'{"op":"ack","lease":"x"}'):
+    # A lease of its own each: stale acks in a row have one answer, in which the same lease would stand once.
+    acks = [b'{"op":"ack","lease":"%05x"}' % number for number in range(BYTES // 29)]
+    for lines in ([b'{"op":"ping"}'] * (BYTES // 14), acks):
         client = await WsClient.open(gateway.port, gateway.token("attacker"))
         await client.notice("welcome")
-        client.send_raw(flood(line))
-        everything = asyncio.create_task(count_replies(client, BYTES // (len(line) + 1)))
+        client.send_raw(framing.encode(b"\n".join(lines)))
+        everything = asyncio.create_task(count_replies(client, len(lines)))
         assert await slowest_answer_s(bystander, everything) < NOTICED_S
         client.abort()
 
