@@ -9,12 +9,12 @@ import hypothesis
 import pytest
 
 # Folders whose tests start real processes: they come after the others. Those that hold timing bars get the machine for
-# themselves; these files hold none, and mostly wait: two of them at a time.
+# themselves; these files hold none that is tight, and mostly wait: two of them at a time.
 SERIAL_FOLDERS = ("browser", "e2e", "faults")
 PAIRED_FILES = {
     f"e2e/test_{name}.py"
     for name in ("canary", "cli", "cli_admin", "demo", "examples", "examples_web", "golden", "http", "tail_resume")
-} | {f"faults/test_{name}.py" for name in ("migrating", "network", "readers", "sigterm")}
+} | {f"faults/test_{name}.py" for name in ("drain", "migrating", "network", "readers", "sigterm")}
 
 # No deadline: asyncio's debug mode and a busy machine make single examples slow. Under CI the examples are
 # the same each time, so that a verdict belongs to the commit; elsewhere each run looks at new ones.
