@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -144,24 +145,34 @@ async def test_a_lease_lost_meanwhile_is_not_silent():
     assert not message.settled
 
 
-async def lose_and_raise(pair: Pair, message: Message, raised: type[BaseException]) -> None:
+def block(pair: Pair) -> None:
+    """The handler has held up the event loop until the lease ran out."""
+    pair.now += 30
+
+
+async def lose_and_raise(
+    pair: Pair, message: Message, lose: Callable[[Pair], None], raised: type[BaseException]
+) -> None:
     async with message:
-        pair.cut()
+        lose(pair)
         raise raised
 
 
+@pytest.mark.parametrize("lose", [Pair.cut, block])
 @pytest.mark.parametrize("raised", [ValueError, asyncio.CancelledError])
-async def test_a_failure_matters_more_than_a_lost_lease(raised):
+async def test_a_failure_matters_more_than_a_lost_lease(raised, lose):
     pair, (message,), _ = held()
     with pytest.raises(raised):
-        await lose_and_raise(pair, message, raised)
+        await lose_and_raise(pair, message, lose, raised)
+    assert not message.settled
+    assert settled(pair) == []
 
 
 @pytest.mark.parametrize("raised", [Retry, Reject])
 async def test_what_cannot_be_steered_any_more_says_so(raised):
     pair, (message,), _ = held()
     with pytest.raises(LeaseLost):
-        await lose_and_raise(pair, message, raised)
+        await lose_and_raise(pair, message, Pair.cut, raised)
 
 
 # --- verbs -----------------------------------------------------------------------------------------------------
@@ -348,21 +359,6 @@ async def test_what_ran_out_while_the_loop_was_blocked_is_lost_to_every_verb(ext
     assert second.lost.is_set()
     assert settled(pair) == [("ack", 1)]
     assert not pair.link.of(frames.Extend)
-
-
-async def block_and_raise(pair: Pair, message: Message, raised: type[BaseException]) -> None:
-    async with message:
-        pair.now += 30
-        raise raised
-
-
-@pytest.mark.parametrize("raised", [ValueError, asyncio.CancelledError])
-async def test_a_failure_that_blocked_the_loop_for_too_long_comes_out_as_it_is(raised):
-    pair, (message,), _ = held()
-    with pytest.raises(raised):
-        await block_and_raise(pair, message, raised)
-    assert not message.settled
-    assert settled(pair) == []
 
 
 async def test_success_that_blocked_the_loop_for_too_long_is_not_silent():

@@ -27,6 +27,11 @@ def _auths(link):
     return [(op.session, op.resume_grace_ms) for op in link.of(frames.Auth)]
 
 
+def refuse_auth(pair: Pair, code: str, *, retryable: bool = False) -> None:
+    """The gateway answers every `auth` so."""
+    pair.peer.refuse = lambda op: frames.Error(code, "no", retryable=retryable) if type(op) is frames.Auth else None
+
+
 def test_the_grace_is_asked_for_with_the_token_before_the_first_subscription(pair):
     pair.subscribe()
     (auth,) = pair.link.of(frames.Auth)
@@ -64,7 +69,7 @@ def test_nothing_of_leases_is_said_before_the_session_is_back(pair):
     consumer, _ = pair.subscribe()
     message = pair.take(consumer)[0]
     pair.cut()
-    pair.peer.refuse = lambda op: frames.Error("busy", "busy", retryable=True) if type(op) is frames.Auth else None
+    refuse_auth(pair, "busy", retryable=True)
     pair.connect()
     message.ack()
     pair.subscribe("other")
@@ -79,7 +84,7 @@ def test_a_session_that_is_asked_for_in_a_way_that_is_refused_for_good_ends_the_
     consumer, _ = pair.subscribe()
     message = pair.take(consumer)[0]
     pair.cut()
-    pair.peer.refuse = lambda op: frames.Error("bad_request", "no") if type(op) is frames.Auth else None
+    refuse_auth(pair, "bad_request")
     pair.connect()
     assert pair.session.state is State.CLOSED
     assert message.lost.is_set()
@@ -91,7 +96,7 @@ def test_a_session_whose_token_is_not_accepted_any_more_begins_anew(pair):
     consumer, _ = pair.subscribe()
     message = pair.take(consumer)[0]
     pair.cut()
-    pair.peer.refuse = lambda op: frames.Error("unauthorized", "no") if type(op) is frames.Auth else None
+    refuse_auth(pair, "unauthorized")
     pair.connect()
     assert message.lost.is_set()
     assert pair.session.connected
