@@ -28,7 +28,9 @@ from support.gateway_process import GatewayProcess
 from support.ws_client import WsClient
 
 OTHERS = 19
-PAIRS = 9
+PAIRS_MAX = 9
+MAJORITY = 5
+"""Of the pairs within the bar: then the median of all nine is, whatever the others say, and they need not be run."""
 RATE_PER_S = 50
 WINDOW_S = 2.0
 STALL_S = 0.4
@@ -171,7 +173,7 @@ def _stuff(room: Room) -> None:
 def _measure(room: Room, gateway: GatewayProcess) -> tuple[list[float], list[float], list[float]]:
     """The ratios of the pairs' p99, and the latest push of each window without and with the slow one."""
     ratios, undisturbed, latest = [], [], []
-    for _ in range(PAIRS):
+    while len(ratios) < PAIRS_MAX and sum(ratio <= RATIO_MAX for ratio in ratios) < MAJORITY:
         without = room.window(WINDOW_S)
         slow = Slow(gateway)
         until = time.monotonic() + STALL_S
@@ -234,7 +236,7 @@ def test_one_that_stops_reading_is_gone_and_19_others_do_not_care(tmp_path):
         _report(ratios, max(undisturbed), latest_s, gone_s)
         assert gone_s <= GONE_S_MAX
         assert asyncio.run(_what_it_held(gateway))["redelivered"]
-        assert statistics.median(ratios) <= RATIO_MAX
+        assert sum(ratio <= RATIO_MAX for ratio in ratios) >= MAJORITY
         # Where pushes come later than that also without the slow one, others use this machine, and no bar in
         # milliseconds can hold: then the slow one must not make it worse.
         assert latest_s <= max(LATE_S_MAX, RATIO_MAX * max(undisturbed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -27,6 +28,9 @@ ANSWER_S = 4.0
 LATE_S = 0.15
 """So long after its lease has run out a held message is acked: in vain."""
 THROUGH_SHARE, UNCONFIRMED_SHARE = 0.1, 0.05
+FIRST_WHIM_S, NEXT_WHIM_S = (0.1, 0.5), (0.7, 4.0)
+"""From the opening of a connection, and from the last whim. Whims come in turn and not by a chance per delivery, so
+that a run of ten kills has seen each of them."""
 
 
 class Consumer:
@@ -192,21 +196,35 @@ class Chaos(Consumer):
     ack_timeout_ms = 300
     prefetch = 16
 
+    def __init__(self, job: dict[str, Any]) -> None:
+        super().__init__(job)
+        self._whims = itertools.cycle((self._leave_and_return, self._break_off))
+        self._whim_at = 0.0
+
+    async def _subscribe(self) -> None:
+        self._whim_at = time.monotonic() + self.rng.uniform(*FIRST_WHIM_S)
+        await super()._subscribe()
+
     async def handle(self, leases: list[str]) -> None:
-        chance = self.rng.random()
-        if chance < 0.0015:
+        if self.rng.random() < 0.0015:
             self.closing()
             os.kill(os.getpid(), signal.SIGKILL)
-        elif chance < 0.005:
-            self.closing()
-            self.client.abort()
-        elif chance < 0.01:
-            await self._leave_and_return()
+        elif time.monotonic() < self._whim_at:
+            await self._work_on(leases)
         else:
-            for lease in leases:
-                self.spawn(self._one(lease))
+            self._whim_at = math.inf
+            await next(self._whims)(leases)
+            self._whim_at = time.monotonic() + self.rng.uniform(*NEXT_WHIM_S)
 
-    async def _leave_and_return(self) -> None:
+    async def _work_on(self, leases: list[str]) -> None:
+        for lease in leases:
+            self.spawn(self._one(lease))
+
+    async def _break_off(self, _leases: list[str]) -> None:
+        self.closing()
+        self.client.abort()
+
+    async def _leave_and_return(self, _leases: list[str]) -> None:
         sub = self.sub
         if self._left == (self.cid, sub):
             return  # it is leaving already: what came meanwhile goes back
@@ -225,19 +243,19 @@ class Chaos(Consumer):
             await self.settle("ack", [lease], confirmed=False)
         elif chance < 0.13:
             await self.settle("nack", [lease], error="on purpose")
-        elif chance < 0.18:
+        elif chance < 0.17:
             await self.settle("nack", [lease], delay_ms=rng.randrange(0, 300))
-        elif chance < 0.21:
+        elif chance < 0.22:
             await self.settle("release", [lease])
-        elif chance < 0.23:
+        elif chance < 0.24:
             await self.settle("reject", [lease], error="cannot ever succeed")
-        elif chance < 0.31:
+        elif chance < 0.36:
             await asyncio.sleep(self.ack_timeout_ms / 1000 + LATE_S)
             await self.settle("ack", [lease])
-        elif chance < 0.35:
+        elif chance < 0.42:
             await asyncio.sleep(self.ack_timeout_ms / 2000)
             await self.settle("extend", [lease])
-            await asyncio.sleep(self.ack_timeout_ms / 1000 + (0 if chance < 0.33 else LATE_S))
+            await asyncio.sleep(self.ack_timeout_ms / 1000 + (0 if chance < 0.39 else LATE_S))
             await self.settle("ack", [lease])
         else:
             await self.settle("ack", [lease])

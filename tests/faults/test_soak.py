@@ -10,7 +10,7 @@ from faults.soak import Soaked
 
 @pytest.mark.slow
 def test_a_short_soak_leaves_nothing_behind(tmp_path):
-    soaked = soak.run(tmp_path, minutes=0.1, rest_s=2.5, toxic_s=1.0, required=())
+    soaked = soak.run(tmp_path, minutes=0.15, rest_s=2.5, toxic_s=1.0, required=())
     # Of a warm-up of seconds no memory can be told; what is left behind can.
     assert [problem for problem in soaked.problems if not problem.startswith("memory")] == [], soaked.text()
     assert soaked.visits.total() > 30
