@@ -55,6 +55,8 @@ CLIENTS: Mapping[str, tuple[str, str]] = {
     "sdk-2": ("sdk", "main"),
 }
 """Consumers: name -> (kind, group)."""
+CHAOS_ENDS = (-signal.SIGKILL, -signal.SIGTERM)
+"""It kills itself; and its successor may be told to stop before it listens for that, and has recorded nothing then."""
 PRODUCERS = ("ws-1", "http-1", "ws-2", "http-2")
 
 
@@ -219,6 +221,9 @@ class Supervisor:
                     break
                 raise FaultRunFailed(f"{name} ended with {process.returncode}: {self.client_log(name)[-2000:]}")
 
+    def pid_of(self, name: str) -> int:
+        return self._clients[name].pid
+
     def client_log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
@@ -230,7 +235,7 @@ class Supervisor:
                 self._clients[name].send_signal(signal.SIGTERM)
             for name in names:
                 code = self._clients[name].wait(CLIENT_STOP_S)
-                if code and not (name.startswith("chaos") and code == -signal.SIGKILL):
+                if code and not (name.startswith("chaos") and code in CHAOS_ENDS):
                     raise FaultRunFailed(f"{name} ended with {code}: {self.client_log(name)[-2000:]}")
         self._clients.clear()
 
