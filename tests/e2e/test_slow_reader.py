@@ -172,7 +172,8 @@ def _stuff(room: Room) -> None:
 
 def _measure(room: Room, gateway: GatewayProcess) -> tuple[list[float], list[float], list[float]]:
     """The ratios of the pairs' p99, and the latest push of each window without and with the slow one."""
-    ratios, undisturbed, latest = [], [], []
+    ratios: list[float] = []
+    undisturbed, latest = [], []
     while len(ratios) < PAIRS_MAX and sum(ratio <= RATIO_MAX for ratio in ratios) < MAJORITY:
         without = room.window(WINDOW_S)
         slow = Slow(gateway)
