@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import math
 import os
 import random
 import signal
@@ -28,9 +27,9 @@ ANSWER_S = 4.0
 LATE_S = 0.15
 """So long after its lease has run out a held message is acked: in vain."""
 THROUGH_SHARE, UNCONFIRMED_SHARE = 0.1, 0.05
-FIRST_WHIM_S, NEXT_WHIM_S = (0.1, 0.5), (0.7, 4.0)
-"""From the opening of a connection, and from the last whim. Whims come in turn and not by a chance per delivery, so
-that a run of ten kills has seen each of them."""
+WHIM_S = (0.7, 2.0)
+"""From one whim to the next, over connections and gateways. They come in turn and not by a chance per delivery, so that
+a run of ten kills sees each of them; and not sooner, so that there are leases left that run out."""
 
 
 class Consumer:
@@ -199,32 +198,24 @@ class Chaos(Consumer):
     def __init__(self, job: dict[str, Any]) -> None:
         super().__init__(job)
         self._whims = itertools.cycle((self._leave_and_return, self._break_off))
-        self._whim_at = 0.0
-
-    async def _subscribe(self) -> None:
-        self._whim_at = time.monotonic() + self.rng.uniform(*FIRST_WHIM_S)
-        await super()._subscribe()
+        self._whim_at = time.monotonic() + self.rng.uniform(*WHIM_S)
 
     async def handle(self, leases: list[str]) -> None:
         if self.rng.random() < 0.0015:
             self.closing()
             os.kill(os.getpid(), signal.SIGKILL)
-        elif time.monotonic() < self._whim_at:
-            await self._work_on(leases)
+        elif time.monotonic() >= self._whim_at:
+            self._whim_at = time.monotonic() + self.rng.uniform(*WHIM_S)
+            await next(self._whims)()
         else:
-            self._whim_at = math.inf
-            await next(self._whims)(leases)
-            self._whim_at = time.monotonic() + self.rng.uniform(*NEXT_WHIM_S)
+            for lease in leases:
+                self.spawn(self._one(lease))
 
-    async def _work_on(self, leases: list[str]) -> None:
-        for lease in leases:
-            self.spawn(self._one(lease))
-
-    async def _break_off(self, _leases: list[str]) -> None:
+    async def _break_off(self) -> None:
         self.closing()
         self.client.abort()
 
-    async def _leave_and_return(self, _leases: list[str]) -> None:
+    async def _leave_and_return(self) -> None:
         sub = self.sub
         if self._left == (self.cid, sub):
             return  # it is leaving already: what came meanwhile goes back
