@@ -55,8 +55,8 @@ class Pongs(asyncio.Protocol):
         data = self._tail + data
         self._answered += data.count(self.PONG)
         self._tail = data[1 - len(self.PONG) :]
-        if self._answered == self._count:
-            self.all.set_result(self._count)
+        if self._answered >= self._count and not self.all.done():
+            self.all.set_result(self._answered)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.all.done():
